@@ -1,0 +1,175 @@
+"""The raw tables, each written once: columns, types, descriptions, personal data, keys, source.
+
+The PostgreSQL SELECT, the Arrow schema and every warehouse's DDL are derived from here; the dbt source
+YAML is tested against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import Enum
+from typing import Any
+
+import pyarrow as pa
+
+from ecommersss_platform.partitions import Days
+from streaming.orders import JAKARTA
+
+PARTITION_COLUMN = "partition_date"
+
+
+class Type(Enum):
+    """A column's type, with the Arrow type that carries it. Instants are UTC, in microseconds."""
+
+    INT64 = pa.int64()
+    STRING = pa.string()
+    STRINGS = pa.list_(pa.string())
+    BOOL = pa.bool_()
+    MONEY = pa.decimal128(18, 2)
+    TIMESTAMP = pa.timestamp("us", tz="UTC")
+    DATE = pa.date32()
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: Type
+    description: str
+    nullable: bool = False
+    pii: bool = False
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A table of the dataset `raw`: one row per `key`, one partition per business day."""
+
+    name: str
+    description: str
+    source: str
+    """The PostgreSQL table that the rows come from."""
+    instant: str
+    """The source column that decides which business day a row belongs to."""
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    clustering: tuple[str, ...] = ()
+    status: str | None = None
+    """The column that materialisation metadata counts rows by, if there is one."""
+    dataset: str = "raw"
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        return pa.schema([pa.field(c.name, c.type.value, nullable=c.nullable) for c in self.columns])
+
+    @property
+    def public_columns(self) -> tuple[str, ...]:
+        """The columns without personal data: what a preview may show."""
+        return tuple(c.name for c in self.columns if not c.pii)
+
+    def select(self, days: Days) -> tuple[str, dict[str, Any]]:
+        """The SELECT that reads the rows of these days from PostgreSQL, and its parameters.
+
+        Columns come in the contract's order. The window is half-open. Rows come unsorted: the warehouse
+        keeps no order, and sorting would make memory grow with the day.
+        """
+        names = ", ".join(
+            f"({self.instant} AT TIME ZONE '{JAKARTA}')::date AS {c.name}" if c.name == PARTITION_COLUMN else c.name
+            for c in self.columns
+        )
+        return (
+            f"SELECT {names} FROM {self.source} WHERE {self.instant} >= %(start)s AND {self.instant} < %(end)s",  # noqa: S608
+            {"start": days.start_instant, "end": days.end_instant},
+        )
+
+    def empty(self) -> pa.RecordBatchReader:
+        return pa.RecordBatchReader.from_batches(self.arrow_schema, [])
+
+
+_PARTITION_DATE = Column(
+    PARTITION_COLUMN, Type.DATE, "Business day (Asia/Jakarta) of the row; equals the Dagster partition key."
+)
+_VERSION = (
+    Column("version", Type.INT64, "Number of this version; a later one has a higher number."),
+    Column("valid_from", Type.TIMESTAMP, "When this version was written."),
+)
+
+USERS = RawTable(
+    name="users",
+    description="Every version of every user, in the partition of the day on which it was written.",
+    source="users_history",
+    instant="valid_from",
+    key=("version",),
+    clustering=("id",),
+    columns=(
+        Column("id", Type.INT64, "The user."),
+        Column("username", Type.STRING, "Name the user signs in with.", pii=True),
+        Column("email", Type.STRING, "E-mail address.", pii=True),
+        Column("first_name", Type.STRING, "First name.", pii=True),
+        Column("last_name", Type.STRING, "Last name.", pii=True),
+        Column("default_payment", Type.STRING, "Payment method offered first.", nullable=True),
+        Column("created_date", Type.TIMESTAMP, "When the user signed up."),
+        Column("updated_at", Type.TIMESTAMP, "When the user was last changed."),
+        *_VERSION,
+        _PARTITION_DATE,
+    ),
+)
+
+PRODUCTS = RawTable(
+    name="products",
+    description="Every version of every product, in the partition of the day on which it was written.",
+    source="products_history",
+    instant="valid_from",
+    key=("version",),
+    clustering=("id",),
+    columns=(
+        Column("id", Type.INT64, "The product."),
+        Column("product_name", Type.STRING, "Name shown in the shop."),
+        Column("category", Type.STRING, "Category in the shop."),
+        Column("price", Type.MONEY, "List price, rupiah."),
+        Column("created_date", Type.TIMESTAMP, "When the product was listed."),
+        Column("updated_at", Type.TIMESTAMP, "When the product was last changed."),
+        *_VERSION,
+        _PARTITION_DATE,
+    ),
+)
+
+ORDERS = RawTable(
+    name="orders",
+    description="Every accepted order with its fraud verdict, in the partition of the day it was placed.",
+    source="orders",
+    instant="created_date",
+    key=("id",),
+    clustering=("user_id", "product_id"),
+    status="is_fraud",
+    columns=(
+        Column("id", Type.INT64, "The order."),
+        Column("user_id", Type.INT64, "Who ordered."),
+        Column("product_id", Type.INT64, "What was ordered."),
+        Column("quantity", Type.INT64, "Pieces ordered."),
+        Column("amount", Type.MONEY, "Order total, rupiah."),
+        Column("payment_method", Type.STRING, "How it was paid."),
+        Column("country", Type.STRING, "Two-letter country the order came from."),
+        Column("is_fraud", Type.BOOL, "Whether any active rule held."),
+        Column("fraud_reasons", Type.STRINGS, "Active rules that held, in rule order."),
+        Column("shadow_reasons", Type.STRINGS, "Shadow rules that held, in rule order."),
+        Column("rules_version", Type.STRING, "Version of the rule book that decided."),
+        Column("created_date", Type.TIMESTAMP, "When the order was placed."),
+        Column("flagged_at", Type.TIMESTAMP, "When it was flagged."),
+        Column("position", Type.INT64, "The order's place in the topic."),
+        _PARTITION_DATE,
+    ),
+)
+
+RAW_TABLES: tuple[RawTable, ...] = (USERS, PRODUCTS, ORDERS)
+
+
+def preview(rows: pa.Table, table: RawTable, limit: int = 5) -> list[dict[str, str]]:
+    """The first rows as text, without the columns that hold personal data."""
+    return [
+        {name: _text(value) for name, value in row.items()}
+        for row in rows.select(list(table.public_columns)).slice(0, limit).to_pylist()
+    ]
+
+
+def _text(value: object) -> str:
+    return value.isoformat() if isinstance(value, date | datetime) else str(value)

@@ -1,0 +1,109 @@
+"""Every setting of the platform, read from the environment (and `.env`), typed, complete or refused."""
+
+from __future__ import annotations
+
+import os
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from streaming.orders import business_day
+
+HISTORY_DAYS = 7
+"""Days of history that a new embedded platform starts with."""
+
+
+class Settings(BaseSettings):
+    """The platform's settings. Every field is the environment variable `ECOMMERSSS_<FIELD>`.
+
+    Raises `pydantic.ValidationError`, naming the variable, for a value that is missing or wrong.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="ECOMMERSSS_", env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    home: Path = Field(default=Path(".ecommersss"), description="where a running platform keeps its state")
+    database_url: str | None = Field(
+        default=None, description="PostgreSQL with users, products and orders; unset: the embedded server"
+    )
+    dagster_url: str | None = Field(
+        default=None, description="PostgreSQL for Dagster's own storage; unset: the embedded server"
+    )
+    topic: Literal["jsonl"] = Field(default="jsonl", description="where orders are published")
+    warehouse: Literal["duckdb"] = Field(default="duckdb", description="where partitions are published")
+    duckdb_path: Path | None = Field(default=None, description="the DuckDB file; unset: inside the home")
+    first_day: date | None = Field(
+        default=None,
+        description="first daily partition; unset: the day recorded in the home when it was made",
+    )
+    ui_port: int = Field(default=3000, ge=0, le=65535, description="port of the Dagster UI; 0: any free one")
+    flagged_max_bytes_per_tick: int = Field(
+        default=4_000_000, ge=1, description="most that the stream sensor reads of the flagged stream per tick"
+    )
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
+
+    # Places under the home, each written once.
+
+    @property
+    def postgres_dir(self) -> Path:
+        return self.home / "postgres"
+
+    @property
+    def orders_topic_dir(self) -> Path:
+        return self.home / "topics" / "orders"
+
+    @property
+    def flagged_topic_dir(self) -> Path:
+        return self.home / "topics" / "flagged_orders"
+
+    @property
+    def ground_truth_path(self) -> Path:
+        """The simulator's side file: which fraud pattern, if any, it gave each order."""
+        return self.home / "ground_truth.jsonl"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.home / "dagster"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def warehouse_path(self) -> Path:
+        return (self.duckdb_path or self.home / "warehouse.duckdb").absolute()
+
+    @property
+    def first_day_path(self) -> Path:
+        return self.home / "first_day"
+
+    def first_partition_day(self, now: datetime | None = None) -> date:
+        """The first daily partition (a business day, Asia/Jakarta).
+
+        The setting if it is given, else the day recorded in the home, else a week before `now`: what a
+        home that is made now would record.
+        """
+        if self.first_day is not None:
+            return self.first_day
+        try:
+            return date.fromisoformat(self.first_day_path.read_text().strip())
+        except FileNotFoundError:
+            return business_day(now or datetime.now().astimezone()) - timedelta(days=HISTORY_DAYS)
+
+    def record_first_day(self, now: datetime | None = None) -> date:
+        """Make the home and write its first day down, once, so that partitions never move. Idempotent."""
+        day = self.first_partition_day(now)
+        self.home.mkdir(parents=True, exist_ok=True)
+        if self.first_day is None and not self.first_day_path.exists():
+            temporary = self.first_day_path.with_suffix(f".{os.getpid()}")
+            temporary.write_text(f"{day}\n")
+            temporary.replace(self.first_day_path)
+        return day

@@ -1,0 +1,43 @@
+"""The operational PostgreSQL: connecting to it and bringing its schema up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+# Any number, the same for every process: it keeps two migrations from running at once.
+_MIGRATION_LOCK = 6_203_541
+
+
+def connect(url: str, application: str = "ecommersss") -> Connection:
+    """A connection whose session is in UTC, so that text forms of instants never depend on the server.
+
+    Raises `psycopg2.OperationalError` when the server is not reached.
+    """
+    return psycopg2.connect(url, application_name=application, options="-c timezone=UTC", connect_timeout=10)
+
+
+def migrate(url: str) -> str:
+    """Bring the schema up to date and return its revision. Idempotent; safe when several call it at once.
+
+    Raises `sqlalchemy.exc.OperationalError` when the server is not reached.
+    """
+    # Alembic and SQLAlchemy take a third of a second to import, and only this needs them.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
+    from sqlalchemy import NullPool, create_engine, text
+
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        revision = MigrationContext.configure(connection).get_current_revision()
+    assert revision is not None
+    return revision
