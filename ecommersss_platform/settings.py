@@ -70,6 +70,10 @@ class Settings(BaseSettings):
         return self.home / "ground_truth.jsonl"
 
     @property
+    def alerts_path(self) -> Path:
+        return self.home / "alerts.jsonl"
+
+    @property
     def dagster_home(self) -> Path:
         return self.home / "dagster"
 
