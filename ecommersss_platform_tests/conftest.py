@@ -1,0 +1,51 @@
+"""One PostgreSQL server per test process, and a migrated database of its own for each test that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
+
+import psycopg2
+import pytest
+
+from ecommersss_platform.local.postgres import EmbeddedPostgres
+from streaming.database import migrate
+
+_TEMPLATE = "migrated"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A running server of this test process's own. Its log is in the temporary directory of the run."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server.up()
+    yield server
+    server.down()
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: EmbeddedPostgres) -> str:
+    """The name of a migrated, empty database: copying it takes a tenth of the time of migrating."""
+    administer(postgres, f"CREATE DATABASE {_TEMPLATE}")
+    migrate(postgres.url(_TEMPLATE))
+    return _TEMPLATE
+
+
+@pytest.fixture
+def database(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[str]:
+    """The URL of a fresh, migrated database, dropped after the test with all connections to it."""
+    name = f"test_{next(_numbers)}"
+    administer(postgres, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    yield postgres.url(name)
+    postgres.up()  # a test may have stopped or killed it
+    administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def administer(postgres: EmbeddedPostgres, statement: str) -> None:
+    """Run a statement that cannot be part of a transaction."""
+    with closing(psycopg2.connect(postgres.url("dagster"))) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)

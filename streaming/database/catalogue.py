@@ -1,0 +1,105 @@
+"""Which users and products exist, since when, and at what price: a bounded cache over PostgreSQL."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from datetime import datetime
+from decimal import Decimal
+
+from psycopg2.extensions import cursor as Cursor
+
+MAX_CACHED = 250_000
+"""Users, and products, kept at most (about 50 MB of users). More than this cost look-ups, not memory."""
+
+# Versions are numbered when written but seen when committed, so a lower number can appear after a higher
+# one. The snapshot tells when everything up to a number has been decided: see `Catalogue.refresh`.
+_NEWEST = """
+    SELECT txid_snapshot_xmin(s), txid_snapshot_xmax(s),
+           (SELECT coalesce(max(version), 0) FROM users_history),
+           (SELECT coalesce(max(version), 0) FROM products_history)
+    FROM txid_current_snapshot() s
+"""
+_CHANGED_USERS = "SELECT DISTINCT id FROM users_history WHERE version > %s"
+_CHANGED_PRODUCTS = "SELECT DISTINCT id FROM products_history WHERE version > %s"
+_USERS = "SELECT id, created_date FROM users WHERE id = ANY(%s::int[])"
+_PRICES = """
+    SELECT p.id, h.valid_from, h.price FROM products p JOIN products_history h USING (id)
+    WHERE p.id = ANY(%s::int[]) ORDER BY p.id, h.valid_from, h.version
+"""
+
+
+class Catalogue:
+    """What the marketplace knows of users and products, as of the last `refresh`.
+
+    Keeps what recent batches asked for; what was changed since (a new price, say) is read anew. Ids that
+    were not found are not remembered, so a user is known to the first batch after it was committed.
+    """
+
+    def __init__(self) -> None:
+        self.users: dict[int, datetime] = {}
+        """When each known user signed up (UTC)."""
+        self._prices: dict[int, tuple[list[datetime], list[Decimal]]] = {}
+        self._settled: tuple[int, int] | None = None
+        """Versions of users and of products up to which nothing can appear any more."""
+        self._pending: tuple[int, tuple[int, int]] | None = None
+
+    def has_product(self, product_id: int) -> bool:
+        return product_id in self._prices
+
+    def list_price(self, product_id: int, instant: datetime) -> Decimal | None:
+        """The product's price in rupiah at that instant; None when it had none yet. KeyError when unknown."""
+        starts, prices = self._prices[product_id]
+        if instant >= starts[-1]:
+            return prices[-1]
+        index = bisect_right(starts, instant) - 1
+        return prices[index] if index >= 0 else None
+
+    def forget(self) -> None:
+        """Drop everything: the next `refresh` reads anew. For when the database says the cache is wrong."""
+        self.users.clear()
+        self._prices.clear()
+
+    def refresh(self, cursor: Cursor, user_ids: set[int], product_ids: set[int]) -> None:
+        """Bring the cache up to date and make sure that it holds those of the given ids that exist."""
+        self._drop_changed(cursor)
+        missing_users = list(user_ids - self.users.keys())
+        if missing_users:
+            if len(self.users) + len(missing_users) > MAX_CACHED:
+                self.users.clear()
+                missing_users = list(user_ids)
+            cursor.execute(_USERS, (missing_users,))
+            self.users.update(cursor.fetchall())
+        missing_products = list(product_ids - self._prices.keys())
+        if missing_products:
+            if len(self._prices) + len(missing_products) > MAX_CACHED:
+                self._prices.clear()
+                missing_products = list(product_ids)
+            cursor.execute(_PRICES, (missing_products,))
+            for product_id, valid_from, price in cursor:
+                starts, prices = self._prices.setdefault(product_id, ([], []))
+                starts.append(valid_from)
+                prices.append(price)
+
+    def _drop_changed(self, cursor: Cursor) -> None:
+        cursor.execute(_NEWEST)
+        oldest_running, next_transaction, *newest = cursor.fetchone()  # type: ignore[misc]
+        versions: tuple[int, int] = (newest[0], newest[1])
+        if self._settled is None:
+            # Until a first point is settled, a running transaction may change what was cached before it.
+            self.forget()
+        else:
+            if versions[0] != self._settled[0]:
+                cursor.execute(_CHANGED_USERS, (self._settled[0],))
+                for (user_id,) in cursor:
+                    self.users.pop(user_id, None)
+            if versions[1] != self._settled[1]:
+                cursor.execute(_CHANGED_PRODUCTS, (self._settled[1],))
+                for (product_id,) in cursor:
+                    self._prices.pop(product_id, None)
+        # Every transaction that ran when the pending numbers were read has ended: none of those numbers
+        # or lower ones can appear after this.
+        if self._pending is None:
+            self._pending = (next_transaction, versions)
+        elif oldest_running >= self._pending[0]:
+            self._settled = self._pending[1]
+            self._pending = (next_transaction, versions)
