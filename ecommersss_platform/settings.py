@@ -33,6 +33,10 @@ class Settings(BaseSettings):
     dagster_url: str | None = Field(
         default=None, description="PostgreSQL for Dagster's own storage; unset: the embedded server"
     )
+    postgres_account: str | None = Field(
+        default=None,
+        description="who runs the embedded server when root starts it; unset: postgres, else nobody",
+    )
     topic: Literal["jsonl"] = Field(default="jsonl", description="where orders are published")
     warehouse: Literal["duckdb"] = Field(default="duckdb", description="where partitions are published")
     duckdb_path: Path | None = Field(default=None, description="the DuckDB file; unset: inside the home")

@@ -1,0 +1,1 @@
+"""The embedded platform: its PostgreSQL, and the processes that one command supervises."""
