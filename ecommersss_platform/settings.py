@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     )
     ui_port: int = Field(default=3000, ge=0, le=65535, description="port of the Dagster UI; 0: any free one")
     flagged_max_bytes_per_tick: int = Field(
-        default=4_000_000, ge=1, description="most that the stream sensor reads of the flagged stream per tick"
+        default=4_000_000, ge=1, description="most that the stream sensor reads of the flagged stream a tick"
     )
 
     @field_validator("home", mode="after")
