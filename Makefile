@@ -1,22 +1,84 @@
 # Two commands: `make dev` starts the whole embedded platform, `make test` proves it. `make help` lists the rest.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
+VENV := .venv
+BIN  := $(VENV)/bin
+# The first interpreter that the platform runs on.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
+	$(p) -c 'import sys; print("$(p)" if (3, 11) <= sys.version_info < (3, 14) else "")' 2>/dev/null)) python3)
 UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-strip-extras --no-annotate --custom-compile-command "make lock" --quiet
+MANIFEST := dbt_project/target/manifest.json
+# Folders too: one that lost a file is newer than the manifest.
+DBT_FILES := $(shell find dbt_project -mindepth 1 \( -path dbt_project/target -o -path dbt_project/logs \
+	-o -path dbt_project/dbt_packages -o -name '.*' \) -prune -o -print)
+# How many test processes: two suit the smallest machines; a test file stays in one process.
+TEST_JOBS ?= 2
+# What else pytest is told, as in: make test PYTEST_ARGS="-k rules"
+PYTEST_ARGS ?=
+
+.DELETE_ON_ERROR:
 
 .PHONY: help
 help:  ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(VENV)/installed $(MANIFEST)  ## install everything into .venv
 
 $(VENV)/installed: requirements/dev.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+$(MANIFEST): $(VENV)/installed $(DBT_FILES)
+	@echo "preparing dbt's manifest"
+	@$(BIN)/python -m ecommersss_platform.dbt
+	@touch $@
+
+.PHONY: dev
+dev: setup  ## start everything and print the UI's address; Ctrl-C stops it
+	@$(BIN)/ecommersss up
+
+.PHONY: demo
+demo: setup  ## a week of orders from the stream to the marts, without a UI, then end
+	@$(BIN)/ecommersss demo
+
+.PHONY: test
+test: lint  ## lint, then every test
+	@echo "pytest, $(TEST_JOBS) processes"
+	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: setup  ## ruff and mypy
+	@echo "ruff check"
+	@$(BIN)/ruff check --quiet .
+	@echo "ruff format --check"
+	@$(BIN)/ruff format --quiet --check --diff .
+	@echo "mypy"
+	@$(BIN)/mypy
+
+.PHONY: format
+format: setup  ## let ruff put the code into form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: faults
+faults: setup  ## the long fault run: 200 kills at random points
+	@ECOMMERSSS_FAULT_RUNS=200 $(BIN)/python -m pytest -m faults --timeout 10800 --verbose $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: setup  ## measure; results go to benchmarks/results/
+	@$(BIN)/python -m benchmarks
 
 .PHONY: lock
 lock: $(VENV)/installed  ## pin the requirements anew from pyproject.toml
 	$(UV_COMPILE) --upgrade --output-file requirements/base.txt
 	$(UV_COMPILE) --upgrade --extra dev --constraint requirements/base.txt --output-file requirements/dev.txt
+
+.PHONY: clean
+clean:  ## remove what make made; the platform's state in .ecommersss stays
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+		dbt_project/target dbt_project/logs
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
