@@ -1,0 +1,96 @@
+"""Health checks for containers: `python -m ecommersss_platform.health consumer|producer`.
+
+Exit code 0 and a sentence for a healthy process, 1 and what is wrong for any other. They look at what the
+process does, not at whether it is there: a dead one is started again by the container's restart policy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ecommersss_platform.settings import Settings
+
+CONSUMER_PATIENCE = 5.0
+"""Seconds in which a consumer that lags must commit something."""
+PRODUCER_PATIENCE = 120.0
+"""Seconds in which a producer must publish something: well above the pause of one that waits."""
+
+
+def consumer_problem(
+    committed: Callable[[], int],
+    end: Callable[[], int],
+    patience: float = CONSUMER_PATIENCE,
+    pause: Callable[[float], None] = time.sleep,
+) -> str | None:
+    """What is wrong with a consumer, or None: it has committed all that is in the topic, or goes on doing so.
+
+    `committed` gives the committed position and `end` the topic's end, both in bytes of the topic.
+    """
+    begin = committed()
+    lag = end() - begin
+    if lag <= 0:
+        return None
+    # Five looks: most often the first one settles it.
+    for _ in range(5):
+        pause(patience / 5)
+        if committed() != begin:
+            return None
+    return (
+        f"the consumer is at position {begin}, {lag} bytes behind, and committed nothing for {patience:g} s"
+    )
+
+
+def producer_problem(
+    topic_directory: Path, patience: float = PRODUCER_PATIENCE, now: float | None = None
+) -> str | None:
+    """What is wrong with a producer, or None: a segment of the topic changed within `patience` seconds."""
+    changed = [segment.stat().st_mtime for segment in topic_directory.glob("*.jsonl")]
+    if not changed:
+        return f"the topic {topic_directory} has no segment: nothing was published yet"
+    age = (time.time() if now is None else now) - max(changed)
+    return None if age <= patience else f"nothing was published to {topic_directory} for {age:.0f} s"
+
+
+def _consumer(settings: Settings) -> str | None:
+    import psycopg2
+
+    from ecommersss_platform.local.database import database_url
+    from ecommersss_platform.streams import CONSUMER, TOPIC, orders_topic
+    from streaming.database import connect
+
+    topic = orders_topic(settings)
+    try:
+        connection = connect(database_url(settings), application="ecommersss health")
+    except psycopg2.OperationalError as error:
+        return f"PostgreSQL is not reached: {str(error).strip()}"
+    connection.autocommit = True
+
+    def committed() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT position FROM topic_positions WHERE (topic, consumer) = (%s, %s)", (TOPIC, CONSUMER)
+            )
+            row = cursor.fetchone()
+        return row[0] if row else topic.start()
+
+    try:
+        return consumer_problem(committed, topic.end)
+    finally:
+        connection.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ecommersss_platform.health", description=__doc__)
+    parser.add_argument("process", choices=("consumer", "producer"))
+    process = parser.parse_args(arguments).process
+    settings = Settings()
+    problem = _consumer(settings) if process == "consumer" else producer_problem(settings.orders_topic_dir)
+    print(problem or f"the {process} is healthy")  # noqa: T201 - the container's health log shows it
+    return 1 if problem else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
