@@ -1,0 +1,68 @@
+"""Health checks of containers: what is healthy, what is not, and how that is said."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ecommersss_platform.health import consumer_problem, main, producer_problem
+
+
+class Looks:
+    """Gives one position after the other, the last one for ever; counts the seconds waited in between."""
+
+    def __init__(self, *positions: int) -> None:
+        self._positions = list(positions)
+        self.waited = 0.0
+
+    def __call__(self) -> int:
+        return self._positions.pop(0) if len(self._positions) > 1 else self._positions[0]
+
+    def pause(self, seconds: float) -> None:
+        self.waited += seconds
+
+
+def test_a_consumer_at_the_end_is_healthy_at_once() -> None:
+    looks = Looks(700)
+    assert consumer_problem(looks, lambda: 700, pause=looks.pause) is None
+    assert looks.waited == 0
+
+
+def test_a_consumer_that_lags_but_commits_is_healthy() -> None:
+    looks = Looks(100, 100, 100, 160)
+    assert consumer_problem(looks, lambda: 100_000, patience=5, pause=looks.pause) is None
+    assert looks.waited == 3
+
+
+def test_a_consumer_that_lags_and_commits_nothing_is_not() -> None:
+    looks = Looks(100)
+    problem = consumer_problem(looks, lambda: 350, patience=5, pause=looks.pause)
+    assert problem == "the consumer is at position 100, 250 bytes behind, and committed nothing for 5 s"
+    assert looks.waited == 5
+
+
+def test_a_producer_is_judged_by_its_newest_segment(tmp_path: Path) -> None:
+    for name, changed in (("0", 1_000), ("5000", 2_000)):
+        segment = tmp_path / f"{name:0>20}.jsonl"
+        segment.write_text("{}\n")
+        os.utime(segment, (changed, changed))
+    assert producer_problem(tmp_path, patience=120, now=2_120) is None
+    assert (
+        producer_problem(tmp_path, patience=120, now=2_121)
+        == f"nothing was published to {tmp_path} for 121 s"
+    )
+
+
+def test_a_producer_that_never_published_is_not_healthy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ECOMMERSSS_HOME", str(tmp_path))
+    assert main(["producer"]) == 1
+    topic = tmp_path / "topics" / "orders"
+    assert capsys.readouterr().out == f"the topic {topic} has no segment: nothing was published yet\n"
+    topic.mkdir(parents=True)
+    (topic / f"{0:020d}.jsonl").write_text("{}\n")
+    assert main(["producer"]) == 0
+    assert capsys.readouterr().out == "the producer is healthy\n"
