@@ -59,5 +59,5 @@ class Topic(Protocol):
         ...
 
     def end(self) -> int:
-        """The position that the next line will get."""
+        """The position after the last whole line."""
         ...
