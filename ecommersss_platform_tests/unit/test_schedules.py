@@ -1,0 +1,99 @@
+"""The schedules' decisions at and around midnight in Jakarta, which is 17:00 UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from dagster import (
+    DefaultScheduleStatus,
+    HourlyPartitionsDefinition,
+    RunRequest,
+    SkipReason,
+    asset,
+    build_schedule_context,
+    job,
+    op,
+)
+
+from ecommersss_platform.jobs import marketplace_days
+from ecommersss_platform.partitions import daily_partitions
+from ecommersss_platform.schedules import daily_close, marketplace_hourly
+
+FIRST_DAY = date(2025, 1, 1)
+JAKARTA = ZoneInfo("Asia/Jakarta")
+
+
+@asset(partitions_def=daily_partitions(FIRST_DAY))
+def day_asset() -> None: ...
+
+
+DAYS = marketplace_days([day_asset])
+CLOSE = daily_close(DAYS, FIRST_DAY)
+
+
+def close_at(moment: datetime) -> object:
+    return CLOSE(build_schedule_context(scheduled_execution_time=moment))
+
+
+def test_it_closes_yesterday_though_the_partitions_include_today() -> None:
+    request = close_at(datetime(2025, 1, 31, 3, tzinfo=JAKARTA))
+    assert isinstance(request, RunRequest)
+    assert request.partition_key == "2025-01-30"
+    assert "2025-01-31" in daily_partitions(FIRST_DAY).get_partition_keys(
+        current_time=datetime(2025, 1, 31, 3, tzinfo=JAKARTA)
+    )
+
+
+@pytest.mark.parametrize(
+    ("moment", "closed"),
+    [
+        (datetime(2025, 1, 30, 20, 0, tzinfo=UTC), "2025-01-30"),  # 03:00 of the 31st in Jakarta
+        (datetime(2025, 1, 30, 16, 59, 59, tzinfo=UTC), "2025-01-29"),
+        (datetime(2025, 1, 30, 17, 0, tzinfo=UTC), "2025-01-30"),
+        (datetime(2025, 3, 1, 3, tzinfo=JAKARTA), "2025-02-28"),
+        (datetime(2026, 1, 1, 3, tzinfo=JAKARTA), "2025-12-31"),
+    ],
+)
+def test_yesterday_is_jakartas_whatever_the_ticks_time_zone(moment: datetime, closed: str) -> None:
+    request = close_at(moment)
+    assert isinstance(request, RunRequest)
+    assert request.partition_key == closed
+
+
+def test_the_night_before_the_first_day_is_skipped() -> None:
+    skipped = close_at(datetime(2025, 1, 1, 3, tzinfo=JAKARTA))
+    assert isinstance(skipped, SkipReason)
+    assert skipped.skip_message == "2024-12-31 is before the first partition, 2025-01-01"
+    first = close_at(datetime(2025, 1, 2, 3, tzinfo=JAKARTA))
+    assert isinstance(first, RunRequest)
+    assert first.partition_key == "2025-01-01"
+
+
+def test_the_hour_that_has_just_ended_is_applied() -> None:
+    @op
+    def apply() -> None: ...
+
+    @job(
+        partitions_def=HourlyPartitionsDefinition(
+            start_date=datetime(2025, 1, 1, tzinfo=JAKARTA), timezone="Asia/Jakarta", fmt="%Y-%m-%d-%H:%M"
+        )
+    )
+    def hours() -> None:
+        apply()
+
+    hourly = marketplace_hourly(hours)
+    assert hourly.cron_schedule == "0 * * * *"
+    assert hourly.execution_timezone == "Asia/Jakarta"
+    assert hourly.default_status == DefaultScheduleStatus.RUNNING
+    for moment, hour in [
+        (datetime(2025, 1, 31, 10, tzinfo=JAKARTA), "2025-01-31-09:00"),
+        (datetime(2025, 1, 31, 0, tzinfo=JAKARTA), "2025-01-30-23:00"),
+        (datetime(2025, 1, 30, 17, tzinfo=UTC), "2025-01-30-23:00"),
+    ]:
+        request = hourly(build_schedule_context(scheduled_execution_time=moment))
+        assert isinstance(request, RunRequest)
+        assert request.partition_key == hour
+    first = hourly(build_schedule_context(scheduled_execution_time=datetime(2025, 1, 1, tzinfo=JAKARTA)))
+    assert isinstance(first, SkipReason)
