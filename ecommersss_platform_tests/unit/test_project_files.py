@@ -19,6 +19,7 @@ from packaging.version import Version
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.project import PROJECT, make_targets, tracked_files
 
+TESTS = PROJECT / "ecommersss_platform_tests"
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 
 # ---- settings ----
@@ -199,10 +200,14 @@ FORBIDDEN = {
     "a Google key": r"\bAIza[0-9A-Za-z_-]{35}\b",
     "a GitHub token": r"\bgh[pousr]_[0-9A-Za-z]{36}\b",
     "a Slack token": r"\bxox[abprs]-[0-9A-Za-z-]{10,}",
-    "a password in a URL": r"postgres(?:ql)?(?:\+\w+)?://[\w.-]+:(?!password@|\{|\$|%|secret@)[^@\s/'\"]+@",
+    "a password in a URL": r"postgres(?:ql)?(?:\+\w+)?://[\w.-]+:(?!password@|\{|\$|%)[^@\s/'\"]+@",
     "a package registry's host": r"pypi[.]org|pythonhosted[.]org|registry[.]npmjs|debian[.]org|golang[.]org",
     "a path of one machine": r"(?<![\w.~}-])/(?:work|root|tmp/w)/|/(?:home|Users)/[a-z]+/|\.pyenv\b",
 }
+
+
+# Tests make passwords up, to see them hidden.
+MADE_UP_IN_TESTS = {"a password in a URL"}
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
@@ -211,7 +216,7 @@ def test_no_file_holds(what: str) -> None:
     found = [
         f"{path.relative_to(PROJECT)}:{number}: {line.strip()[:120]}"
         for path in tracked_files()
-        if path != Path(__file__)
+        if path != Path(__file__) and not (what in MADE_UP_IN_TESTS and TESTS in path.parents)
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
         if pattern.search(line)
     ]

@@ -95,7 +95,7 @@ def test_the_reader_of_shell_blocks() -> None:
         (["query", "SELECT 1", "--format", "xml"], "Invalid value for '--format'"),
         (["materialize", "--from", "2025-01-01"], "Missing option '--to'"),
         (["produce", "--from", "2025-13-01", "--to", "2025-13-02"], "Invalid value for '--from'"),
-        (["import", "users"], "Missing argument 'FILE'"),
+        (["import", "users"], "Missing argument 'file'"),
         (["status", "more"], "unexpected extra argument"),
     ],
 )
