@@ -1,0 +1,41 @@
+"""How long the code location takes to load, beside importing only dagster and dagster-dbt.
+
+Each load is a fresh interpreter; the two kinds take turns, so that a busy machine slows both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+FLOOR = "import dagster, dagster_dbt"
+LOCATION = f"{FLOOR}; from ecommersss_platform.definitions import defs; defs.get_repository_def()"
+
+
+def seconds(statement: str, home: str) -> float:
+    """Wall time of a fresh interpreter that runs the statement."""
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", statement],
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "ECOMMERSSS_HOME": home, "DAGSTER_DISABLE_TELEMETRY": "1"},
+    )
+    return time.perf_counter() - began
+
+
+def measure(rounds: int = 5) -> dict[str, float]:
+    """Medians in seconds, after one round that fills the caches."""
+    floor, location = [], []
+    with tempfile.TemporaryDirectory() as home:
+        for _ in range(rounds + 1):
+            floor.append(seconds(FLOOR, home))
+            location.append(seconds(LOCATION, home))
+    floor_s, location_s = statistics.median(floor[1:]), statistics.median(location[1:])
+    return {
+        "import dagster and dagster-dbt (s)": round(floor_s, 2),
+        "load the code location (s)": round(location_s, 2),
+        "the platform's share (s)": round(location_s - floor_s, 2),
+    }
