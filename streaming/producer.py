@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -54,7 +55,7 @@ def no_progress(what: str, done: int, total: int) -> None:
     """Progress that nobody looks at."""
 
 
-class LiveProducer:
+class Producer:
     """Simulated shoppers, live: Poisson arrivals, until `stop` is called."""
 
     def __init__(
@@ -252,17 +253,24 @@ class RefusedLine:
 
 @dataclass
 class Replayed:
-    """What came of a file: how many lines were published, and which were refused."""
+    """What came of a file: lines published, and lines refused by reason."""
 
     published: int = 0
-    refused: list[RefusedLine] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
 
 
-def replay(topic: Topic, path: Path, *, progress: Progress = no_progress) -> Replayed:
+def replay(
+    topic: Topic,
+    path: Path,
+    *,
+    on_refused: Callable[[RefusedLine], None] = lambda refused: None,
+    progress: Progress = no_progress,
+) -> Replayed:
     """Publish the orders of a JSONL file as they are written there; refuse the lines that are none.
 
-    Lines with nothing but white space are passed over. Memory grows with the refused lines only, neither with
-    the file nor with its longest line. Raises `PlatformError` when the file cannot be read.
+    Each refused line goes to `on_refused` at once. Lines with nothing but white space are passed over. Memory
+    does not grow with the file, nor with its longest line. Raises `PlatformError` when the file cannot be
+    read.
     """
     result = Replayed()
     total = _size(path)
@@ -274,7 +282,8 @@ def replay(topic: Topic, path: Path, *, progress: Progress = no_progress) -> Rep
             try:
                 decode(line)
             except InvalidOrder as error:
-                result.refused.append(RefusedLine(number, error.reason, error.detail))
+                result.refused[error.reason] += 1
+                on_refused(RefusedLine(number, error.reason, error.detail))
                 continue
             batch.append(line)
             if len(batch) == _LINES_A_BATCH:
