@@ -164,6 +164,11 @@ class OrderStore:
             raise psycopg2.InterfaceError("the order store is not open")
         return self._connection
 
+    @property
+    def lost(self) -> bool:
+        """Whether an open connection broke. A broken COPY does not say so by the class of its error."""
+        return self._connection is not None and self._connection.closed != 0
+
     def _check(self, cursor: Cursor) -> None:
         cursor.execute(
             "SELECT current_setting('server_encoding'), to_regclass('topic_positions') IS NOT NULL"

@@ -1,0 +1,88 @@
+"""A small marketplace and orders in it, for tests of the stream."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import psycopg2
+from psycopg2.extras import execute_values
+
+from streaming.database import connect
+from streaming.orders import Flagged, Order, flag
+
+NOON = datetime(2026, 3, 2, 5, 0, tzinfo=UTC)
+"""12:00 in Jakarta."""
+LONG_AGO = NOON - timedelta(days=400)
+PRICE = Decimal("1500.00")
+
+
+def open_shop(url: str, users: int = 10, products: int = 5) -> None:
+    """Users 1..`users` and products 1..`products`, all of them there since `LONG_AGO`, at `PRICE`."""
+    add_users(url, range(1, users + 1))
+    add_products(url, range(1, products + 1))
+
+
+def add_users(url: str, ids: Any, signed_up: datetime = LONG_AGO) -> None:
+    write(
+        url,
+        "INSERT INTO users (id, username, email, first_name, last_name, created_date) VALUES %s",
+        [(i, f"user{i}", f"user{i}@example.com", "Siti", "Rahayu", signed_up) for i in ids],
+        clock=signed_up,
+    )
+
+
+def add_products(url: str, ids: Any, price: Decimal = PRICE, listed: datetime = LONG_AGO) -> None:
+    write(
+        url,
+        "INSERT INTO products (id, product_name, category, price, created_date) VALUES %s",
+        [(i, f"Product {i}", "Toys", price, listed) for i in ids],
+        clock=listed,
+    )
+
+
+def write(url: str, statement: str, rows: list[tuple[Any, ...]], clock: datetime | None = None) -> None:
+    """Run `INSERT ... VALUES %s` in one transaction, versions stamped with `clock`."""
+    with closing(connect(url)) as connection, connection, connection.cursor() as cursor:
+        if clock is not None:
+            cursor.execute("SELECT set_config('ecommersss.clock', %s, true)", (clock.isoformat(),))
+        execute_values(cursor, statement, rows)
+
+
+def execute(url: str, statement: str, parameters: Any = None) -> None:
+    with closing(connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+
+
+def query(url: str, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return cursor.fetchall()
+
+
+def order(id: int = 1, **changes: Any) -> Order:
+    """A valid order that no house rule objects to."""
+    fields: dict[str, Any] = {
+        "id": id,
+        "user_id": 1,
+        "product_id": 1,
+        "quantity": 2,
+        "amount": Decimal("3000.00"),
+        "payment_method": "OVO",
+        "country": "ID",
+        "created_date": NOON,
+    }
+    return Order(**(fields | changes))
+
+
+def flagged(id: int = 1, position: int | None = None, **changes: Any) -> Flagged:
+    """The same with a genuine verdict; `position` is 100 times the id unless given."""
+    verdict = {
+        "fraud_reasons": changes.pop("fraud_reasons", []),
+        "shadow_reasons": changes.pop("shadow_reasons", []),
+        "rules_version": changes.pop("rules_version", "abc123"),
+        "flagged_at": changes.pop("flagged_at", NOON + timedelta(seconds=1)),
+    }
+    return flag(order(id, **changes), position=100 * id if position is None else position, **verdict)
