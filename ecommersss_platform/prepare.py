@@ -73,8 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ecommersss_platform.prepare", description=__doc__)
     parser.add_argument("what", choices=("databases", "runs", "history"))
     what = parser.parse_args(arguments).what
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    log = logging.getLogger(__name__)
+    # Alembic tells at INFO what nobody asks.
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    log = logging.getLogger("ecommersss.prepare")
+    log.setLevel(logging.INFO)
     try:
         settings = Settings()
         if what == "databases":
