@@ -224,15 +224,15 @@ class EmbeddedPostgres:
                 continue
             if cancelled():
                 raise ServerError("cancelled while PostgreSQL was starting; it goes on starting by itself")
+            if now >= next_message:
+                next_message = now + 5
+                last = _tail(self.log, log_start).strip().rpartition("\n")[2]
+                say(f"PostgreSQL is not ready after {now - began:.0f} s, waiting: {last or 'no message yet'}")
             if now > deadline:
                 raise ServerError(
                     f"PostgreSQL (process {postmaster.pid}) accepts no connections after {now - began:.0f} s."
                     f"{_quoted_tail(self.log, log_start)}"
                 )
-            if now >= next_message:
-                next_message = now + 5
-                last = _tail(self.log, log_start).strip().rpartition("\n")[2]
-                say(f"PostgreSQL is not ready after {now - began:.0f} s, waiting: {last or 'no message yet'}")
             time.sleep(0.03)
 
     def _start(self) -> psutil.Process:
@@ -280,7 +280,7 @@ class EmbeddedPostgres:
             user=_ADMIN,
             password=self._credentials().admin_password,
             dbname="postgres",
-            connect_timeout=5,
+            connect_timeout=3,
             application_name="ecommersss launcher",
         )
         try:

@@ -1,0 +1,286 @@
+"""The supervisor's decisions, with processes and a clock that the tests move."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ecommersss_platform.local.supervision import Backoff, State, Supervisor, after_end, rotate, tail
+from streaming.errors import PlatformError
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Fake:
+    """A process that does what the test says. `events` is shared, so that orders can be seen."""
+
+    name: str
+    events: list[str]
+    log: Path
+    after: Sequence[str] = ()
+    kept: bool = False
+    obeys: bool = True
+    ready: bool = True
+    cannot_start: str = ""
+    what: str = "a fake"
+    stop_timeout: float = 0.0
+    alive: bool = False
+    starts: int = field(default=0)
+
+    def start(self) -> None:
+        if self.cannot_start:
+            raise PlatformError(self.cannot_start)
+        self.starts += 1
+        self.alive = True
+        self.events.append(f"start {self.name}")
+
+    def pid(self) -> int | None:
+        return 100 + self.starts if self.alive else None
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+    def ending(self) -> str:
+        return "killed by SIGKILL"
+
+    def ask_to_stop(self) -> None:
+        self.events.append(f"ask {self.name}")
+        self.alive = not self.obeys
+
+    def kill(self) -> None:
+        self.events.append(f"kill {self.name}")
+        self.alive = False
+
+
+class Stage:
+    """A supervisor over fakes, and everything that it said."""
+
+    def __init__(self, tmp_path: Path, **processes: Sequence[str]) -> None:
+        self.clock, self.events, self.said = Clock(), list[str](), list[str]()
+        self.fakes = {
+            name: Fake(name, self.events, tmp_path / f"{name}.log", after)
+            for name, after in processes.items()
+        }
+        self.supervisor = Supervisor(
+            self.fakes.values(),
+            lambda name, text: self.said.append(f"{name}: {text}"),
+            clock=self.clock,
+        )
+
+    def tick(self, seconds: float = 0.0, times: int = 1) -> None:
+        self.clock.now += seconds
+        for _ in range(times):
+            self.supervisor.tick()
+
+
+def test_waits_double_up_to_the_longest_and_start_over_after_a_healthy_run() -> None:
+    backoff = Backoff(first=1.0, longest=60.0, healthy_after=60.0)
+    failures, waits = 0, []
+    for _ in range(9):
+        failures, wait = after_end(backoff, failures, uptime=0.5)
+        waits.append(wait)
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert after_end(backoff, failures, uptime=59.9) == (10, 60.0)
+    assert after_end(backoff, failures, uptime=60.0) == (1, 1.0)
+    assert after_end(backoff, 100_000, uptime=0.0) == (100_001, 60.0)
+
+
+def test_a_process_starts_when_what_it_needs_is_ready(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, database=(), consumer=("database",), producer=("consumer",))
+    stage.fakes["database"].ready = False
+    stage.tick(times=3)
+    assert stage.events == ["start database"]
+    assert not stage.supervisor.ready
+    stage.fakes["database"].ready = True
+    stage.tick(times=3)
+    assert stage.events == ["start database", "start consumer", "start producer"]
+    assert stage.supervisor.ready
+    assert [(row["name"], row["state"], row["restarts"]) for row in stage.supervisor.rows()] == [
+        ("database", "ready", 0),
+        ("consumer", "ready", 0),
+        ("producer", "ready", 0),
+    ]
+
+
+def test_a_dead_process_is_started_again_after_the_wait_and_said_so(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, consumer=())
+    fake = stage.fakes["consumer"]
+    stage.tick(times=2)
+    fake.log.write_text("all is well\nTraceback\nboom: 7\n")
+    fake.alive = False
+    stage.tick(seconds=12)
+    assert stage.supervisor.rows()[0]["state"] == "waiting"
+    assert stage.supervisor.rows()[0]["pid"] is None
+    [line] = [line for line in stage.said if "SIGKILL" in line]
+    assert "killed by SIGKILL, 12 s after its start; starting it again in 1 s" in line
+    assert line.endswith(":\n    all is well\n    Traceback\n    boom: 7")
+    stage.tick(seconds=0.9)
+    assert fake.starts == 1
+    stage.tick(seconds=0.1)
+    stage.tick()
+    assert fake.starts == 2
+    assert stage.supervisor.rows()[0]["restarts"] == 1
+    assert stage.supervisor.ready
+
+
+def test_the_log_of_an_earlier_run_is_not_shown_as_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "consumer.log").write_text("an old error\n")
+    stage = Stage(tmp_path, consumer=())
+    stage.tick()
+    stage.fakes["consumer"].alive = False
+    stage.tick()
+    assert "an old error" not in "".join(stage.said)
+
+
+def test_each_failure_in_a_row_waits_longer(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, consumer=())
+    started = []
+    for _ in range(400):
+        before = stage.fakes["consumer"].starts
+        stage.tick(seconds=0.25)
+        if stage.fakes["consumer"].starts > before:
+            started.append(stage.clock.now)
+        stage.fakes["consumer"].alive = False
+    # Each wait, and the quarter of a second until the death is seen.
+    assert [b - a for a, b in itertools.pairwise(started)] == [
+        1.25,
+        2.25,
+        4.25,
+        8.25,
+        16.25,
+        32.25,
+    ]
+
+
+def test_what_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, webserver=())
+    stage.fakes["webserver"].cannot_start = "no port is free"
+    stage.tick()
+    assert any("no port is free" in line and "again in 1 s" in line for line in stage.said)
+    stage.fakes["webserver"].cannot_start = ""
+    stage.tick(seconds=1)
+    assert stage.fakes["webserver"].starts == 1
+
+
+def test_nothing_restarts_before_what_it_needs_is_back(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, database=(), consumer=("database",))
+    stage.tick(times=3)
+    for fake in stage.fakes.values():
+        fake.alive = False
+    stage.fakes["database"].cannot_start = "disk full"
+    stage.tick()
+    stage.tick(seconds=100)
+    assert stage.events == ["start database", "start consumer"]
+    stage.fakes["database"].cannot_start = ""
+    stage.tick(seconds=100)
+    stage.tick()
+    assert stage.events[2:] == ["start database", "start consumer"]
+
+
+def test_a_slow_start_is_said_once(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, webserver=())
+    stage.fakes["webserver"].ready = False
+    stage.tick()
+    for _ in range(5):
+        stage.tick(seconds=30)
+    assert sum("still not ready after 90 s" in line for line in stage.said) == 1
+    assert stage.supervisor.state("webserver") is State.STARTING
+
+
+def test_stopping_goes_against_the_order_of_needs(tmp_path: Path) -> None:
+    stage = Stage(
+        tmp_path, database=(), consumer=("database",), webserver=("database",), producer=("consumer",)
+    )
+    stage.tick(times=4)
+    stage.events.clear()
+    stage.supervisor.stop()
+    assert set(stage.events[:2]) == {"ask producer", "ask webserver"}
+    assert stage.events[2:] == ["ask consumer", "ask database"]
+    assert {row["state"] for row in stage.supervisor.rows()} == {"stopped"}
+    assert stage.supervisor.pids() == []
+
+
+def test_what_does_not_end_is_killed_before_what_it_needs_is_asked(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, database=(), consumer=("database",))
+    stage.fakes["consumer"].obeys = False
+    stage.fakes["consumer"].stop_timeout = -1.0  # the clock stands still
+    stage.tick(times=3)
+    stage.events.clear()
+    stage.supervisor.stop()
+    assert stage.events == ["ask consumer", "kill consumer", "ask database"]
+
+
+def test_hurry_does_not_wait(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, consumer=())
+    stage.fakes["consumer"].obeys = False
+    stage.fakes["consumer"].stop_timeout = 1e9
+    stage.tick(times=2)
+    stage.supervisor.hurry()
+    stage.supervisor.stop()
+    assert stage.events[-1] == "kill consumer"
+
+
+def test_what_is_kept_is_not_stopped(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, database=(), consumer=("database",))
+    stage.fakes["database"].kept = True
+    stage.tick(times=3)
+    stage.supervisor.stop()
+    assert "ask database" not in stage.events
+    assert stage.fakes["database"].alive
+
+
+def test_a_restart_takes_only_those_named_and_does_not_wait(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, database=(), consumer=("database",))
+    stage.tick(times=3)
+    stage.supervisor.restart(["consumer"], "PostgreSQL has another port now")
+    stage.tick(times=2)
+    assert stage.events == ["start database", "start consumer", "ask consumer", "start consumer"]
+    assert stage.supervisor.ready
+    assert stage.said[-1].startswith("consumer: ready")
+
+
+def test_a_log_is_kept_once_it_is_too_long(tmp_path: Path) -> None:
+    log = tmp_path / "consumer.log"
+    with log.open("ab") as writer:
+        writer.write(b"x" * 100)
+        writer.flush()
+        rotate(log, limit=100)
+        assert not (tmp_path / "consumer.log.1").exists()
+        writer.write(b"y")
+        writer.flush()
+        rotate(log, limit=100)
+        writer.write(b"new\n")  # whoever has it open goes on writing
+    assert (tmp_path / "consumer.log.1").read_bytes() == b"x" * 100 + b"y"
+    assert log.read_bytes() == b"new\n"
+    rotate(tmp_path / "none.log")
+
+
+@pytest.mark.parametrize(
+    ("content", "start", "expected"),
+    [
+        (b"", 0, []),
+        (b"one\n\n two \n", 0, ["one", " two"]),
+        (b"old\nnew\n", 4, ["new"]),
+        (b"rotated\n", 500, ["rotated"]),
+        (b"\xff\xfe\n", 0, ["\ufffd\ufffd"]),
+        (b"".join(b"%d\n" % n for n in range(5000)), 0, ["4994", "4995", "4996", "4997", "4998", "4999"]),
+    ],
+)
+def test_the_end_of_a_log(tmp_path: Path, content: bytes, start: int, expected: list[str]) -> None:
+    (tmp_path / "log").write_bytes(content)
+    assert tail(tmp_path / "log", start) == expected
+
+
+def test_the_end_of_no_log(tmp_path: Path) -> None:
+    assert tail(tmp_path / "none") == []
