@@ -14,3 +14,5 @@ def configure_logging(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # What the libraries say about doing their work is of no interest, only what goes wrong.
+    logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -22,7 +22,12 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done, total=total)
-            if not console.is_terminal and done >= total and not bars.tasks[tasks[what]].fields.get("said"):
+            if (
+                not console.is_terminal
+                and what != "bytes"
+                and done >= total
+                and not bars.tasks[tasks[what]].fields.get("said")
+            ):
                 bars.update(tasks[what], said=True)
                 console.print(f"  {what}: {total:,}")
 
