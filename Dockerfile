@@ -16,9 +16,7 @@ COPY streaming streaming
 COPY ecommersss_platform ecommersss_platform
 COPY dbt_project dbt_project
 COPY deploy/workspace.yaml deploy/workspace.yaml
-# The manifest is made here, so that no container has to parse the dbt project when it starts.
 RUN pip install --no-deps --no-build-isolation --editable . \
-    && python -m ecommersss_platform.dbt \
     && python -m compileall -q streaming ecommersss_platform
 
 FROM python:3.12-slim-bookworm
@@ -31,9 +29,10 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     ECOMMERSSS_HOME=/var/lib/ecommersss \
-    DAGSTER_HOME=/var/lib/ecommersss/dagster \
-    DBT_TARGET_PATH=/var/lib/ecommersss/dbt
+    DAGSTER_HOME=/var/lib/ecommersss/dagster
 WORKDIR /opt/ecommersss
+# Newer than every file it is made from, so that no container parses the dbt project when it starts.
+RUN python -m ecommersss_platform.dbt
 USER 10001:10001
 # What the image is when nothing else is said: the code location, for the webserver and the daemon to talk to.
 HEALTHCHECK --interval=30s --timeout=20s --start-period=60s --retries=3 \

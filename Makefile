@@ -6,10 +6,6 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 	$(p) -c 'import sys; print("$(p)" if (3, 11) <= sys.version_info < (3, 14) else "")' 2>/dev/null)) python3)
 UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-strip-extras --no-annotate --custom-compile-command "make lock" --quiet
-MANIFEST := dbt_project/target/manifest.json
-# Folders too: one that lost a file is newer than the manifest.
-DBT_FILES := $(shell find dbt_project -mindepth 1 \( -path dbt_project/target -o -path dbt_project/logs \
-	-o -path dbt_project/dbt_packages -o -name '.*' \) -prune -o -print)
 # How many test processes: two suit the smallest machines; a test file stays in one process.
 TEST_JOBS ?= 2
 # What else pytest is told, as in: make test PYTEST_ARGS="-k rules"
@@ -22,7 +18,9 @@ help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 .PHONY: setup
-setup: $(VENV)/installed $(MANIFEST)  ## install everything into .venv
+setup: $(VENV)/installed  ## install everything into .venv
+	@# Knows by itself whether dbt's manifest is out of date.
+	@$(BIN)/python -m ecommersss_platform.dbt
 
 $(VENV)/installed: requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
@@ -30,11 +28,6 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
-
-$(MANIFEST): $(VENV)/installed $(DBT_FILES)
-	@echo "preparing dbt's manifest"
-	@$(BIN)/python -m ecommersss_platform.dbt
 	@touch $@
 
 .PHONY: dev

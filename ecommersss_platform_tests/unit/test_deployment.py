@@ -16,6 +16,7 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
+from ecommersss_platform.dbt import artifacts_dir
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.commands import check_command
 from ecommersss_platform_tests.project import PROJECT
@@ -316,7 +317,10 @@ def test_packages_are_installed_with_hashes_checked() -> None:
 
 
 def test_the_manifest_is_made_when_the_image_is() -> None:
-    assert any("python -m ecommersss_platform.dbt" in i.value for i in STAGES[0] if i.name == "RUN")
+    names = [i.value if i.name == "RUN" else i.name for i in STAGES[-1]]
+    made = names.index("python -m ecommersss_platform.dbt")
+    assert "COPY" not in names[made:], "after every file it is made from"
+    assert names.index("USER") > made, "by root: the platform's user cannot write to the project"
 
 
 def test_the_image_holds_no_secret_and_checks_its_health() -> None:
@@ -334,7 +338,8 @@ def _environment() -> dict[str, str]:
 def test_the_image_writes_only_to_the_volume() -> None:
     home = _environment()["ECOMMERSSS_HOME"]
     assert all(f"home:{home}" in SERVICES[name]["volumes"] for name in OURS)
-    assert _environment()["DBT_TARGET_PATH"].startswith(f"{home}/")
+    settings = Settings(home=Path(home))
+    assert all(Path(home) in place.parents for place in (settings.dagster_home, artifacts_dir(settings)))
 
 
 # ---- Dagster in containers ----
