@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 
 @contextmanager
@@ -16,19 +16,16 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     console = Console(file=sys.stderr, highlight=False)
     columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks = {}
+        tasks: dict[str, TaskID] = {}
+        finished: set[str] = set()
 
         def report(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done, total=total)
-            if (
-                not console.is_terminal
-                and what != "bytes"
-                and done >= total
-                and not bars.tasks[tasks[what]].fields.get("said")
-            ):
-                bars.update(tasks[what], said=True)
-                console.print(f"  {what}: {total:,}")
+            if done >= total and what not in finished:
+                finished.add(what)
+                if not console.is_terminal and what != "bytes":
+                    console.print(f"  {what}: {total:,}")
 
         yield report
