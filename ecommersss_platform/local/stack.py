@@ -60,7 +60,7 @@ def prepare(settings: Settings) -> None:
     prepare_dagster_home(settings)
     with operational_database(settings) as url:
         migrate(url)
-    prepare_manifest()
+    prepare_manifest(settings)
 
 
 def up(settings: Settings, *, rate: float = 2.0, orders_per_day: int = 2000) -> int:
