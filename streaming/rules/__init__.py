@@ -1,0 +1,18 @@
+"""Fraud rules: the book (`rules.yml`), and the engine that checks, compiles and evaluates it."""
+
+from streaming.rules.book import RULES_PATH, Explanation, Mode, Rule, RuleBook, sql
+from streaming.rules.errors import RuleError
+from streaming.rules.features import FEATURES, Feature, FeatureRow
+
+__all__ = [
+    "FEATURES",
+    "RULES_PATH",
+    "Explanation",
+    "Feature",
+    "FeatureRow",
+    "Mode",
+    "Rule",
+    "RuleBook",
+    "RuleError",
+    "sql",
+]

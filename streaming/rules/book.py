@@ -1,0 +1,282 @@
+"""The rule book: read from YAML, checked, and compiled to one Python function.
+
+A book is a mapping with the one key `rules`, a list. A rule has `name`, `description`, `mode` (active, shadow
+or off) and `when`, a boolean SQL expression over the columns of `streaming.rules.features`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, NoReturn, cast, get_args
+
+import yaml
+
+from streaming.rules.errors import RuleError
+from streaming.rules.expression import Expression, ExpressionError, names, to_sql
+from streaming.rules.expression import parse as parse_expression
+from streaming.rules.features import FeatureRow
+
+Mode = Literal["active", "shadow", "off"]
+
+RULES_PATH: Final = Path(__file__).with_name("rules.yml")
+"""The rule book that the platform ships."""
+
+VERSION_DIGITS: Final = 16
+"""Hexadecimal digits of a rule book's version."""
+
+_MODES: Final[tuple[str, ...]] = get_args(Mode)
+_KEYS: Final = ("name", "description", "mode", "when")
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+Evaluate = Callable[[FeatureRow], tuple[list[str], list[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule. `when` is the SQL as written, `columns` the features that it looks at.
+
+    `result` gives what the condition is for a row: true, false or (NULL) None. `line` is where the rule
+    begins in its file.
+    """
+
+    name: str
+    description: str
+    mode: Mode
+    when: str
+    line: int
+    columns: tuple[str, ...]
+    result: Callable[[FeatureRow], bool | None]
+    expression: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What one rule made of an order: `result` of its condition, and the columns that it looked at."""
+
+    name: str
+    mode: Mode
+    when: str
+    result: bool | None
+    values: dict[str, object]
+
+    @property
+    def held(self) -> bool:
+        """Whether the rule held: its condition was true, not false or NULL."""
+        return self.result is True
+
+
+class RuleBook:
+    """Rules in their order, and one compiled function over all of them.
+
+    `evaluate(row)` gives the names of the active rules that hold and of the shadow rules that hold, each in
+    rule order, as new lists. `version` is a hash of the book's bytes.
+    """
+
+    __slots__ = ("evaluate", "name", "rules", "version")
+
+    def __init__(self, name: str, version: str, rules: tuple[Rule, ...]) -> None:
+        self.name: str = name
+        self.version: str = version
+        self.rules: tuple[Rule, ...] = rules
+        self.evaluate: Evaluate = _compile_all(rules)
+
+    @classmethod
+    def load(cls, path: Path) -> RuleBook:
+        """The book in a file. Raises `RuleError`, also where the file cannot be read."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise RuleError(f"cannot be read: {error.strerror}", str(path)) from error
+        return cls.parse(data, str(path))
+
+    @classmethod
+    def parse(cls, text: str | bytes, name: str = "rules") -> RuleBook:
+        """The book in a text; `name` stands for the file in messages. Raises `RuleError`."""
+        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        try:
+            decoded = data.decode()
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise RuleError("not UTF-8", name, None, line) from None
+        rules = tuple(_Reader(decoded, name).rules())
+        return cls(name, hashlib.sha256(data).hexdigest()[:VERSION_DIGITS], rules)
+
+    def explain(self, row: FeatureRow) -> list[Explanation]:
+        """What each rule, also one that is off, makes of a row, and why."""
+        return [
+            Explanation(
+                rule.name,
+                rule.mode,
+                rule.when,
+                rule.result(row),
+                {column: getattr(row, column) for column in rule.columns},
+            )
+            for rule in self.rules
+        ]
+
+    def __repr__(self) -> str:
+        return f"RuleBook({self.name!r}, version={self.version!r}, {len(self.rules)} rules)"
+
+
+def sql(rule: Rule, dialect: str) -> str:
+    """The rule's condition in the SQL of "duckdb" or "bigquery", over columns named as in `FEATURES`.
+
+    It means the same as the stream's. Raises `ValueError` for another dialect.
+    """
+    return to_sql(rule.expression, dialect)
+
+
+# From expressions to functions. The sources hold nothing of the book's text: columns are known names, and
+# literals are passed in as constants.
+
+
+def _compile_all(rules: tuple[Rule, ...]) -> Evaluate:
+    running = [rule for rule in rules if rule.mode != "off"]
+    columns = {column: None for rule in running for column in rule.columns}
+    tests = [
+        f"    if {rule.expression.truth}:\n"
+        f"        {'fraud' if rule.mode == 'active' else 'shadow'}.append({rule.name!r})\n"
+        for rule in running
+    ]
+    constants = {name: value for rule in running for name, value in rule.expression.constants.items()}
+    source = "    fraud = []\n    shadow = []\n" + "".join(tests) + "    return fraud, shadow\n"
+    return cast(Evaluate, _function(columns, source, constants))
+
+
+def _compile_one(expression: Expression) -> Callable[[FeatureRow], bool | None]:
+    source = f"    return True if {expression.truth} else False if {expression.falsity} else None\n"
+    return _function(dict.fromkeys(expression.columns), source, expression.constants)
+
+
+def _function(
+    columns: dict[str, None], body: str, constants: dict[str, object]
+) -> Callable[[FeatureRow], Any]:
+    loads = "".join(f"    c_{column} = row.{column}\n" for column in columns)
+    namespace: dict[str, Any] = {"__builtins__": {}, **names(), **constants}
+    exec(compile(f"def rule(row):\n{loads}{body}", "<rules>", "exec"), namespace)  # noqa: S102
+    return cast(Callable[[FeatureRow], Any], namespace["rule"])
+
+
+class _Reader:
+    """Reads a book's YAML by its nodes, which know where in the file they are."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._text = text
+        self._name = name
+
+    def rules(self) -> Iterator[Rule]:
+        try:
+            root = yaml.compose(self._text, yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+            problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not one document"
+            raise RuleError(f"not YAML: {problem}", self._name, None, line, column) from None
+        except RecursionError:
+            raise RuleError("not YAML that makes sense: too deeply nested", self._name) from None
+        if root is None:
+            raise RuleError("the rule book is empty: it must hold `rules:`, a list", self._name)
+        book = self._mapping(root, None, "a rule book", ("rules",))
+        entries = book["rules"]
+        if not isinstance(entries, yaml.SequenceNode) or not entries.value:
+            self._refuse(entries, None, "`rules` must be a list of at least one rule")
+        seen: dict[str, int] = {}
+        for index, entry in enumerate(entries.value):
+            rule = self._rule(entry, index)
+            if rule.name in seen:
+                name = self._mapping(entry, rule.name, "a rule", _KEYS)["name"]
+                self._refuse(
+                    name, rule.name, f"duplicate name: line {seen[rule.name]} has a rule of that name"
+                )
+            seen[rule.name] = rule.line
+            yield rule
+
+    def _rule(self, entry: yaml.Node, index: int) -> Rule:
+        fields = self._mapping(entry, None, "a rule", _KEYS)
+        name = self._scalar(fields["name"], None, "name")
+        if not _NAME.fullmatch(name):
+            self._refuse(
+                fields["name"],
+                None,
+                f"name {name[:80]!r} must be lower case letters, digits and _, a letter first, at most 63",
+            )
+        mode = self._scalar(fields["mode"], name, "mode")
+        if mode not in _MODES:
+            self._refuse(fields["mode"], name, f"mode {mode[:80]!r} must be one of {', '.join(_MODES)}")
+        description = self._scalar(fields["description"], name, "description").strip()
+        if not description:
+            self._refuse(fields["description"], name, "description is empty: say what the rule is for")
+        where = fields["when"]
+        when = self._scalar(where, name, "when")
+        try:
+            expression = parse_expression(when, f"{index}_")
+        except ExpressionError as error:
+            assert isinstance(where, yaml.ScalarNode)
+            line, column = self._place(where, error.offset)
+            raise RuleError(error.problem, self._name, name, line, column) from None
+        try:
+            result = _compile_one(expression)
+        except (SyntaxError, RecursionError, MemoryError):
+            self._refuse(where, name, "too complex: split it into several rules")
+        return Rule(
+            name=name,
+            description=description,
+            mode=cast(Mode, mode),
+            when=when.strip(),
+            line=entry.start_mark.line + 1,
+            columns=expression.columns,
+            result=result,
+            expression=expression,
+        )
+
+    def _mapping(
+        self, node: yaml.Node, rule: str | None, what: str, keys: tuple[str, ...]
+    ) -> dict[str, yaml.Node]:
+        """The values of a mapping that has exactly these keys."""
+        if not isinstance(node, yaml.MappingNode):
+            self._refuse(node, rule, f"{what} must be a mapping with {', '.join(keys)}")
+        values: dict[str, yaml.Node] = {}
+        for key, value in node.value:
+            name = self._scalar(key, rule, "a key")
+            if name not in keys:
+                self._refuse(key, rule, f"unknown key {name[:80]!r}: {what} has {', '.join(keys)}")
+            if name in values:
+                self._refuse(key, rule, f"{name} is there twice")
+            values[name] = value
+        for name in keys:
+            if name not in values:
+                self._refuse(node, rule, f"{name} is missing: {what} has {', '.join(keys)}")
+        return values
+
+    def _scalar(self, node: yaml.Node, rule: str | None, key: str) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            self._refuse(node, rule, f"{key} must be text")
+        return str(node.value)
+
+    def _refuse(self, node: yaml.Node, rule: str | None, problem: str) -> NoReturn:
+        raise RuleError(problem, self._name, rule, node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def _place(self, node: yaml.ScalarNode, offset: int) -> tuple[int, int]:
+        """Line and column in the file of a character of a text, however YAML wrote it.
+
+        Folding only changes white space, so the other characters are counted off against the file's.
+        """
+        begin, end = node.start_mark.index, node.end_mark.index
+        if node.style in ("|", ">"):
+            begin = self._text.find("\n", begin, end) + 1 or begin
+        elif node.style in ("'", '"'):
+            begin += 1
+        at = begin
+        for character in node.value[: offset + 1]:
+            if character.isspace():
+                continue
+            found = self._text.find(character, at, end)
+            if found < 0:  # written as an escape: close enough
+                break
+            begin, at = found, found + 1
+        line_start = self._text.rfind("\n", 0, begin) + 1
+        return self._text.count("\n", 0, begin) + 1, begin - line_start + 1

@@ -1,0 +1,118 @@
+"""What a rule may look at: the order's columns and the features, each declared once, as a field of a row."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Final, get_args, get_type_hints
+
+import msgspec
+
+
+class Kind(Enum):
+    """What a value is, in the words of error messages."""
+
+    INTEGER = "an integer"
+    DECIMAL = "a decimal"
+    FLOAT = "a floating-point number"
+    TEXT = "text"
+    BOOLEAN = "a boolean"
+    TIMESTAMP = "a time"
+    NULL = "NULL"
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """A kind, and for exact numbers how many digits a value can have and how many of them are decimals."""
+
+    kind: Kind
+    digits: int = 0
+    scale: int = 0
+
+    @property
+    def numeric(self) -> bool:
+        return self.kind in (Kind.INTEGER, Kind.DECIMAL, Kind.FLOAT)
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A column that rules can use. `nullable`: it is NULL where there is nothing to say."""
+
+    name: str
+    type: Type
+    nullable: bool
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    description: str
+    digits: int = 0
+
+
+class FeatureRow(msgspec.Struct, gc=False):
+    """An order as rules see it. Amounts are in rupiah.
+
+    Windows end with the order itself: they hold the user's orders at earlier positions of the topic with
+    `created_date` in (t - w, t], t being the order's own, plus the order.
+    """
+
+    id: Annotated[int, _About("The order.", 16)]
+    user_id: Annotated[int, _About("Who ordered.", 10)]
+    product_id: Annotated[int, _About("What was ordered.", 10)]
+    quantity: Annotated[int, _About("Pieces ordered.", 19)]
+    amount: Annotated[Decimal, _About("Order total, rupiah.", 18)]
+    payment_method: Annotated[str, _About("How it was paid.")]
+    country: Annotated[str, _About("Two-letter country that the order came from, upper case.")]
+    created_date: Annotated[datetime, _About("When the order was placed.")]
+    local_hour: Annotated[int, _About("Hour of the day when the order was placed, 0 to 23, Asia/Jakarta.", 2)]
+    list_price: Annotated[
+        Decimal | None, _About("The product's list price when it was ordered; NULL if it had none.", 18)
+    ] = None
+    user_age_days: Annotated[
+        int | None,
+        _About("Whole days from sign-up to the order, rounded down; below 0 for earlier orders.", 6),
+    ] = None
+    user_orders_10m: Annotated[int | None, _About("The user's orders in 10 minutes, this one too.", 10)] = (
+        None
+    )
+    user_orders_24h: Annotated[int | None, _About("The user's orders in 24 hours, this one too.", 10)] = None
+    user_amount_24h: Annotated[
+        Decimal | None, _About("Sum of the user's amounts in 24 hours, this one too.", 28)
+    ] = None
+    seconds_since_last_order: Annotated[
+        int | None, _About("Whole seconds since the user's last order; NULL for a first one.", 10)
+    ] = None
+    user_countries_24h: Annotated[
+        int | None, _About("Different countries of the user's orders in 24 hours, this one's too.", 10)
+    ] = None
+    is_blacklisted: Annotated[bool | None, _About("Whether the user is on the block list.")] = None
+
+
+_KINDS = {
+    int: Kind.INTEGER,
+    Decimal: Kind.DECIMAL,
+    str: Kind.TEXT,
+    bool: Kind.BOOLEAN,
+    datetime: Kind.TIMESTAMP,
+}
+
+
+def _features() -> dict[str, Feature]:
+    features = {}
+    for name, hint in get_type_hints(FeatureRow, include_extras=True).items():
+        python, about = get_args(hint)
+        options = get_args(python) if isinstance(python, types.UnionType) else (python,)
+        kind = next(_KINDS[option] for option in options if option is not types.NoneType)
+        scale = 2 if kind is Kind.DECIMAL else 0
+        features[name] = Feature(
+            name, Type(kind, about.digits, scale), types.NoneType in options, about.description
+        )
+    return features
+
+
+FEATURES: Final[dict[str, Feature]] = _features()
+"""Every column that rules can use, by name."""
