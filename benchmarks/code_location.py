@@ -19,7 +19,7 @@ def seconds(statement: str, home: str) -> float:
     """Wall time of a fresh interpreter that runs the statement."""
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", statement],
+        [sys.executable, "-c", statement],
         check=True,
         env={"PATH": "/usr/bin:/bin", "ECOMMERSSS_HOME": home, "DAGSTER_DISABLE_TELEMETRY": "1"},
     )
