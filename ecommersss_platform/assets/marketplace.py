@@ -1,0 +1,134 @@
+"""The marketplace, hour by hour: new users, new products and new prices, written to PostgreSQL.
+
+An hour's users all have one of three e-mail formats. Which one is a branch of the job: only that format's
+output is emitted, and the steps of the two others show as skipped in the run.
+"""
+
+# Annotations must be real here: ops check the type of `context` by it.
+from collections.abc import Iterator
+from datetime import date, datetime
+
+from dagster import (
+    Backoff,
+    HourlyPartitionsDefinition,
+    Jitter,
+    JobDefinition,
+    OpDefinition,
+    OpExecutionContext,
+    Out,
+    Output,
+    RetryPolicy,
+    job,
+    op,
+)
+
+from ecommersss_platform.jobs import EXECUTOR
+from ecommersss_platform.resources import PostgresResource
+from streaming.database.marketplace import apply_hour
+from streaming.marketplace import (
+    EmailFormat,
+    Person,
+    User,
+    email_format,
+    hour_of,
+    new_products,
+    people,
+    with_email,
+)
+from streaming.orders import JAKARTA
+
+MARKETPLACE_HOURLY = "marketplace_hourly"
+
+# For a server that restarts. An hour is one transaction, so trying again is safe.
+RETRY = RetryPolicy(max_retries=3, delay=2, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+
+
+def hourly_partitions(first_day: date) -> HourlyPartitionsDefinition:
+    """The hours from the first business day on. An hour is there when it has ended."""
+    return HourlyPartitionsDefinition(start_date=f"{first_day}-00:00", timezone=str(JAKARTA))
+
+
+def marketplace_job(first_day: date) -> JobDefinition:
+    """The hourly job, from this business day on. Needs the resource `postgres` (`PostgresResource`)."""
+
+    @job(
+        name=MARKETPLACE_HOURLY,
+        partitions_def=hourly_partitions(first_day),
+        executor_def=EXECUTOR,
+        description="New users (one of three e-mail formats), new products and new prices of an hour. "
+        "An hour is applied once: running it again changes nothing.",
+    )
+    def marketplace_hourly() -> None:
+        signed_up = choose_email_format()
+        users = [step(getattr(signed_up, style.value)) for style, step in EMAIL_STEPS.items()]
+        store_hour(users, list_products())
+
+    return marketplace_hourly
+
+
+@op(
+    out={
+        style.value: Out(
+            list, is_required=False, description=f"The hour's people, for addresses as {style.value}."
+        )
+        for style in EmailFormat
+    }
+)
+def choose_email_format(context: OpExecutionContext) -> Iterator[Output[list[Person]]]:
+    """Who signs up in the hour, sent down the branch of the hour's e-mail format."""
+    hour = _hour(context)
+    style = email_format(hour)
+    found = people(hour)
+    context.log.info(f"{len(found)} people sign up, with addresses as {style.value}")
+    yield Output(found, style.value, metadata={"people": len(found), "email_format": style.value})
+
+
+def _email_step(style: EmailFormat) -> OpDefinition:
+    @op(name=f"{style.value}_users", description=f"The people as users, with addresses as {style.value}.")
+    def make_users(signed_up: list) -> list:
+        return [with_email(person, style) for person in signed_up]
+
+    return make_users
+
+
+EMAIL_STEPS: dict[EmailFormat, OpDefinition] = {style: _email_step(style) for style in EmailFormat}
+"""The three branches: one step for each format."""
+
+
+@op
+def list_products(context: OpExecutionContext) -> list:
+    """What is newly listed in the hour."""
+    return new_products(_hour(context))
+
+
+@op(retry_policy=RETRY)
+def store_hour(
+    context: OpExecutionContext, users: list[list], products: list, postgres: PostgresResource
+) -> None:
+    """Store the hour and re-price what is listed, in one transaction, unless the hour is there already.
+
+    `users` has the one branch that was taken.
+    """
+    hour = _hour(context)
+    new_users: list[User] = [user for branch in users for user in branch]
+    with postgres.connect("ecommersss marketplace") as connection, connection, connection.cursor() as cursor:
+        applied = apply_hour(cursor, hour, new_users, products)
+    if applied is None:
+        context.log.info(f"the hour from {hour:%Y-%m-%d %H:%M} was applied before: nothing changed")
+        context.add_output_metadata({"applied": False, "users": 0, "products": 0, "repriced": 0})
+        return
+    context.log.info(
+        f"{applied.users} users and {applied.products} products added, {applied.repriced} prices changed"
+    )
+    context.add_output_metadata(
+        {
+            "applied": True,
+            "users": applied.users,
+            "products": applied.products,
+            "repriced": applied.repriced,
+        }
+    )
+
+
+def _hour(context: OpExecutionContext) -> datetime:
+    return hour_of(context.partition_time_window.start)
