@@ -11,7 +11,11 @@ import psycopg2
 from psycopg2.extras import execute_values
 
 from streaming.database import connect
-from streaming.orders import Flagged, Order, flag
+from streaming.database.catalogue import Catalogue
+from streaming.decisions import features
+from streaming.orders import FIELDS, Flagged, Order, decode, encode, encode_flagged, flag
+from streaming.rules import RuleBook
+from streaming.topics.jsonl import JsonlTopic
 
 NOON = datetime(2026, 3, 2, 5, 0, tzinfo=UTC)
 """12:00 in Jakarta."""
@@ -86,3 +90,59 @@ def flagged(id: int = 1, position: int | None = None, **changes: Any) -> Flagged
         "flagged_at": changes.pop("flagged_at", NOON + timedelta(seconds=1)),
     }
     return flag(order(id, **changes), position=100 * id if position is None else position, **verdict)
+
+
+def read_all(topic: JsonlTopic) -> dict[int, bytes]:
+    """Every whole line of a topic by its position."""
+    lines: dict[int, bytes] = {}
+    with topic.reader(topic.start()) as reader:
+        while batch := reader.read(10_000, timeout=0):
+            lines.update(zip(batch.positions, batch.lines, strict=True))
+    return lines
+
+
+def assert_stored_exactly_once(url: str, topic: JsonlTopic, flagged: JsonlTopic, book: RuleBook) -> set[int]:
+    """Check a drained topic against the database and the flagged stream, line by line; returns the order ids.
+
+    Each line of the topic is an order, a rejected line or the repetition of an order; each order comes from
+    a line, with the verdict that the rules give it, and is in the flagged stream once, in topic order, as the
+    bytes that its row encodes to.
+    """
+    published = read_all(topic)
+    orders = {row[0]: _row(row) for row in query(url, _ORDERS)}
+    rejected = {p: bytes(raw) for p, raw in query(url, "SELECT position, raw FROM rejected_orders")}
+    by_position = {o.position: o for o in orders.values()}
+    assert len(by_position) == len(orders)
+
+    assert by_position.keys() | rejected.keys() <= published.keys()
+    assert not by_position.keys() & rejected.keys()
+    for position, line in published.items():
+        if position in rejected:
+            assert rejected[position] == line
+        else:
+            order = decode(line)
+            stored = orders[order.id]
+            assert position >= stored.position
+            assert encode(stored) == encode(order)
+    catalogue = Catalogue()
+    for order in orders.values():
+        catalogue.users[order.user_id] = LONG_AGO
+        catalogue._prices[order.product_id] = ([LONG_AGO], [PRICE])
+        verdict = book.evaluate(features(order, LONG_AGO, catalogue))
+        assert (order.fraud_reasons, order.shadow_reasons) == verdict
+        assert order.rules_version == book.version
+
+    in_stream = list(read_all(flagged).values())
+    in_topic_order = sorted(orders.values(), key=lambda o: o.position)
+    assert in_stream == [encode_flagged(o) for o in in_topic_order]
+    return set(orders)
+
+
+_ORDERS = f"""
+    SELECT {", ".join(FIELDS)}, fraud_reasons, shadow_reasons, rules_version,
+           flagged_at, position FROM orders
+"""
+
+
+def _row(row: tuple[Any, ...]) -> Flagged:
+    return flag(Order(*row[: len(FIELDS)]), *row[len(FIELDS) :])

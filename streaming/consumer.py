@@ -1,0 +1,332 @@
+"""The fraud consumer: reads orders, decides, stores, and writes the flagged stream.
+
+    topic -> decode -> users and products -> features -> rules -> one transaction -> flagged stream
+
+A batch is whatever has arrived, so a lone order does not wait for others and a backlog goes in big steps.
+Killed anywhere, it goes on exactly after the last committed batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import psycopg2
+from psycopg2 import errors
+
+from streaming.database.store import Collision, OrderStore
+from streaming.decisions import Decision, candidates, decide
+from streaming.errors import PlatformError
+from streaming.flagged import FlaggedStream
+from streaming.rejected import retry_arrived
+from streaming.rules import RuleBook
+from streaming.topics import Batch
+from streaming.topics.jsonl import EndMoved, JsonlReader, JsonlTopic, TopicTruncated
+
+logger = logging.getLogger(__name__)
+
+MAX_LINES = 5_000
+"""Most lines of a batch. More are hardly faster, and delay the first of them."""
+
+STOP_SECONDS = 1.5
+"""How long a batch in work may take to finish after a stop was asked for."""
+
+_IDLE_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
+_BUSY_RETRY_SECONDS = 5.0
+# A look for arrivals may cost this share of the time at most, however many lines wait.
+_RETRY_SHARE = 0.05
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_COLLISIONS = 5
+
+# A connection error has no code, only the server's words. These do not pass by waiting.
+_LASTING = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class Counters:
+    """What this consumer has done since it was made."""
+
+    orders: int = 0
+    fraud: int = 0
+    fraud_by_rule: Counter[str] = field(default_factory=Counter)
+    shadow_by_rule: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    """By reason."""
+    duplicates: int = 0
+    retried: int = 0
+    """Lines published again because their user or product had arrived."""
+    batches: int = 0
+
+    def count(self, decision: Decision) -> None:
+        self.batches += 1
+        self.orders += len(decision.orders)
+        self.duplicates += decision.duplicates
+        for order in decision.orders:
+            if order.fraud_reasons:
+                self.fraud += 1
+                self.fraud_by_rule.update(order.fraud_reasons)
+            if order.shadow_reasons:
+                self.shadow_by_rule.update(order.shadow_reasons)
+        self.rejected.update(line.reason for line in decision.rejected)
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(self.rejected.items()))
+        return (
+            f"{self.orders:,} orders, {self.fraud:,} of them fraud; {self.rejected.total():,} lines rejected"
+            f"{f' ({reasons})' if reasons else ''}; {self.duplicates:,} duplicates; {self.batches:,} batches"
+        )
+
+
+class Consumer:
+    """Flags every order of a topic, stores it, and writes it to the flagged stream.
+
+    `topic` and `flagged` are the two streams, `book` the rules. `clock` tells the time of decisions (aware).
+    One thread may `run` it; `stop` may be called from any thread and from a signal handler.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        topic: JsonlTopic,
+        flagged: JsonlTopic,
+        book: RuleBook,
+        *,
+        topic_name: str = "orders",
+        consumer: str = "fraud",
+        stream: str = "flagged_orders",
+        max_lines: int = MAX_LINES,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        self.topic = topic
+        self.flagged = FlaggedStream(flagged)
+        self.store = OrderStore(url, topic_name, consumer, stream)
+        self.book = book
+        """Looked at once for each batch, so it may be replaced at any time."""
+        self.counters = Counters()
+        self.position = 0
+        """After the last line that is stored."""
+        self._max_lines = max_lines
+        self._clock = clock
+        self._stopping = False
+        self._reader: JsonlReader | None = None
+        # After a batch with ids that were stored already, the next one is looked up before it is stored.
+        self._look_first = False
+        self._next_retry = 0.0
+        self._away_since: float | None = None
+        self._pause = _FIRST_PAUSE
+
+    # Running and stopping.
+
+    def run(self, once: bool = False) -> None:
+        """Consume until `stop`, or with `once` until the topic is drained.
+
+        Waits for a database that is away. Raises `PlatformError` for what does not pass by waiting, such as
+        another consumer on the topic or a full disk; nothing is lost then, and the next run goes on.
+        """
+        # In a thread of its own, because Python calls signal handlers in the main thread only, and not while
+        # that one waits for the database.
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                self._run(once)
+            except BaseException as error:
+                failure.append(error)
+
+        worker = threading.Thread(target=work, name="consumer", daemon=True)
+        worker.start()
+        try:
+            while worker.is_alive() and not self._stopping:
+                worker.join(0.1)
+        finally:
+            if worker.is_alive():
+                self.stop()
+                worker.join(STOP_SECONDS)
+        if worker.is_alive():
+            raise PlatformError(
+                f"PostgreSQL did not finish the batch in work within {STOP_SECONDS} s of the request to stop."
+                " It was left: the next start goes on exactly after the last committed batch."
+            )
+        if failure:
+            raise failure[0]
+
+    def stop(self) -> None:
+        """Finish the batch in work and return from `run`. Also before it has begun."""
+        self._stopping = True
+        if (reader := self._reader) is not None:
+            reader.wake()
+
+    def lag(self) -> int:
+        """How far the stored position is behind the end of the topic, in the topic's measure (bytes)."""
+        return max(0, self.topic.end() - self.position)
+
+    def summary(self) -> str:
+        """One line for people: what was done since the consumer was made."""
+        return f"{self.counters}; {self.lag():,} bytes behind"
+
+    # The life of a connection.
+
+    def _run(self, once: bool) -> None:
+        try:
+            while not self._stopping:
+                try:
+                    self._connected(once)
+                    return
+                except psycopg2.Error as error:
+                    self._wait_out(error)
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            raise PlatformError(
+                f"a topic cannot be read or written: {error.strerror or error}{where}. The consumer stopped"
+                f" after position {self.position}; nothing is lost, and the next start goes on from there."
+            ) from error
+        finally:
+            self.store.close()
+            logger.info("consumer stopped: %s", self.counters, extra={"position": self.position})
+
+    def _connected(self, once: bool) -> None:
+        """Consume on a new connection, from what the database says was done: all that there is to resume."""
+        self.position = self.store.open()
+        self.flagged.recover(self.store)
+        logger.info(
+            'consuming topic "%s" from position %d',
+            self.store.topic,
+            self.position,
+            extra={"position": self.position, "lag": self.lag(), "rules_version": self.book.version},
+        )
+        self._follow(once)
+
+    def _wait_out(self, error: psycopg2.Error) -> None:
+        """Pause before the next try, longer each time. Raises `PlatformError` when waiting will not help."""
+        waits = passes_by_waiting(error) or self.store.lost
+        self.store.close()
+        if not waits:
+            raise PlatformError(
+                f"PostgreSQL cannot go on, nothing was stored: {_first_line(error)}"
+            ) from error
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            logger.warning("PostgreSQL is away, waiting for it: %s", _first_line(error))
+        deadline = time.monotonic() + self._pause
+        while not self._stopping and time.monotonic() < deadline:
+            time.sleep(min(0.05, self._pause))
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def _is_back(self) -> None:
+        if self._away_since is not None:
+            logger.info("PostgreSQL is back after %.1f s", time.monotonic() - self._away_since)
+            self._away_since, self._pause = None, _FIRST_PAUSE
+
+    # The loop.
+
+    def _follow(self, once: bool) -> None:
+        repaired_at = None
+        while True:
+            with self.topic.reader(self.position) as reader:
+                self._reader = reader
+                try:
+                    self._consume(reader, once)
+                    return
+                except TopicTruncated as error:
+                    if self.position == repaired_at:
+                        raise PlatformError(f"the topic could not be repaired: {error}") from error
+                    logger.error("%s", error)
+                finally:
+                    self._reader = None
+            repaired_at = self.topic.repair(self.position)
+            self.store.commit(self.position, repaired_at)
+            self.position = repaired_at
+
+    def _consume(self, reader: JsonlReader, once: bool) -> None:
+        while not self._stopping:
+            batch = reader.read(self._max_lines, 0 if once else _IDLE_SECONDS)
+            if batch.lines:
+                self._process(batch)
+            drained = once and not batch.lines
+            retried = self._retry_arrived(busy=bool(batch.lines), now=drained)
+            # Only now: a server may take connections and still refuse what is done with them.
+            self._is_back()
+            if drained and not retried:
+                return
+
+    def _process(self, batch: Batch) -> None:
+        decision = self._store(batch)
+        self.position = batch.next_position
+        self.counters.count(decision)
+        try:
+            self.flagged.emit(decision.orders)
+        except EndMoved as error:
+            logger.error("%s", error)
+            self.flagged.recover(self.store)
+        logger.debug(
+            "batch stored",
+            extra={
+                "position": self.position,
+                "orders": len(decision.orders),
+                "rejected": len(decision.rejected),
+                "duplicates": decision.duplicates,
+            },
+        )
+
+    def _store(self, batch: Batch) -> Decision:
+        """Decide about the batch and commit it, again if the database knows better than the decision did."""
+        decoded, invalid = candidates(batch)
+        ids = [candidate.order.id for candidate in decoded]
+        stored = self.store.stored(ids) if self._look_first else {}
+        for _ in range(_COLLISIONS):
+            decision = Decision()
+            if decoded:
+                catalogue = self.store.refresh([candidate.order for candidate in decoded])
+                decision = decide(decoded, stored, catalogue, self.book, self._clock())
+            decision.rejected.extend(invalid)
+            try:
+                self.store.commit(
+                    self.position, batch.next_position, decision.orders, decision.rejected, self.flagged.end
+                )
+            except Collision:
+                stored = self.store.stored(ids)
+            else:
+                self._look_first = decision.known_ids > 0
+                return decision
+        raise PlatformError(
+            f"the batch at position {self.position} collided {_COLLISIONS} times with what is stored: another"
+            " program writes to the table orders"
+        )
+
+    def _retry_arrived(self, busy: bool, now: bool) -> int:
+        """Publish lines again whose user or product has arrived, if it is time to look. Returns how many."""
+        began = time.monotonic()
+        if not now and began < self._next_retry:
+            return 0
+        count = retry_arrived(self.store.connection, self.topic)
+        ended = time.monotonic()
+        pause = _BUSY_RETRY_SECONDS if busy and not count else _RETRY_SECONDS
+        self._next_retry = ended + max(pause, (ended - began) / _RETRY_SHARE)
+        if count:
+            self.counters.retried += count
+            logger.info("published %d lines again whose user or product has arrived", count)
+        return count
+
+
+def passes_by_waiting(error: psycopg2.Error) -> bool:
+    """Whether a failed connection or statement may do better later: the server is away, restarts, is busy."""
+    if isinstance(error, errors.DiskFull):
+        return False
+    if not isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
+        return False
+    return error.pgcode is not None or not any(words in str(error) for words in _LASTING)
+
+
+def _first_line(error: BaseException) -> str:
+    """What happened, without the rows and statements that PostgreSQL's errors quote further down."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,113 @@
+"""What becomes of each line of a batch: an order with its verdict, a rejected line, or a duplicate. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from streaming.database.catalogue import Catalogue
+from streaming.database.store import Rejected
+from streaming.orders import JAKARTA, REASONS, Flagged, InvalidOrder, Order, decode, flag
+from streaming.rules import FeatureRow, RuleBook
+from streaming.topics import Batch
+
+
+class Candidate(NamedTuple):
+    """A line that decodes to an order."""
+
+    position: int
+    line: bytes
+    order: Order
+
+
+@dataclass(slots=True)
+class Decision:
+    """What is to be stored of a batch, each list in topic order."""
+
+    orders: list[Flagged] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    duplicates: int = 0
+    """Lines that repeat an order exactly: only counted."""
+    known_ids: int = 0
+    """Lines, duplicates and rejected ones, whose id an earlier batch had stored."""
+
+
+def candidates(batch: Batch) -> tuple[list[Candidate], list[Rejected]]:
+    """The batch's lines that decode, and those that don't."""
+    decoded: list[Candidate] = []
+    invalid: list[Rejected] = []
+    for position, line in zip(batch.positions, batch.lines, strict=True):
+        try:
+            decoded.append(Candidate(position, line, decode(line)))
+        except InvalidOrder as error:
+            invalid.append(Rejected(position, line, error.reason, error.detail))
+    return decoded, invalid
+
+
+def decide(
+    decoded: list[Candidate],
+    stored: Mapping[int, Order],
+    catalogue: Catalogue,
+    book: RuleBook,
+    flagged_at: datetime,
+) -> Decision:
+    """The fate of each candidate, given what is stored under their ids and what the marketplace knows.
+
+    Without `stored` the answer holds as long as none of the ids is stored; the store finds out.
+    """
+    decision = Decision()
+    accepted: dict[int, Order] = {}
+    users = catalogue.users
+    for position, line, order in decoded:
+        twin = stored.get(order.id)
+        if twin is not None:
+            decision.known_ids += 1
+        else:
+            twin = accepted.get(order.id)
+        if twin is not None:
+            if twin == order:
+                decision.duplicates += 1
+            else:
+                detail = f"order {order.id} is stored already, with other content"
+                decision.rejected.append(Rejected(position, line, "duplicate_id", detail))
+            continue
+        signed_up = users.get(order.user_id)
+        if signed_up is None:
+            decision.rejected.append(_unknown(position, line, "user", order.user_id))
+            continue
+        if not catalogue.has_product(order.product_id):
+            decision.rejected.append(_unknown(position, line, "product", order.product_id))
+            continue
+        accepted[order.id] = order
+        fraud, shadow = book.evaluate(features(order, signed_up, catalogue))
+        decision.orders.append(flag(order, fraud, shadow, book.version, flagged_at, position))
+    return decision
+
+
+def features(order: Order, signed_up: datetime, catalogue: Catalogue) -> FeatureRow:
+    """What rules see of an order whose user signed up at `signed_up` and whose product exists.
+
+    `local_hour` is Asia/Jakarta's. `list_price` is the product's when the order was placed. `user_age_days`
+    is in whole days, rounded down, so an order from before the sign-up has a negative one.
+    """
+    placed = order.created_date
+    return FeatureRow(
+        id=order.id,
+        user_id=order.user_id,
+        product_id=order.product_id,
+        quantity=order.quantity,
+        amount=order.amount,
+        payment_method=order.payment_method,
+        country=order.country,
+        created_date=placed,
+        local_hour=placed.astimezone(JAKARTA).hour,
+        list_price=catalogue.list_price(order.product_id, placed),
+        user_age_days=(placed - signed_up).days,
+    )
+
+
+def _unknown(position: int, line: bytes, what: str, missing_id: int) -> Rejected:
+    reason = f"unknown_{what}"
+    return Rejected(position, line, reason, f"{what} {missing_id}: {REASONS[reason]}", missing_id)
