@@ -28,7 +28,7 @@ from streaming.errors import PlatformError
 from streaming.orders import business_day
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance
+    from dagster import AssetMaterialization, DagsterInstance
 
 DEFINITIONS = "ecommersss_platform.definitions"
 POLL_SECONDS = 0.3
@@ -207,8 +207,9 @@ class _Run:
         self._instance = instance
         self._progress = progress
         self._cursor: str | None = None
-        self._planned: dict[str, int] = {}
-        self._seen: dict[str, int] = {}
+        self._assets: set[str] = set()
+        self._done: set[str] = set()
+        self._made: dict[str, set[str | None]] = {}
 
     def follow(self) -> None:
         """Read the events that have come since the last time."""
@@ -226,13 +227,12 @@ class _Run:
 
         match event.event_type:
             case DagsterEventType.ASSET_MATERIALIZATION_PLANNED:
-                # One event an asset, or one for each of its days.
-                name = event.asset_key.to_user_string()
-                self._planned[name] = self._planned.get(name, 0) + 1
+                # Not for counting days: Dagster plans them for assets without partitions too.
+                self._assets.add(event.asset_key.to_user_string())
             case DagsterEventType.STEP_START:
                 self._report(Kind.STARTED, event.step_key)
             case DagsterEventType.ASSET_MATERIALIZATION:
-                self._materialized(event.asset_key.to_user_string(), event.materialization.metadata)
+                self._materialized(event.asset_key.to_user_string(), event.materialization)
             case DagsterEventType.ASSET_CHECK_EVALUATION:
                 check = event.asset_check_evaluation_data
                 if not check.passed:
@@ -245,24 +245,29 @@ class _Run:
                     self.result.failed_checks.append(found)
                     self._report(Kind.CHECK_FAILED, f"{found.asset}: {found.check}", found.message)
             case DagsterEventType.STEP_FAILURE:
-                from ecommersss_platform.alerts import root_message
+                from ecommersss_platform.alerts import root_message, without_secrets
 
-                self.steps[event.step_key] = root_message(event.step_failure_data.error)
+                self.steps[event.step_key] = without_secrets(root_message(event.step_failure_data.error))
                 self._report(Kind.FAILED, event.step_key, self.steps[event.step_key])
 
-    def _materialized(self, name: str, metadata: Mapping[str, Any]) -> None:
-        self._seen[name] = self._seen.get(name, 0) + 1
-        rows = metadata.get("dagster/row_count", metadata.get("dagster/partition_row_count"))
-        if rows is not None:
-            self.result.rows[name] = rows.value
+    def _materialized(self, name: str, made: AssetMaterialization) -> None:
+        # A partitioned asset has an event for each of its days, with that day's rows if it knows them.
+        days = self._made.setdefault(name, set())
+        of_the_day = made.metadata.get("dagster/partition_row_count")
+        of_the_table = made.metadata.get("dagster/row_count")
+        if of_the_day is not None:
+            self.result.rows[name] = (self.result.rows.get(name) or 0) + int(str(of_the_day.value))
+        elif of_the_table is not None:
+            self.result.rows[name] = int(str(of_the_table.value))
         else:
             self.result.rows.setdefault(name, None)
-        if self._seen[name] == self._planned.get(name, len(self.result.days)):
+        days.add(made.partition)
+        if made.partition is None or len(days) == len(self.result.days):
+            self._done.add(name)
             self._report(Kind.MATERIALIZED, name)
 
     def _report(self, kind: Kind, name: str, message: str = "") -> None:
-        done = sum(self._seen.get(asset, 0) >= planned for asset, planned in self._planned.items())
-        self._progress(Progress(kind, name, done, len(self._planned), message))
+        self._progress(Progress(kind, name, len(self._done), len(self._assets), message))
 
     def ended(self, exit_code: int, output: BinaryIO) -> Materialized:
         """The result, or `MaterializeError` when the run did not succeed."""
