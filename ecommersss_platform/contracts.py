@@ -29,6 +29,7 @@ class Type(Enum):
     MONEY = pa.decimal128(18, 2)
     TIMESTAMP = pa.timestamp("us", tz="UTC")
     DATE = pa.date32()
+    FLOAT64 = pa.float64()
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class RawTable:
         keeps no order, and sorting would make memory grow with the day.
         """
         names = ", ".join(
-            f"({self.instant} AT TIME ZONE '{JAKARTA}')::date AS {c.name}" if c.name == PARTITION_COLUMN else c.name
+            f"({self.instant} AT TIME ZONE '{JAKARTA}')::date AS {c.name}"
+            if c.name == PARTITION_COLUMN
+            else c.name
             for c in self.columns
         )
         return (

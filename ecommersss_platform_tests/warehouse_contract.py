@@ -1,0 +1,343 @@
+"""What every warehouse must do. A test class of each warehouse inherits `WarehouseContract`.
+
+It provides the fixture `warehouse`: an empty one, which can be pickled, for it is also used from other
+processes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from ecommersss_platform.contracts import ORDERS, PRODUCTS, USERS, Column, RawTable, Type
+from ecommersss_platform.partitions import Days
+from ecommersss_platform.warehouse import (
+    AuditError,
+    Published,
+    QueryError,
+    SchemaError,
+    Step,
+    TableNotFound,
+    Warehouse,
+)
+from ecommersss_platform_tests.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
+
+# Processes are forked from a clean one that has the imports: a second is saved for each.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["ecommersss_platform_tests.warehouse_contract", "duckdb", "pandas"])
+
+ONE = Days.between(DAY_1, DAY_1)
+TWO = Days.between(DAY_2, DAY_2)
+ALL = Days.between(DAY_1, DAY_3)
+
+
+def publish(
+    warehouse: Warehouse,
+    rows: list[dict[str, Any]],
+    days: Days,
+    run_id: str = "run",
+    table: RawTable = ORDERS,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Published:
+    return warehouse.publish(table, reader(rows, table.arrow_schema), days, run_id, on_step)
+
+
+def stored(warehouse: Warehouse, days: Days | None = None) -> list[dict[str, Any]]:
+    return by_id(warehouse.read(ORDERS, days=days))
+
+
+def in_process(target: Callable[..., None], *args: Any) -> multiprocessing.process.BaseProcess:
+    process = PROCESSES.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def ended(process: multiprocessing.process.BaseProcess, seconds: float = 120) -> int | None:
+    process.join(seconds)
+    code = process.exitcode
+    process.kill()
+    return code
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def publish_and_die(warehouse: Warehouse, rows: list[dict[str, Any]], days: Days, step: Step) -> None:
+    publish(warehouse, rows, days, "killed", on_step=lambda done: die() if done == step else None)
+
+
+def publish_and_die_reading(warehouse: Warehouse, rows: list[dict[str, Any]], days: Days) -> None:
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield from reader(rows)
+        die()
+
+    source = pa.RecordBatchReader.from_batches(ORDERS.arrow_schema, batches())
+    warehouse.publish(ORDERS, source, days, "killed")
+
+
+def with_columns(columns: tuple[Column, ...]) -> RawTable:
+    return replace(ORDERS, columns=columns)
+
+
+class WarehouseContract:
+    def test_a_day_comes_back_as_it_was_written(self, warehouse: Warehouse) -> None:
+        rows = [
+            order(1, DAY_1, amount=Decimal("9999999999999999.99"), country="", payment_method="Rp;'\"\n☂"),
+            order(2, DAY_1, fraud_reasons=["a", "b"], shadow_reasons=[""], is_fraud=True),
+            order(
+                3, DAY_1, amount=Decimal("0.00"), created_date=datetime(2024, 6, 9, 17, 0, 0, 1, tzinfo=UTC)
+            ),
+        ]
+        published = publish(warehouse, rows, ONE)
+        result = warehouse.read(ORDERS)
+        assert result.schema.equals(ORDERS.arrow_schema)
+        assert by_id(result) == rows
+        assert (published.table, published.days, published.rows) == ("raw.orders", ONE, 3)
+        assert published.bytes > 0
+        assert published.rows_per_day == {DAY_1: 3}
+        assert published.rows_per_status == {"true": 1, "false": 2}
+
+    def test_every_contract_can_be_published(self, warehouse: Warehouse) -> None:
+        noon = datetime(2024, 6, 10, 5, tzinfo=UTC)
+        for table in (USERS, PRODUCTS):
+            values: dict[Type, Any] = {
+                Type.INT64: 7,
+                Type.STRING: "x",
+                Type.MONEY: Decimal("1.50"),
+                Type.TIMESTAMP: noon,
+                Type.DATE: DAY_1,
+            }
+            row = {c.name: None if c.nullable else values[c.type] for c in table.columns}
+            publish(warehouse, [row], ONE, table=table)
+            assert warehouse.read(table).read_all().to_pylist() == [row]
+
+    def test_writing_again_changes_nothing(self, warehouse: Warehouse) -> None:
+        rows = orders(range(1, 11), DAY_1)
+        publish(warehouse, rows, ONE, "first")
+        publish(warehouse, rows, ONE, "second")
+        publish(warehouse, rows, ONE, "second")
+        assert stored(warehouse) == rows
+
+    def test_rewriting_a_day_replaces_that_day_only(self, warehouse: Warehouse) -> None:
+        publish(warehouse, orders([1, 2], DAY_1) + orders([3], DAY_2) + orders([4], DAY_3), ALL)
+        publish(warehouse, orders([5], DAY_2), TWO)
+        assert stored(warehouse) == orders([1, 2], DAY_1) + orders([5], DAY_2) + orders([4], DAY_3)
+
+    def test_a_range_is_one_publication_with_its_days_counted(self, warehouse: Warehouse) -> None:
+        steps: list[Step] = []
+        rows = orders([1, 2], DAY_1) + orders([3], DAY_3, is_fraud=True)
+        published = publish(warehouse, rows, ALL, on_step=steps.append)
+        assert steps == [Step.OPENED, Step.STAGED, Step.AUDITED, Step.PUBLISHED]
+        assert published.rows_per_day == {DAY_1: 2, DAY_2: 0, DAY_3: 1}
+        assert published.statuses == {DAY_1: {"false": 2}, DAY_2: {}, DAY_3: {"true": 1}}
+
+    def test_a_range_equals_its_days_one_by_one(self, warehouse: Warehouse) -> None:
+        rows = orders(range(1, 5), DAY_1) + orders(range(5, 9), DAY_2) + orders(range(9, 13), DAY_3)
+        for day in (DAY_3, DAY_1, DAY_2):
+            mine = [row for row in rows if row["partition_date"] == day]
+            publish(warehouse, mine, Days.between(day, day))
+        one_by_one = stored(warehouse)
+        publish(warehouse, rows, ALL)
+        assert one_by_one == stored(warehouse) == rows
+
+    def test_an_empty_day_is_published_as_empty(self, warehouse: Warehouse) -> None:
+        publish(warehouse, orders([1], DAY_1) + orders([2], DAY_2), Days.between(DAY_1, DAY_2))
+        published = publish(warehouse, [], ONE)
+        assert (published.rows, published.rows_per_day) == (0, {DAY_1: 0})
+        assert stored(warehouse) == orders([2], DAY_2)
+
+    def test_the_first_day_may_be_empty(self, warehouse: Warehouse) -> None:
+        publish(warehouse, [], ONE)
+        assert stored(warehouse) == []
+        assert warehouse.newest_day(ORDERS) is None
+
+    @pytest.mark.parametrize(
+        ("bad", "finding"),
+        [
+            (order(9, DAY_3), "1 rows have a partition_date outside 2024-06-10, for example id 9"),
+            (order(9, DAY_1, partition_date=DAY_3), "1 rows have a partition_date outside 2024-06-10, for"),
+            (
+                order(9, DAY_2) | {"partition_date": DAY_1},
+                "1 rows have a partition_date that is not the business day of created_date, for example id 9",
+            ),
+            (order(9, DAY_1, id=None), "1 rows have no id"),
+            (order(9, DAY_1, amount=None), "1 rows have no amount"),
+            (order(9, DAY_1, partition_date=None), "1 rows have no partition_date"),
+            (order(1, DAY_1), "1 values of the key (id) occur more than once"),
+        ],
+        ids=["other day", "wrong day", "day and instant", "null key", "null value", "null day", "duplicate"],
+    )
+    def test_bad_rows_are_named_and_leave_the_day_as_it_was(
+        self, warehouse: Warehouse, bad: dict[str, Any], finding: str
+    ) -> None:
+        old = orders([50], DAY_1) + orders([51], DAY_2)
+        publish(warehouse, old, Days.between(DAY_1, DAY_2))
+        with pytest.raises(AuditError) as failure:
+            publish(warehouse, [*orders([1, 2, 3, 4], DAY_1), bad], ONE)
+        assert any(f.startswith(finding) for f in failure.value.findings), failure.value.findings
+        assert "nothing was published for raw.orders, 2024-06-10" in str(failure.value)
+        assert stored(warehouse) == old
+
+    def test_a_day_ends_at_midnight_in_jakarta(self, warehouse: Warehouse) -> None:
+        midnight = datetime(2024, 6, 10, 17, tzinfo=UTC)  # 2024-06-11 00:00 there
+        last = order(1, DAY_1, created_date=midnight - timedelta(microseconds=1))
+        publish(warehouse, [last], ONE)
+        with pytest.raises(AuditError):
+            publish(warehouse, [order(1, DAY_1, created_date=midnight)], ONE)
+        assert stored(warehouse) == [last]
+
+    def test_a_source_that_fails_leaves_the_day_as_it_was(self, warehouse: Warehouse) -> None:
+        publish(warehouse, orders([1], DAY_1), ONE)
+
+        def broken() -> Iterator[pa.RecordBatch]:
+            yield from reader(orders(range(2, 30), DAY_1))
+            raise ConnectionResetError("the server went away")
+
+        rows = pa.RecordBatchReader.from_batches(ORDERS.arrow_schema, broken())
+        with pytest.raises(ConnectionResetError, match="the server went away"):
+            warehouse.publish(ORDERS, rows, ONE, "broken")
+        assert stored(warehouse) == orders([1], DAY_1)
+
+    def test_a_new_nullable_column_appears_and_old_days_stay_readable(self, warehouse: Warehouse) -> None:
+        publish(warehouse, orders([1], DAY_1), ONE)
+        grown = with_columns((*ORDERS.columns, Column("coupon", Type.STRING, "Coupon.", nullable=True)))
+        assert by_id(warehouse.read(grown))[0]["coupon"] is None
+        publish(warehouse, [order(2, DAY_2) | {"coupon": "X1"}], TWO, table=grown)
+        assert [row["coupon"] for row in by_id(warehouse.read(grown))] == [None, "X1"]
+        assert stored(warehouse) == orders([1], DAY_1) + orders([2], DAY_2)
+
+    @pytest.mark.parametrize(
+        ("columns", "says"),
+        [
+            (ORDERS.columns[:-2] + ORDERS.columns[-1:], ["position", "gone from the contract"]),
+            (
+                tuple(
+                    replace(c, name="paid_with") if c.name == "payment_method" else c for c in ORDERS.columns
+                ),
+                ["payment_method", "paid_with"],
+            ),
+            (
+                tuple(replace(c, type=Type.INT64) if c.name == "amount" else c for c in ORDERS.columns),
+                ["amount"],
+            ),
+            ((*ORDERS.columns, Column("coupon", Type.STRING, "Coupon.")), ["coupon", "not nullable"]),
+        ],
+        ids=["removed", "renamed", "retyped", "required"],
+    )
+    def test_a_contract_that_old_days_cannot_follow_stops_before_anything_is_read(
+        self, warehouse: Warehouse, columns: tuple[Column, ...], says: list[str]
+    ) -> None:
+        publish(warehouse, orders([1], DAY_1), ONE)
+        changed = with_columns(columns)
+
+        def untouched() -> Iterator[pa.RecordBatch]:
+            pytest.fail("rows were read before the columns were compared")
+            yield
+
+        rows = pa.RecordBatchReader.from_batches(changed.arrow_schema, untouched())
+        with pytest.raises(SchemaError) as failure:
+            warehouse.publish(changed, rows, ONE, "changed")
+        assert all(text in str(failure.value) for text in ["raw.orders", *says]), failure.value
+        assert stored(warehouse) == orders([1], DAY_1)
+
+    def test_rows_without_a_required_column_are_refused(self, warehouse: Warehouse) -> None:
+        rows = reader(orders([1], DAY_1)).read_all().drop_columns(["amount"])
+        with pytest.raises(SchemaError, match=r"raw\.orders needs the column amount"):
+            warehouse.publish(ORDERS, rows.to_reader(), ONE, "run")
+
+    def test_reads_columns_and_days(self, warehouse: Warehouse) -> None:
+        publish(warehouse, orders([1], DAY_1) + orders([2], DAY_2) + orders([3], DAY_3), ALL)
+        result = warehouse.read("raw.orders", ["amount", "id"], TWO).read_all()
+        assert result.to_pylist() == [{"amount": Decimal("1500.25"), "id": 2}]
+        assert stored(warehouse, Days.between(DAY_2, DAY_3)) == orders([2], DAY_2) + orders([3], DAY_3)
+        with pytest.raises(SchemaError, match="nonsense"):
+            warehouse.read(ORDERS, ["id", "nonsense"])
+        with pytest.raises(SchemaError, match="nonsense"):
+            warehouse.read("raw.orders", ["id", "nonsense"])
+
+    def test_a_reader_does_not_hold_the_warehouse(self, warehouse: Warehouse) -> None:
+        publish(warehouse, orders(range(1, 8), DAY_1), ONE)
+        rows = warehouse.read(ORDERS)
+        publish(warehouse, orders([9], DAY_1), ONE)
+        assert by_id(rows) == orders(range(1, 8), DAY_1)
+
+    def test_queries_and_the_newest_day(self, warehouse: Warehouse) -> None:
+        assert warehouse.newest_day(ORDERS) is None
+        with pytest.raises(TableNotFound, match="materialise"):
+            warehouse.read(ORDERS)
+        publish(warehouse, orders([1, 2], DAY_1) + orders([3], DAY_2), ALL)
+        assert warehouse.newest_day(ORDERS) == warehouse.newest_day("raw.orders") == DAY_2
+        assert warehouse.newest_day(USERS) is None
+        total = warehouse.query("SELECT count(*) AS n, sum(amount) AS amount FROM raw.orders").to_pylist()
+        assert total == [{"n": 3, "amount": Decimal("4500.75")}]
+        with pytest.raises(QueryError, match="nonsense"):
+            warehouse.query("SELECT nonsense FROM raw.orders")
+
+    @pytest.mark.parametrize("sql", ["DELETE FROM raw.orders WHERE TRUE", "DROP TABLE raw.orders"])
+    def test_a_query_only_reads(self, warehouse: Warehouse, sql: str) -> None:
+        publish(warehouse, orders([1], DAY_1), ONE)
+        with pytest.raises(QueryError):
+            warehouse.query(sql)
+        assert stored(warehouse) == orders([1], DAY_1)
+
+    def test_a_whole_table_without_partitions_is_replaced_with_its_columns(
+        self, warehouse: Warehouse
+    ) -> None:
+        def table(*columns: Column) -> RawTable:
+            return replace(ORDERS, name="notes", columns=columns, key=(), instant="", status=None)
+
+        first = table(Column("a", Type.INT64, ""), Column("b", Type.FLOAT64, "", nullable=True))
+        second = table(Column("b", Type.STRING, ""))
+        rows = pa.Table.from_pylist([{"a": 1, "b": 0.5}, {"a": 2, "b": None}], first.arrow_schema)
+        warehouse.publish(first, rows.to_reader(), None, "run")
+        assert warehouse.read(first).read_all().sort_by("a") == rows
+        published = warehouse.publish(
+            second, pa.Table.from_pylist([{"b": "x"}], second.arrow_schema).to_reader(), None, "run"
+        )
+        assert warehouse.read("raw.notes").read_all().to_pylist() == [{"b": "x"}]
+        assert (published.rows, published.rows_per_day) == (1, {})
+
+    @pytest.mark.parametrize("step", list(Step))
+    def test_killed_after_a_step_the_days_are_old_or_new(self, warehouse: Warehouse, step: Step) -> None:
+        old = orders(range(1, 5), DAY_1) + orders([5], DAY_2)
+        new = orders(range(10, 20), DAY_1)
+        publish(warehouse, old, Days.between(DAY_1, DAY_2))
+        killed = in_process(publish_and_die, warehouse, new, ONE, step)
+        assert ended(killed) == -signal.SIGKILL
+        expected = new + orders([5], DAY_2) if step == Step.PUBLISHED else old
+        assert stored(warehouse) == expected
+        publish(warehouse, new, ONE, "after")
+        assert stored(warehouse) == new + orders([5], DAY_2)
+
+    def test_killed_while_rows_arrive_the_days_are_old(self, warehouse: Warehouse) -> None:
+        publish(warehouse, orders([1], DAY_1), ONE)
+        killed = in_process(publish_and_die_reading, warehouse, orders(range(2, 50), DAY_1), ONE)
+        assert ended(killed) == -signal.SIGKILL
+        assert stored(warehouse) == orders([1], DAY_1)
+        publish(warehouse, orders([2], DAY_1), ONE, "killed")  # the same run, tried again
+        assert stored(warehouse) == orders([2], DAY_1)
+
+    def test_twelve_runs_at_once_on_different_days(self, warehouse: Warehouse) -> None:
+        days = [date(2024, 6, 1) + timedelta(days=n) for n in range(12)]
+        runs = [
+            in_process(publish, warehouse, orders([n + 1], day), Days.between(day, day), f"run-{n}")
+            for n, day in enumerate(days)
+        ]
+        assert [ended(run) for run in runs] == [0] * 12
+        assert stored(warehouse) == [order(n + 1, day) for n, day in enumerate(days)]
+
+    def test_runs_at_once_on_the_same_day_leave_the_rows_of_one(self, warehouse: Warehouse) -> None:
+        choices = [orders(range(100 * n, 100 * n + 40), DAY_1) for n in range(1, 5)]
+        runs = [in_process(publish, warehouse, rows, ONE, f"run-{n}") for n, rows in enumerate(choices)]
+        assert [ended(run) for run in runs] == [0] * 4
+        assert stored(warehouse) in choices
