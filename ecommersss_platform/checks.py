@@ -1,0 +1,206 @@
+"""Asset checks of the raw tables: is the newest closed day there, and is it what PostgreSQL has?"""
+
+# Annotations must be real here: Dagster judges `context` and the resources by them.
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+from dagster import (
+    AssetCheckExecutionContext,
+    AssetCheckResult,
+    AssetChecksDefinition,
+    AssetCheckSeverity,
+    AssetKey,
+    DailyPartitionsDefinition,
+    ResourceParam,
+    asset_check,
+)
+
+from ecommersss_platform.contracts import PARTITION_COLUMN, RAW_TABLES, RawTable, Type
+from ecommersss_platform.partitions import DAY, Days
+from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.warehouse import Warehouse
+from ecommersss_platform.warehouse.audit import day_filter
+from ecommersss_platform.warehouse.names import full_name
+from streaming.orders import JAKARTA, business_day
+
+DUE = timedelta(hours=4)
+"""How long after midnight (Asia/Jakarta) a closed day may still be missing: it is loaded at 03:00."""
+
+_MARKS = {"orders": "position", "users": "version", "products": "version"}
+"""Per table, the column that grows with the order in which rows were written."""
+
+
+def raw_checks(partitions_def: DailyPartitionsDefinition, pool: str | None) -> list[AssetChecksDefinition]:
+    """The checks of every raw table. `pool` is the warehouse's (`Warehouse.pool`)."""
+    return [
+        check
+        for table in RAW_TABLES
+        for check in (_freshness(table, partitions_def), _reconciliation(table, partitions_def, pool))
+    ]
+
+
+def newest_due_day(now: datetime) -> date:
+    """The newest closed business day that should have been loaded by `now`."""
+    return business_day(now - DUE) - DAY
+
+
+def missing_days(first: date, newest_due: date, present: Collection[str]) -> list[date]:
+    """The due days, from the first on, that are not among the partition keys present."""
+    if newest_due < first:
+        return []
+    return [day for day in Days.between(first, newest_due) if day.isoformat() not in present]
+
+
+def _freshness(table: RawTable, partitions_def: DailyPartitionsDefinition) -> AssetChecksDefinition:
+    key = AssetKey([table.dataset, table.name])
+
+    @asset_check(
+        asset=key,
+        name="newest_closed_day_present",
+        description="The newest business day that is closed, and had time to be loaded, is materialised.",
+    )
+    def newest_closed_day_present(context: AssetCheckExecutionContext) -> AssetCheckResult:
+        # Materialised partitions, not rows: a day without rows is a day too.
+        present = context.instance.get_materialized_partitions(key)
+        return freshness_result(partitions_def.start.date(), newest_due_day(datetime.now(JAKARTA)), present)
+
+    return newest_closed_day_present
+
+
+def freshness_result(first: date, newest_due: date, present: Collection[str]) -> AssetCheckResult:
+    """Fails, as a warning, when the newest due day is missing; older gaps are shown but do not fail."""
+    missing = missing_days(first, newest_due, present)
+    late = newest_due in missing
+    return AssetCheckResult(
+        passed=not late,
+        severity=AssetCheckSeverity.WARN,
+        description=f"{newest_due} is not materialised: materialise it" if late else None,
+        metadata={
+            "newest_due_day": newest_due.isoformat(),
+            "newest_day": max(present, default="none"),
+            "missing_days": len(missing),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Total:
+    """Rows of a day, and the sum of their money where the table has any."""
+
+    rows: int = 0
+    money: Decimal = Decimal(0)
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows, {self.money} rupiah" if self.money else f"{self.rows} rows"
+
+
+def differences(source: Mapping[date, Total], target: Mapping[date, Total]) -> list[str]:
+    """One sentence for each day on which PostgreSQL (source) and the warehouse (target) differ."""
+    return [
+        f"{day}: PostgreSQL has {source.get(day, Total())}, the warehouse {target.get(day, Total())}"
+        for day in sorted({*source, *target})
+        if source.get(day, Total()) != target.get(day, Total())
+    ]
+
+
+def _reconciliation(
+    table: RawTable, partitions_def: DailyPartitionsDefinition, pool: str | None
+) -> AssetChecksDefinition:
+    @asset_check(
+        asset=AssetKey([table.dataset, table.name]),
+        name="reconciles_with_postgres",
+        description="Rows and money of each day of the run are those that PostgreSQL has.",
+        blocking=True,
+        pool=pool,
+        partitions_def=partitions_def,
+    )
+    def reconciles_with_postgres(
+        context: AssetCheckExecutionContext, postgres: PostgresResource, warehouse: ResourceParam[Warehouse]
+    ) -> AssetCheckResult:
+        keys = context.partition_key_range
+        days = Days.between(date.fromisoformat(keys.start), date.fromisoformat(keys.end))
+        return reconcile(table, days, postgres, warehouse, today=business_day(datetime.now(JAKARTA)))
+
+    return reconciles_with_postgres
+
+
+def reconcile(
+    table: RawTable, days: Days, postgres: PostgresResource, warehouse: Warehouse, today: date
+) -> AssetCheckResult:
+    """Compare the days in the warehouse with PostgreSQL's rows up to the newest that the warehouse has.
+
+    A difference there is an error. Rows written after it are no difference: they came since the load. On a
+    closed day they are a warning, for the day is to be materialised again.
+    """
+    target, newest = _warehouse_totals(table, days, warehouse)
+    source, late = _postgres_totals(table, days, postgres, newest)
+    wrong = differences(source, target)
+    late_closed = {day: rows for day, rows in late.items() if day < today}
+    metadata: dict[str, Any] = {
+        "rows": sum(total.rows for total in target.values()),
+        "rows_since_the_load": sum(late.values()),
+    }
+    if wrong:
+        return AssetCheckResult(
+            passed=False, severity=AssetCheckSeverity.ERROR, description="; ".join(wrong), metadata=metadata
+        )
+    return AssetCheckResult(
+        passed=not late_closed,
+        severity=AssetCheckSeverity.WARN,
+        description=(
+            "rows came after the load, materialise again: "
+            + ", ".join(f"{day} ({rows})" for day, rows in late_closed.items())
+            if late_closed
+            else None
+        ),
+        metadata=metadata,
+    )
+
+
+def _money(table: RawTable) -> str:
+    """The expression of a day's money: the sum of the table's money columns, or nothing."""
+    columns = [c.name for c in table.columns if c.type is Type.MONEY]
+    return f"coalesce(sum({' + '.join(columns)}), 0)" if columns else "0"
+
+
+def _warehouse_totals(table: RawTable, days: Days, warehouse: Warehouse) -> tuple[dict[date, Total], int]:
+    """Per day what the warehouse has, and the mark of the newest row (-1 without rows)."""
+    rows = warehouse.query(
+        f"SELECT {PARTITION_COLUMN} AS day, count(*) AS n, {_money(table)} AS money, "  # noqa: S608
+        f"max({_MARKS[table.name]}) AS newest FROM {full_name(table)} WHERE {day_filter(days)} GROUP BY 1"
+    ).to_pylist()
+    totals = {row["day"]: Total(row["n"], Decimal(row["money"])) for row in rows}
+    return totals, max((row["newest"] for row in rows), default=-1)
+
+
+def _postgres_totals(
+    table: RawTable, days: Days, postgres: PostgresResource, newest: int
+) -> tuple[dict[date, Total], dict[date, int]]:
+    """Per day what PostgreSQL has up to the mark `newest`, and the number of rows after it."""
+    sql, params = table.select(days)
+    mark = _MARKS[table.name]
+    rows = postgres.stream(
+        f"SELECT {PARTITION_COLUMN} AS day, {mark} <= %(newest)s AS loaded, count(*) AS n, "  # noqa: S608
+        f"{_money(table)} AS money FROM ({sql}) AS rows GROUP BY 1, 2",
+        {**params, "newest": newest},
+        pa.schema(
+            [
+                ("day", pa.date32()),
+                ("loaded", pa.bool_()),
+                ("n", pa.int64()),
+                ("money", pa.decimal128(38, 2)),
+            ]
+        ),
+    )
+    totals: dict[date, Total] = {}
+    late: dict[date, int] = {}
+    for row in rows.read_all().to_pylist():
+        if row["loaded"]:
+            totals[row["day"]] = Total(row["n"], row["money"])
+        else:
+            late[row["day"]] = row["n"]
+    return totals, late
