@@ -1,0 +1,12 @@
+{# Rupiah, exact: wide enough for any sum of amounts, never a float. #}
+{% macro money(expression) -%}
+    {{ return(adapter.dispatch('money')(expression)) }}
+{%- endmacro %}
+
+{% macro duckdb__money(expression) -%}
+    cast({{ expression }} as decimal(38, 2))
+{%- endmacro %}
+
+{% macro bigquery__money(expression) -%}
+    cast({{ expression }} as numeric)
+{%- endmacro %}

@@ -1,0 +1,56 @@
+{#
+    The half-open window of business days that this run replaces, from the vars: {'first': date, 'end': date};
+    none when no window was given. Raises when it is half given, empty, or not dates.
+#}
+{% macro window() -%}
+    {%- set first_day, end_day = var('first_day', none), var('end_day', none) -%}
+    {%- if first_day is none and end_day is none -%}
+        {{ return(none) }}
+    {%- elif first_day is none or end_day is none -%}
+        {{ exceptions.raise_compiler_error(
+            "give both vars first_day and end_day, or neither; got first_day=" ~ first_day ~ ", end_day=" ~ end_day
+        ) }}
+    {%- endif -%}
+    {%- set pattern = '^[0-9]{4}-[0-9]{2}-[0-9]{2}$' -%}
+    {%- if not (modules.re.match(pattern, first_day | string) and modules.re.match(pattern, end_day | string)) -%}
+        {{ exceptions.raise_compiler_error(
+            "the vars first_day and end_day are days as YYYY-MM-DD; got first_day=" ~ first_day ~ ", end_day=" ~ end_day
+        ) }}
+    {%- endif -%}
+    {%- set first = modules.datetime.date.fromisoformat(first_day | string) -%}
+    {%- set end = modules.datetime.date.fromisoformat(end_day | string) -%}
+    {%- if first >= end -%}
+        {{ exceptions.raise_compiler_error(
+            "the window of days is empty: from " ~ first ~ " to before " ~ end ~ "; end_day is not included"
+        ) }}
+    {%- endif -%}
+    {{ return({'first': first, 'end': end}) }}
+{%- endmacro %}
+
+{# Whether a DATE column lies in the window; in every day when no window was given. #}
+{% macro in_window(column) -%}
+    {%- set days = window() -%}
+    {%- if days is none -%}
+        {{ in_any_day(column) }}
+    {%- else -%}
+        {{ column }} >= date '{{ days["first"] }}' and {{ column }} < date '{{ days["end"] }}'
+    {%- endif -%}
+{%- endmacro %}
+
+{# True for every day there is. The raw tables on BigQuery refuse a query that does not filter on the partition. #}
+{% macro in_any_day(column) -%}
+    {{ column }} >= date '0001-01-01'
+{%- endmacro %}
+
+{# The window's days as SQL literals: the partitions that BigQuery replaces; none without a window. #}
+{% macro window_days() -%}
+    {%- set days = window() -%}
+    {%- if days is none -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- set literals = [] -%}
+    {%- for n in range((days['end'] - days['first']).days) -%}
+        {%- do literals.append("date '" ~ (days['first'] + modules.datetime.timedelta(days=n)) ~ "'") -%}
+    {%- endfor -%}
+    {{ return(literals) }}
+{%- endmacro %}

@@ -1,0 +1,45 @@
+-- With a window (vars first_day and end_day) exactly its days are read and replaced; without one the table is
+-- built anew, as it is when it does not exist yet.
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy=replace_days_strategy(),
+        full_refresh=(true if window() is none else none),
+        partitions=window_days(),
+        on_schema_change='append_new_columns',
+        partition_by=partition_by_day('partition_date'),
+        cluster_by=['user_id', 'product_id'],
+    )
+}}
+-- Built after the dimensions, so that these are never older than the orders; and a day of it is made of a day of
+-- raw orders, whatever view is in between, which is how Dagster knows the partitions it needs:
+-- depends_on: {{ source('raw', 'orders') }}
+-- depends_on: {{ ref('dim_users') }}
+-- depends_on: {{ ref('dim_products') }}
+with
+
+orders as (
+    select * from {{ ref('stg_orders') }}
+    {%- if is_incremental() %}
+    where {{ in_window('partition_date') }}
+    {%- endif %}
+)
+
+select
+    order_id,
+    user_id,
+    product_id,
+    quantity,
+    amount,
+    payment_method,
+    country,
+    is_fraud,
+    fraud_reasons,
+    shadow_reasons,
+    rules_version,
+    ordered_at,
+    {{ local_hour('ordered_at') }} as local_hour,
+    flagged_at,
+    topic_position,
+    partition_date
+from orders

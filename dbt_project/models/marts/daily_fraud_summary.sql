@@ -1,0 +1,33 @@
+{{ config(partition_by=partition_by_day('business_day')) }}
+
+with
+
+orders as (
+    select * from {{ ref('fact_orders') }}
+),
+
+per_day as (
+    select
+        partition_date as business_day,
+        count(*) as total_orders,
+        count(case when not is_fraud then 1 end) as genuine_orders,
+        count(case when is_fraud then 1 end) as fraud_orders,
+        {{ money('sum(amount)') }} as total_amount,
+        {{ money('coalesce(sum(case when is_fraud then amount end), 0)') }} as fraud_amount,
+        count(distinct user_id) as users,
+        count(distinct case when is_fraud then user_id end) as fraud_users
+    from orders
+    group by partition_date
+)
+
+select
+    business_day,
+    total_orders,
+    genuine_orders,
+    fraud_orders,
+    {{ percentage('fraud_orders', 'total_orders') }} as fraud_percentage,
+    total_amount,
+    fraud_amount,
+    users,
+    fraud_users
+from per_day

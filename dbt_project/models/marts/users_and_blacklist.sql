@@ -1,0 +1,51 @@
+{{ config(cluster_by=['status', 'user_id']) }}
+
+with
+
+orders as (
+    select * from {{ ref('fact_orders') }}
+),
+
+users as (
+    select * from {{ ref('dim_users') }}
+),
+
+per_user as (
+    select
+        user_id,
+        count(*) as total_orders,
+        sum(amount) as total_spend,
+        count(case when is_fraud then 1 end) as fraud_orders,
+        sum(case when is_fraud then amount end) as fraud_loss,
+        max(ordered_at) as latest_order_at,
+        max(case when is_fraud then ordered_at end) as latest_fraud_at
+    from orders
+    group by user_id
+),
+
+-- Users without orders count, and so do users that the dimension does not have yet.
+joined as (
+    select
+        coalesce(users.user_id, per_user.user_id) as user_id,
+        users.username,
+        users.masked_email,
+        users.default_payment,
+        users.signed_up_at,
+        coalesce(per_user.total_orders, 0) as total_orders,
+        {{ money('coalesce(per_user.total_spend, 0)') }} as total_spend,
+        coalesce(per_user.fraud_orders, 0) as fraud_orders,
+        {{ money('coalesce(per_user.fraud_loss, 0)') }} as fraud_loss,
+        per_user.latest_order_at,
+        per_user.latest_fraud_at
+    from users
+    full outer join per_user on users.user_id = per_user.user_id
+)
+
+select
+    *,
+    case
+        when fraud_orders >= {{ var('blacklist_fraud_orders') }} then 'Blacklist'
+        when fraud_orders >= {{ var('watchlist_fraud_orders') }} then 'Watchlist'
+        else 'Good Standing'
+    end as status
+from joined
