@@ -171,12 +171,13 @@ def test_an_order_waits_for_its_user_and_then_its_product(stream: Stream) -> Non
     assert_stored_exactly_once(stream.url, stream.topic, stream.flagged, BOOK)
 
 
-def test_a_running_consumer_stores_within_a_second_and_retries_by_itself(stream: Stream) -> None:
+def test_a_running_consumer_stores_at_once_and_retries_by_itself(stream: Stream) -> None:
     with stream.running() as consumer:
         eventually(lambda: consumer._reader is not None)
         stream.topic.publish([encode(order(1)), encode(order(2, user_id=99))])
-        eventually(lambda: stream.ids() == [1], 1)
-        eventually(lambda: len(read_all(stream.flagged)) == 1, 1)
+        # Milliseconds on an idle machine.
+        eventually(lambda: stream.ids() == [1], 3)
+        eventually(lambda: len(read_all(stream.flagged)) == 1, 3)
         add_users(stream.url, [99])
         eventually(lambda: stream.ids() == [1, 2], 5)
     assert_stored_exactly_once(stream.url, stream.topic, stream.flagged, BOOK)

@@ -1,4 +1,4 @@
-"""Alembic's entry point: runs the migrations on the connection that `streaming.database.migrate` hands over."""
+"""Alembic's entry point: runs the migrations on the connection that `migrate` hands over."""
 
 from alembic import context
 

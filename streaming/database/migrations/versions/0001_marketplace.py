@@ -51,6 +51,8 @@ CREATE TABLE products_history (
     updated_at   TIMESTAMPTZ NOT NULL
 );
 CREATE INDEX products_history_valid_from ON products_history (valid_from);
+-- The price of a product as of an order.
+CREATE INDEX products_history_product ON products_history (id, valid_from);
 
 -- The clock of versions. Only who loads or simulates the past sets it, for one transaction.
 CREATE FUNCTION version_clock() RETURNS TIMESTAMPTZ LANGUAGE sql STABLE AS
