@@ -289,7 +289,6 @@ def order_stream_sensor(
     job: UnresolvedAssetJobDefinition, settings: Settings, first_day: date
 ) -> SensorDefinition:
     """The sensor that re-materialises the days of new flagged orders: today, and any closed day."""
-    topic = flagged_stream(settings)
 
     @sensor(
         name="order_stream_sensor",
@@ -303,7 +302,9 @@ def order_stream_sensor(
         decision = decide(
             Cursor.parse(context.cursor),
             outcome=lambda key: run_outcome(context.instance, key),
-            read=lambda position: read_window(topic, position, settings.flagged_max_bytes_per_tick),
+            read=lambda position: read_window(
+                flagged_stream(settings), position, settings.flagged_max_bytes_per_tick
+            ),
             first_day=first_day,
             now=datetime.now(UTC),
         )
