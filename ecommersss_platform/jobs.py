@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MARKETPLACE_DAYS = "marketplace_days"
 
+PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
 

@@ -118,7 +118,7 @@ def _polars(rows: pa.RecordBatchReader) -> object:
 
 def as_input(rows: pa.RecordBatchReader, wanted: object) -> object:
     """The rows as the type that the downstream parameter is annotated with."""
-    if not isinstance(wanted, type) or wanted is object:
+    if wanted is None or wanted is Any or not isinstance(wanted, type):
         return rows.read_all()
     name = f"{wanted.__module__}.{wanted.__qualname__}"
     if name not in _INPUTS:
