@@ -16,12 +16,13 @@ import pyarrow as pa
 
 from ecommersss_platform.contracts import RawTable
 from ecommersss_platform.partitions import Days
+from streaming.errors import PlatformError
 
 if TYPE_CHECKING:
     from ecommersss_platform.settings import Settings
 
 
-class WarehouseError(RuntimeError):
+class WarehouseError(PlatformError):
     """Anything that a warehouse refuses or cannot do; the message says what to do next."""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from streaming.errors import PlatformError
 
-class RuleError(ValueError):
+
+class RuleError(PlatformError, ValueError):
     """A rule book that cannot be used: `problem`, and where (`line` and `column` count from 1).
 
     `rule` is the rule's name, or None where the problem is not within a rule that has one.
