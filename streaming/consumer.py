@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,8 +26,8 @@ from streaming.errors import PlatformError
 from streaming.flagged import FlaggedStream
 from streaming.rejected import retry_arrived
 from streaming.rules import RuleBook
-from streaming.topics import Batch
-from streaming.topics.jsonl import EndMoved, JsonlReader, JsonlTopic, TopicTruncated
+from streaming.topics import Batch, Publisher, Reader
+from streaming.topics.jsonl import EndMoved, JsonlTopic, TopicTruncated
 
 logger = logging.getLogger(__name__)
 
@@ -87,40 +88,31 @@ class Counters:
         )
 
 
-class Consumer:
-    """Flags every order of a topic, stores it, and writes it to the flagged stream.
+class ConsumerLoop(ABC):
+    """What consumers of any kind of topic have in common: running, stopping, outages, the loop over batches.
 
-    `topic` and `flagged` are the two streams, `book` the rules. `clock` tells the time of decisions (aware).
-    One thread may `run` it; `stop` may be called from any thread and from a signal handler.
+    A kind says how it begins on a new connection (`_begin`), what it reads (`_follow`, which calls `_consume`
+    with a reader), and how a batch is dealt with for good (`_process`). One thread may `run` a consumer;
+    `stop` may be called from any thread and from a signal handler.
     """
 
+    store: OrderStore
+
     def __init__(
-        self,
-        url: str,
-        topic: JsonlTopic,
-        flagged: JsonlTopic,
-        book: RuleBook,
-        *,
-        topic_name: str = "orders",
-        consumer: str = "fraud",
-        stream: str = "flagged_orders",
-        max_lines: int = MAX_LINES,
-        clock: Callable[[], datetime] = _now,
+        self, publisher: Publisher, book: RuleBook, max_lines: int, clock: Callable[[], datetime]
     ) -> None:
-        self.topic = topic
-        self.flagged = FlaggedStream(flagged)
-        self.store = OrderStore(url, topic_name, consumer, stream)
         self.book = book
         """Looked at once for each batch, so it may be replaced at any time."""
         self.counters = Counters()
         self.position = 0
         """After the last line that is stored."""
+        self._publisher = publisher
         self._max_lines = max_lines
         self._clock = clock
         self._stopping = False
-        self._reader: JsonlReader | None = None
-        # After a batch with ids that were stored already, the next one is looked up before it is stored.
-        self._look_first = False
+        self._reader: Reader | None = None
+        # How long a topic must have been silent to be taken for drained.
+        self._silence = 0.0
         self._next_retry = 0.0
         self._away_since: float | None = None
         self._pause = _FIRST_PAUSE
@@ -166,13 +158,23 @@ class Consumer:
         if (reader := self._reader) is not None:
             reader.wake()
 
-    def lag(self) -> int:
-        """How far the stored position is behind the end of the topic, in the topic's measure (bytes)."""
-        return max(0, self.topic.end() - self.position)
-
     def summary(self) -> str:
         """One line for people: what was done since the consumer was made."""
-        return f"{self.counters}; {self.lag():,} bytes behind"
+        return str(self.counters)
+
+    # What the kinds of topic differ in.
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Open the store and complete what a predecessor left unfinished."""
+
+    @abstractmethod
+    def _follow(self, once: bool) -> None:
+        """Call `_consume` with a reader that goes on where the store is."""
+
+    @abstractmethod
+    def _process(self, batch: Batch) -> None:
+        """Decide about the lines of a batch, store the outcome, and pass it on."""
 
     # The life of a connection.
 
@@ -196,14 +198,7 @@ class Consumer:
 
     def _connected(self, once: bool) -> None:
         """Consume on a new connection, from what the database says was done: all that there is to resume."""
-        self.position = self.store.open()
-        self.flagged.recover(self.store)
-        logger.info(
-            'consuming topic "%s" from position %d',
-            self.store.topic,
-            self.position,
-            extra={"position": self.position, "lag": self.lag(), "rules_version": self.book.version},
-        )
+        self._begin()
         self._follow(once)
 
     def _wait_out(self, error: psycopg2.Error) -> None:
@@ -229,6 +224,77 @@ class Consumer:
 
     # The loop.
 
+    def _consume(self, reader: Reader, once: bool) -> None:
+        while not self._stopping:
+            batch = reader.read(self._max_lines, self._silence if once else _IDLE_SECONDS)
+            if batch.lines:
+                self._process(batch)
+            drained = once and not batch.lines
+            retried = self._retry_arrived(busy=bool(batch.lines), now=drained)
+            # Only now: a server may take connections and still refuse what is done with them.
+            self._is_back()
+            if drained and not retried:
+                return
+
+    def _retry_arrived(self, busy: bool, now: bool) -> int:
+        """Publish lines again whose user or product has arrived, if it is time to look. Returns how many."""
+        began = time.monotonic()
+        if not now and began < self._next_retry:
+            return 0
+        count = retry_arrived(self.store.connection, self._publisher)
+        ended = time.monotonic()
+        pause = _BUSY_RETRY_SECONDS if busy and not count else _RETRY_SECONDS
+        self._next_retry = ended + max(pause, (ended - began) / _RETRY_SHARE)
+        if count:
+            self.counters.retried += count
+            logger.info("published %d lines again whose user or product has arrived", count)
+        return count
+
+
+class Consumer(ConsumerLoop):
+    """Flags every order of a topic on disk, stores it, and writes it to the flagged stream.
+
+    `topic` and `flagged` are the two streams, `book` the rules. `clock` tells the time of decisions (aware).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        topic: JsonlTopic,
+        flagged: JsonlTopic,
+        book: RuleBook,
+        *,
+        topic_name: str = "orders",
+        consumer: str = "fraud",
+        stream: str = "flagged_orders",
+        max_lines: int = MAX_LINES,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        super().__init__(topic, book, max_lines, clock)
+        self.topic = topic
+        self.flagged = FlaggedStream(flagged)
+        self.store = OrderStore(url, topic_name, consumer, stream)
+        # After a batch with ids that were stored already, the next one is looked up before it is stored.
+        self._look_first = False
+
+    def lag(self) -> int:
+        """How far the stored position is behind the end of the topic, in the topic's measure (bytes)."""
+        return max(0, self.topic.end() - self.position)
+
+    def summary(self) -> str:
+        """One line for people: what was done since the consumer was made."""
+        return f"{self.counters}; {self.lag():,} bytes behind"
+
+    def _begin(self) -> None:
+        self.position = self.store.open()
+        self.flagged.recover(self.store)
+        logger.info(
+            'consuming topic "%s" from position %d',
+            self.store.topic,
+            self.position,
+            extra={"position": self.position, "lag": self.lag(), "rules_version": self.book.version},
+        )
+
     def _follow(self, once: bool) -> None:
         repaired_at = None
         while True:
@@ -246,18 +312,6 @@ class Consumer:
             repaired_at = self.topic.repair(self.position)
             self.store.commit(self.position, repaired_at)
             self.position = repaired_at
-
-    def _consume(self, reader: JsonlReader, once: bool) -> None:
-        while not self._stopping:
-            batch = reader.read(self._max_lines, 0 if once else _IDLE_SECONDS)
-            if batch.lines:
-                self._process(batch)
-            drained = once and not batch.lines
-            retried = self._retry_arrived(busy=bool(batch.lines), now=drained)
-            # Only now: a server may take connections and still refuse what is done with them.
-            self._is_back()
-            if drained and not retried:
-                return
 
     def _process(self, batch: Batch) -> None:
         decision = self._store(batch)
@@ -302,20 +356,6 @@ class Consumer:
             f"the batch at position {self.position} collided {_COLLISIONS} times with what is stored: another"
             " program writes to the table orders"
         )
-
-    def _retry_arrived(self, busy: bool, now: bool) -> int:
-        """Publish lines again whose user or product has arrived, if it is time to look. Returns how many."""
-        began = time.monotonic()
-        if not now and began < self._next_retry:
-            return 0
-        count = retry_arrived(self.store.connection, self.topic)
-        ended = time.monotonic()
-        pause = _BUSY_RETRY_SECONDS if busy and not count else _RETRY_SECONDS
-        self._next_retry = ended + max(pause, (ended - began) / _RETRY_SHARE)
-        if count:
-            self.counters.retried += count
-            logger.info("published %d lines again whose user or product has arrived", count)
-        return count
 
 
 def passes_by_waiting(error: psycopg2.Error) -> bool:

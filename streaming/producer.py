@@ -30,7 +30,7 @@ from streaming.orders import (
     encode,
 )
 from streaming.shoppers import FRAUD_SHARE, LiveShoppers, Market, Placed, orders_between
-from streaming.topics import Topic
+from streaming.topics import Publisher
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Producer:
     def __init__(
         self,
         url: str,
-        topic: Topic,
+        topic: Publisher,
         rate: float,
         *,
         fraud_share: float = FRAUD_SHARE,
@@ -155,7 +155,7 @@ class Producer:
 
 def produce_days(
     url: str,
-    topic: Topic,
+    topic: Publisher,
     first: date,
     last: date,
     orders_per_day: int,
@@ -206,7 +206,7 @@ def produce_days(
 
 
 def publish_past(
-    topic: Topic,
+    topic: Publisher,
     hours: Iterable[list[Placed]],
     *,
     total: int,
@@ -230,7 +230,7 @@ def publish_past(
     return published
 
 
-def publish(topic: Topic, placed: list[Placed], truth: GroundTruth | None) -> None:
+def publish(topic: Publisher, placed: list[Placed], truth: GroundTruth | None) -> None:
     """Write down what the orders are, then publish them: no published order is without its truth."""
     if not placed:
         return
@@ -260,7 +260,7 @@ class Replayed:
 
 
 def replay(
-    topic: Topic,
+    topic: Publisher,
     path: Path,
     *,
     on_refused: Callable[[RefusedLine], None] = lambda refused: None,
@@ -298,7 +298,7 @@ def replay(
     return result
 
 
-def publish_raw(topic: Topic, path: Path, *, progress: Progress = no_progress) -> int:
+def publish_raw(topic: Publisher, path: Path, *, progress: Progress = no_progress) -> int:
     """Publish the lines of a file as they are, unchecked, and return how many.
 
     Only line feeds end a line, and a last line need not have one. Raises `PlatformError` when the file cannot

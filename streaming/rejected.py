@@ -12,7 +12,7 @@ from psycopg2.extensions import connection as Connection
 from streaming.database import connect
 from streaming.errors import PlatformError
 from streaming.orders import JAKARTA
-from streaming.topics import Topic
+from streaming.topics import Publisher
 
 SHOWN_CHARACTERS = 300
 """Most of a raw line that a list shows; the whole line is in `rejected_orders.raw`."""
@@ -60,7 +60,7 @@ def list_rejected(url: str, limit: int = 50) -> list[RejectedLine]:
         return [RejectedLine(position, bytes(raw), *rest) for position, raw, *rest in cursor]
 
 
-def retry_rejected(url: str, topic: Topic, positions: Sequence[int] | None = None) -> int:
+def retry_rejected(url: str, topic: Publisher, positions: Sequence[int] | None = None) -> int:
     """Publish rejected lines again, at new positions, and return how many.
 
     `positions` names them, retried before or not; without it, all that were never retried. A running
@@ -91,7 +91,7 @@ def retry_rejected(url: str, topic: Topic, positions: Sequence[int] | None = Non
         )
 
 
-def retry_arrived(connection: Connection, topic: Topic) -> int:
+def retry_arrived(connection: Connection, topic: Publisher) -> int:
     """Publish lines again whose user or product was unknown and is there by now; return how many.
 
     At most a thousand at a time.
@@ -100,7 +100,7 @@ def retry_arrived(connection: Connection, topic: Topic) -> int:
 
 
 def _publish_again(
-    connection: Connection, topic: Topic, condition: str, parameters: tuple[object, ...]
+    connection: Connection, topic: Publisher, condition: str, parameters: tuple[object, ...]
 ) -> int:
     """Publish first, then note it: a crash in between publishes twice, which an order's id makes harmless.
 

@@ -43,7 +43,18 @@ class Reader(Protocol):
         ...
 
 
-class Topic(Protocol):
+class Publisher(Protocol):
+    """What lines can be published to."""
+
+    def publish(self, lines: Iterable[bytes]) -> int | None:
+        """Append lines (without line ends); they are published once this returns.
+
+        Returns the position after the last one, None where the topic has no positions.
+        """
+        ...
+
+
+class Topic(Publisher, Protocol):
     """A stream of lines: publish at the end, read from any position."""
 
     def publish(self, lines: Iterable[bytes]) -> int:
