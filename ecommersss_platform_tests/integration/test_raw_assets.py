@@ -1,0 +1,438 @@
+"""The raw assets and their checks, from PostgreSQL to published days, as Dagster runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import psycopg2
+import pyarrow as pa
+import pytest
+from dagster import (
+    AssetIn,
+    AssetKey,
+    AssetMaterialization,
+    AssetsDefinition,
+    DagsterInstance,
+    Definitions,
+    ExecuteInProcessResult,
+    PartitionKeyRange,
+    asset,
+    build_asset_context,
+    define_asset_job,
+)
+
+from ecommersss_platform.assets.raw import raw_assets
+from ecommersss_platform.checks import raw_checks, reconcile
+from ecommersss_platform.contracts import ORDERS, USERS
+from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
+from ecommersss_platform.resources import (
+    POSTGRES,
+    WAREHOUSE,
+    WAREHOUSE_IO_MANAGER,
+    PostgresResource,
+)
+from ecommersss_platform.warehouse.duckdb import DuckDbWarehouse
+from ecommersss_platform.warehouse.io_manager import WarehouseIOManager
+from ecommersss_platform_tests import shop
+from ecommersss_platform_tests.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
+
+FIRST = date(2024, 6, 1)
+PARTITIONS = daily_partitions(FIRST)
+ALL = Days.between(DAY_1, DAY_3)
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> DuckDbWarehouse:
+    return DuckDbWarehouse(tmp_path / "warehouse.duckdb", patience=10)
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    with DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+class FakePostgres:
+    """Stands in for the resource: remembers what was asked, answers with the rows of a table."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        self.asked: list[tuple[str, Mapping[str, Any], pa.Schema]] = []
+
+    def stream(self, sql: str, params: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatchReader:
+        self.asked.append((sql, params, schema))
+        return reader(self.rows, schema)
+
+
+def raw(name: str) -> AssetsDefinition:
+    return next(a for a in raw_assets(PARTITIONS, "duckdb") if a.key == AssetKey(["raw", name]))
+
+
+def definitions(
+    database: str, warehouse: DuckDbWarehouse, *more: AssetsDefinition, checks: bool = True
+) -> Definitions:
+    return Definitions(
+        assets=[*raw_assets(PARTITIONS, "duckdb"), *more],
+        asset_checks=raw_checks(PARTITIONS, "duckdb") if checks else [],
+        jobs=[define_asset_job("everything")],
+        resources={
+            POSTGRES: PostgresResource(url=database),
+            WAREHOUSE: warehouse,
+            WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse),
+        },
+    )
+
+
+def run(
+    defs: Definitions,
+    instance: DagsterInstance,
+    days: Days,
+    keys: list[AssetKey] | None = None,
+    ok: bool = True,
+) -> ExecuteInProcessResult:
+    return defs.resolve_job_def("everything").execute_in_process(
+        instance=instance,
+        tags={
+            "dagster/asset_partition_range_start": str(days.first),
+            "dagster/asset_partition_range_end": str(days.last),
+        },
+        asset_selection=keys,
+        raise_on_error=ok,
+    )
+
+
+def metadata(result: ExecuteInProcessResult, name: str) -> dict[str | None, dict[str, Any]]:
+    """The metadata values of a raw table's materialisations, by partition."""
+    found: list[AssetMaterialization] = [
+        e.materialization
+        for e in result.get_asset_materialization_events()
+        if e.asset_key == AssetKey(["raw", name])
+    ]
+    return {m.partition: {k: v.value for k, v in m.metadata.items()} for m in found}
+
+
+def store(database: str, rows: list[dict[str, Any]]) -> None:
+    names = [name for name in ORDERS.arrow_schema.names if name != "partition_date"]
+    shop.write(
+        database,
+        f"INSERT INTO orders ({', '.join(names)}) VALUES %s",
+        [tuple(row[name] for name in names) for row in rows],
+    )
+
+
+@pytest.fixture
+def marketplace(database: str) -> str:
+    shop.open_shop(database)
+    store(
+        database,
+        orders([1, 2], DAY_1)
+        + orders([3], DAY_2, is_fraud=True, fraud_reasons=["extreme_order"], amount=Decimal("300000000.01")),
+    )
+    return database
+
+
+def test_an_asset_function_asks_for_its_day_and_returns_the_stream() -> None:
+    postgres = FakePostgres(orders([1, 2], DAY_1))
+    result = raw("orders")(build_asset_context(partition_key="2024-06-10"), postgres=postgres)
+    assert isinstance(result, pa.RecordBatchReader)
+    assert by_id(result) == orders([1, 2], DAY_1)
+    sql, params, schema = postgres.asked[0]
+    assert "FROM orders WHERE created_date >= %(start)s AND created_date < %(end)s" in sql
+    assert params == {
+        "start": datetime(2024, 6, 9, 17, tzinfo=UTC),
+        "end": datetime(2024, 6, 10, 17, tzinfo=UTC),
+    }
+    assert schema == ORDERS.arrow_schema
+
+
+@pytest.mark.parametrize(("name", "source"), [("users", "users_history"), ("products", "products_history")])
+def test_an_asset_function_asks_once_for_a_range(name: str, source: str) -> None:
+    postgres = FakePostgres([])
+    context = build_asset_context(partition_key_range=PartitionKeyRange("2024-06-10", "2024-06-12"))
+    raw(name)(context, postgres=postgres)
+    ((sql, params, _),) = postgres.asked
+    assert f"FROM {source} WHERE valid_from >=" in sql
+    assert params["end"] - params["start"] == timedelta(days=3)
+
+
+def test_definitions_of_the_raw_assets() -> None:
+    assets = raw_assets(PARTITIONS, "duckdb")
+    assert [a.key.to_user_string() for a in assets] == ["raw/users", "raw/products", "raw/orders"]
+    for a in assets:
+        assert a.partitions_def == PARTITIONS
+        assert a.backfill_policy == SINGLE_RUN
+        assert a.op.pool == "duckdb"
+        assert a.group_names_by_key[a.key] == "raw"
+        columns = a.metadata_by_key[a.key]["dagster/column_schema"].columns
+        assert all(c.description for c in columns)
+    tagged = {
+        c.name
+        for c in assets[0].metadata_by_key[AssetKey(["raw", "users"])]["dagster/column_schema"].columns
+        if "pii" in c.tags
+    }
+    assert tagged == {"username", "email", "first_name", "last_name"}
+
+
+def test_a_day_of_all_three_twice(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    defs = definitions(marketplace, warehouse)
+    signed_up = shop.LONG_AGO.astimezone(UTC)
+    day_of_users = Days.between(signed_up.date(), signed_up.date())
+    contents = []
+    for _ in range(2):
+        run(defs, instance, Days.between(DAY_1, DAY_1))
+        run(defs, instance, day_of_users)
+        contents.append([by_id(warehouse.read(name)) for name in ("raw.users", "raw.products", "raw.orders")])
+    assert contents[0] == contents[1]
+    users, products, stored = contents[0]
+    assert [u["email"] for u in users] == [f"user{i}@example.com" for i in range(1, 11)]
+    assert {p["price"] for p in products} == {shop.PRICE}
+    assert stored == orders([1, 2], DAY_1)
+
+
+def test_each_day_of_a_range_shows_its_own_rows(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    result = run(definitions(marketplace, warehouse), instance, ALL)
+    shown = metadata(result, "orders")
+    assert {
+        day: (m["dagster/row_count"], m["dagster/partition_row_count"], m["rows_fraud"], m["rows_genuine"])
+        for day, m in shown.items()
+    } == {"2024-06-10": (2, 2, 0, 2), "2024-06-11": (1, 1, 1, 0), "2024-06-12": (0, 0, 0, 0)}
+    one = shown["2024-06-11"]
+    assert (one["range"], one["range_rows"]) == ("2024-06-10 to 2024-06-12", 3)
+    assert "| 2024-06-11 | 1 |" in one["rows_per_day"]
+    assert one["bytes"] > 0
+    assert one["extract_and_stage_seconds"] >= 0
+    assert one["publish_seconds"] >= 0
+    assert one["dagster/table_name"] == "raw.orders"
+    assert [c.name for c in one["dagster/column_schema"].columns] == ORDERS.arrow_schema.names
+
+
+def test_a_single_day_shows_its_rows_and_a_preview_without_personal_data(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    day = shop.LONG_AGO.date()
+    shown = metadata(run(definitions(marketplace, warehouse), instance, Days.between(day, day)), "users")
+    (values,) = shown.values()
+    assert (values["dagster/row_count"], values["dagster/partition_row_count"]) == (10, 10)
+    assert values["preview"].startswith("| id | default_payment | created_date |")
+    assert values["preview"].count("\n") == 6
+    for text in ("user1", "example.com", "Siti", "Rahayu"):
+        assert text not in values["preview"]
+
+
+def test_rows_that_fail_their_audit_fail_the_step_without_a_retry(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    defs = definitions(marketplace, warehouse)
+    run(defs, instance, ALL)
+    bad = FakePostgres([order(7, DAY_3), order(7, DAY_3)])
+    broken = Definitions(
+        assets=[raw("orders")],
+        jobs=[define_asset_job("everything")],
+        resources={POSTGRES: bad, WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse)},
+    )
+    result = run(broken, instance, Days.between(DAY_3, DAY_3), ok=False)
+    assert not result.success
+    assert len(bad.asked) == 1
+    failure = result.all_node_events[-1].step_failure_data.user_failure_data
+    assert "1 values of the key (id) occur more than once" in str(failure.description)
+    assert [row["id"] for row in by_id(warehouse.read(ORDERS))] == [1, 2, 3]
+
+
+def test_a_lost_connection_is_tried_again(
+    warehouse: DuckDbWarehouse, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Flaky(FakePostgres):
+        def stream(self, sql: str, params: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatchReader:
+            rows = super().stream(sql, params, schema)
+
+            def batches() -> Iterator[pa.RecordBatch]:
+                yield rows.read_next_batch()
+                if len(self.asked) == 1:
+                    raise psycopg2.OperationalError("server closed the connection unexpectedly")
+                yield from rows
+
+            return pa.RecordBatchReader.from_batches(schema, batches())
+
+    monkeypatch.setattr(
+        "ecommersss_platform.assets.raw.RETRY", raw("orders").op.retry_policy._replace(delay=0)
+    )
+    postgres = Flaky(orders(range(1, 10), DAY_1))
+    defs = Definitions(
+        assets=[raw("orders")],
+        jobs=[define_asset_job("everything")],
+        resources={POSTGRES: postgres, WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse)},
+    )
+    assert run(defs, instance, Days.between(DAY_1, DAY_1)).success
+    assert len(postgres.asked) == 2
+    assert by_id(warehouse.read(ORDERS)) == orders(range(1, 10), DAY_1)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "ids"),
+    [
+        (pa.Table, lambda rows: rows.column("id").to_pylist()),
+        (pa.RecordBatchReader, lambda rows: rows.read_all().column("id").to_pylist()),
+        (pl.DataFrame, lambda rows: rows["id"].to_list()),
+        (pd.DataFrame, lambda rows: rows["id"].tolist()),
+    ],
+    ids=["table", "reader", "polars", "pandas"],
+)
+def test_inputs_come_as_annotated_with_the_days_and_columns_asked_for(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance, annotation: type, ids: Any
+) -> None:
+    seen: list[Any] = []
+
+    def mart(rows: Any) -> pa.Table:
+        seen.append(sorted(ids(rows)))
+        return pa.table({"n": [len(seen[-1])], "partition_date": pa.array([DAY_2], pa.date32())})
+
+    mart.__annotations__["rows"] = annotation
+    defs = definitions(
+        marketplace,
+        warehouse,
+        asset(
+            key=["lab", "mart"],
+            partitions_def=PARTITIONS,
+            backfill_policy=SINGLE_RUN,
+            io_manager_key=WAREHOUSE_IO_MANAGER,
+            ins={
+                "rows": AssetIn(
+                    ["raw", "orders"], metadata={"columns": ["id"]}, input_manager_key=WAREHOUSE_IO_MANAGER
+                )
+            },
+        )(mart),
+    )
+    run(defs, instance, ALL, [AssetKey(["raw", "orders"])])
+    run(defs, instance, Days.between(DAY_2, DAY_3), [AssetKey(["lab", "mart"])])
+    assert seen == [[3]]
+    assert warehouse.read("lab.mart").read_all().to_pylist() == [{"n": 1, "partition_date": DAY_2}]
+
+
+@pytest.mark.parametrize("frame", [pl.DataFrame, pd.DataFrame, pa.table], ids=["polars", "pandas", "arrow"])
+def test_an_unpartitioned_asset_replaces_its_whole_table(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance, frame: Any
+) -> None:
+    values = {"name": ["a", "b"], "share": [0.5, 1.0], "n": [1, 2]}
+
+    @asset(key=["lab", "notes"], io_manager_key=WAREHOUSE_IO_MANAGER)
+    def notes():  # type: ignore[no-untyped-def]
+        return frame(values)
+
+    @asset(
+        key=["lab", "copy"],
+        io_manager_key=WAREHOUSE_IO_MANAGER,
+        ins={"notes": AssetIn(["lab", "notes"], input_manager_key=WAREHOUSE_IO_MANAGER)},
+    )
+    def copy(notes):  # type: ignore[no-untyped-def]
+        return notes
+
+    defs = Definitions(
+        assets=[notes, copy],
+        jobs=[define_asset_job("everything")],
+        resources={WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse)},
+    )
+    for _ in range(2):
+        assert defs.resolve_job_def("everything").execute_in_process(instance=instance).success
+    assert warehouse.read("lab.copy").read_all().sort_by("n").to_pydict() == values
+
+
+def test_a_partitioned_asset_must_say_each_rows_day(
+    warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    @asset(
+        key=["lab", "mart"],
+        partitions_def=PARTITIONS,
+        backfill_policy=SINGLE_RUN,
+        io_manager_key=WAREHOUSE_IO_MANAGER,
+    )
+    def mart() -> pa.Table:
+        return pa.table({"n": [1]})
+
+    defs = Definitions(
+        assets=[mart],
+        jobs=[define_asset_job("everything")],
+        resources={WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse)},
+    )
+    result = run(defs, instance, Days.between(DAY_1, DAY_1), ok=False)
+    failure = result.all_node_events[-1].step_failure_data.user_failure_data
+    assert "its rows need the column partition_date" in str(failure.description)
+    assert not warehouse.path.exists()
+
+
+def checks(result: ExecuteInProcessResult) -> dict[tuple[str, str], Any]:
+    return {(e.asset_key.path[-1], e.check_name): e for e in result.get_asset_check_evaluations()}
+
+
+def test_checks_pass_on_what_was_just_loaded(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    result = run(definitions(marketplace, warehouse), instance, ALL)
+    found = checks(result)
+    assert {check for _, check in found} == {"newest_closed_day_present", "reconciles_with_postgres"}
+    for table in ("users", "products", "orders"):
+        assert found[table, "reconciles_with_postgres"].passed
+        assert found[table, "reconciles_with_postgres"].blocking
+        # These days are long past, and those since are not loaded.
+        assert not found[table, "newest_closed_day_present"].passed
+        assert not found[table, "newest_closed_day_present"].blocking
+    assert found["orders", "reconciles_with_postgres"].metadata["rows"].value == 3
+
+
+def test_the_newest_closed_day_counts_as_present_when_it_is_materialised(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    from ecommersss_platform.checks import newest_due_day
+
+    due = newest_due_day(datetime.now(UTC))
+    found = checks(run(definitions(marketplace, warehouse), instance, Days.between(due, due)))
+    assert found["orders", "newest_closed_day_present"].passed
+    assert found["orders", "newest_closed_day_present"].metadata["newest_due_day"].value == str(due)
+
+
+def reconciled(database: str, warehouse: DuckDbWarehouse, today: date = date(2024, 6, 20)) -> Any:
+    return reconcile(ORDERS, ALL, PostgresResource(url=database), warehouse, today)
+
+
+def test_an_order_that_the_warehouse_lacks_is_an_error(marketplace: str, warehouse: DuckDbWarehouse) -> None:
+    warehouse.publish(ORDERS, reader(orders([2], DAY_1) + orders([3], DAY_2)), ALL, "run")
+    result = reconciled(marketplace, warehouse)
+    assert (result.passed, result.severity.value) == (False, "ERROR")
+    assert "2024-06-10: PostgreSQL has 2 rows, 3000.50 rupiah, the warehouse 1 rows, 1500.25 rupiah" in str(
+        result.description
+    )
+    assert "2024-06-11: PostgreSQL has 1 rows, 300000000.01 rupiah, the warehouse 1 rows, 1500.25" in str(
+        result.description
+    )
+
+
+def test_orders_since_the_load_warn_on_closed_days_only(marketplace: str, warehouse: DuckDbWarehouse) -> None:
+    loaded = orders([1, 2], DAY_1) + orders(
+        [3], DAY_2, is_fraud=True, fraud_reasons=["extreme_order"], amount=Decimal("300000000.01")
+    )
+    warehouse.publish(ORDERS, reader(loaded), ALL, "run")
+    store(marketplace, orders([4], DAY_3))
+    assert reconciled(marketplace, warehouse, today=DAY_3).passed
+    store(marketplace, orders([5], DAY_1))
+    result = reconciled(marketplace, warehouse, today=DAY_3)
+    assert (result.passed, result.severity.value) == (False, "WARN")
+    assert result.description == "rows came after the load, materialise again: 2024-06-10 (1)"
+
+
+def test_users_reconcile_by_version(marketplace: str, warehouse: DuckDbWarehouse) -> None:
+    day = Days.between(shop.LONG_AGO.date(), shop.LONG_AGO.date())
+    postgres = PostgresResource(url=marketplace)
+    sql, params = USERS.select(day)
+    warehouse.publish(USERS, postgres.stream(sql, params, USERS.arrow_schema), day, "run")
+    result = reconcile(USERS, day, postgres, warehouse, today=date(2024, 6, 20))
+    assert result.passed
+    assert result.metadata["rows"].value == 10
