@@ -29,6 +29,8 @@ from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse import AuditError, Published, SchemaError, Step, Warehouse, WarehouseError
 
 _PREVIEW_ROWS = 5
+# The list is on the event of every day of a range, each of which shows its own rows anyway.
+_DAYS_LISTED = 31
 _STATUS_WORDS = {"is_fraud": {"true": "fraud", "false": "genuine"}}
 _CONTRACTS = {(table.dataset, table.name): table for table in RAW_TABLES}
 
@@ -224,8 +226,9 @@ def run_metadata(table: RawTable, published: Published, head: pa.Table) -> dict[
     if published.days and len(published.days) > 1:
         metadata["range"] = str(published.days)
         metadata["range_rows"] = published.rows
-        per_day = [{"day": str(day), "rows": str(n)} for day, n in published.rows_per_day.items()]
-        metadata["rows_per_day"] = MetadataValue.md(markdown(per_day))
+        if len(published.days) <= _DAYS_LISTED:
+            per_day = [{"day": str(day), "rows": str(n)} for day, n in published.rows_per_day.items()]
+            metadata["rows_per_day"] = MetadataValue.md(markdown(per_day))
     return metadata
 
 

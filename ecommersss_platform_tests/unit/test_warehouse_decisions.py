@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from ecommersss_platform.warehouse.arrow import Tally, conformed
 from ecommersss_platform.warehouse.audit import Dialect, audit_sql, findings, required_columns
 from ecommersss_platform.warehouse.duckdb import busy_message, is_taken
 from ecommersss_platform.warehouse.evolution import TableColumn, changes
-from ecommersss_platform.warehouse.io_manager import as_reader, day_metadata, markdown, table_of
+from ecommersss_platform.warehouse.io_manager import as_reader, day_metadata, markdown, run_metadata, table_of
 from ecommersss_platform.warehouse.names import full_name, split_name, staging_name
 
 DAY = date(2024, 6, 10)
@@ -229,6 +229,19 @@ def test_only_arrow_can_be_published() -> None:
 def test_markdown_keeps_values_in_their_cells() -> None:
     assert markdown([]) == "no rows"
     assert markdown([{"a": "x|y\nz", "b": "<b>"}]) == "| a | b |\n| --- | --- |\n| x\\|y z | &lt;b> |"
+
+
+def test_a_range_lists_its_days_up_to_a_month() -> None:
+    def listed(days: Days) -> str | None:
+        published = Published("raw.orders", days, 2, 1, 0.0, 0.0, dict.fromkeys(days, 0) | {DAY: 2})
+        shown = run_metadata(ORDERS, published, ORDERS.arrow_schema.empty_table())
+        return shown["rows_per_day"].value if "rows_per_day" in shown else None
+
+    month = listed(Days(DAY, DAY + timedelta(days=31)))
+    assert month is not None
+    assert month.startswith("| day | rows |\n| --- | --- |\n| 2024-06-10 | 2 |\n| 2024-06-11 | 0 |")
+    assert listed(Days(DAY, DAY + timedelta(days=32))) is None
+    assert listed(ONE) is None
 
 
 def test_each_day_shows_every_status() -> None:
