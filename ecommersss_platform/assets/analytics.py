@@ -65,7 +65,9 @@ def analytics_assets(
 
 def _build(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | None) -> Iterator[Any]:
     """Run dbt for the selected assets and yield what it did, each as soon as it is done."""
-    invocation = dbt.cli(build_arguments(days), context=context)
+    # dagster-dbt asks the context for what the asset's own deprecates; the op's, under it, has all of it.
+    op_context = context.op_execution_context
+    invocation = dbt.cli(build_arguments(days), context=op_context)
     told: dict[str, dict[str, int]] = {}
     for event in invocation.stream_raw_events():
         if metadata := told_metadata(event.raw_event):
@@ -74,7 +76,7 @@ def _build(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | Non
         for result in event.to_default_asset_events(
             manifest=invocation.manifest,
             dagster_dbt_translator=invocation.dagster_dbt_translator,
-            context=context,
+            context=op_context,
             target_path=invocation.target_path,
         ):
             if isinstance(result, Output):

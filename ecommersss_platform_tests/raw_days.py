@@ -1,0 +1,151 @@
+"""A small warehouse of raw tables with awkward values, for tests of what dbt makes of them.
+
+Four business days, the third without orders: first and last microseconds of days, an amount of zero and one
+that fills NUMERIC(18,2), ties, quotes and emoji, a user without orders, versions of a user and a product, and
+orders of a user and a product that the dimensions do not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from ecommersss_platform.contracts import ORDERS, PRODUCTS, USERS, RawTable
+from streaming.orders import JAKARTA
+
+Row = dict[str, Any]
+
+MOST = Decimal("9999999999999999.99")
+"""The largest amount there is."""
+
+
+def at(day: str, clock: str) -> datetime:
+    """An instant, as a clock in Jakarta shows it."""
+    return datetime.fromisoformat(f"{day}T{clock}").replace(tzinfo=JAKARTA)
+
+
+def user(version: int, id: int, day: str, clock: str = "00:00", **values: Any) -> Row:
+    row = {
+        "id": id,
+        "first_name": f"First{id}",
+        "last_name": f"Last{id}",
+        "default_payment": None,
+        "created_date": at("2024-02-28", "00:00"),
+        "updated_at": at(day, clock),
+        "version": version,
+        "valid_from": at(day, clock),
+        "partition_date": date.fromisoformat(day),
+    }
+    return row | values
+
+
+def product(version: int, id: int, day: str, price: str, **values: Any) -> Row:
+    row = {
+        "id": id,
+        "category": "Minuman",
+        "price": Decimal(price),
+        "created_date": at("2024-02-28", "23:59:59.999999"),
+        "updated_at": at(day, "06:00"),
+        "version": version,
+        "valid_from": at(day, "06:00"),
+        "partition_date": date.fromisoformat(day),
+    }
+    return row | values
+
+
+def order(
+    id: int,
+    user_id: int,
+    product_id: int,
+    day: str,
+    clock: str,
+    amount: str | Decimal,
+    payment_method: str,
+    active: Sequence[str] = (),
+    shadow: Sequence[str] = (),
+) -> Row:
+    placed = at(day, clock)
+    return {
+        "id": id,
+        "user_id": user_id,
+        "product_id": product_id,
+        "quantity": 1,
+        "amount": Decimal(amount),
+        "payment_method": payment_method,
+        "country": "ID",
+        "is_fraud": bool(active),
+        "fraud_reasons": list(active),
+        "shadow_reasons": list(shadow),
+        "rules_version": "v1",
+        "created_date": placed,
+        "flagged_at": placed,
+        "position": id * 200,
+        "partition_date": date.fromisoformat(day),
+    }
+
+
+USER_ROWS = [
+    user(1, 1, "2024-02-28", username="siti", email="siti.rahma@gmail.com"),
+    user(2, 2, "2024-02-28", username="budi@mail.id", email="budi@mail.id"),
+    user(3, 3, "2024-02-28", username="Ñandú 💸", email="éva@ñ.com", default_payment="DANA"),
+    user(4, 1, "2024-03-01", username="siti", email="siti@kantor.co.id", default_payment="OVO"),
+    # Two versions of one instant: the higher number is the newer one.
+    user(5, 2, "2024-03-01", "09:00", username="budi@mail.id", email="budi@lama.id", default_payment="OVO"),
+    user(6, 2, "2024-03-01", "09:00", username="budi@mail.id", email="budi@mail.id"),
+]
+PRODUCT_ROWS = [
+    product(1, 1, "2024-02-28", "10.00", product_name="Kopi \"Luwak\"; 50% 'asli'"),
+    product(2, 2, "2024-02-28", "0.00", product_name="Teh"),
+    product(3, 3, "2024-02-28", "5.00", product_name="never ordered"),
+    product(4, 1, "2024-03-02", "12.50", product_name="Kopi \"Luwak\"; 50% 'asli'"),
+]
+ORDER_ROWS = [
+    order(101, 1, 1, "2024-02-28", "00:00:00", "100.10", "OVO"),
+    order(102, 1, 1, "2024-02-28", "04:59:59.999999", "0.00", "OVO"),
+    order(
+        *(103, 1, 2, "2024-02-28", "05:00:00", "300000000.00", "DANA"),
+        active=["extreme_order", "wallet_limit"],
+        shadow=["rapid_orders"],
+    ),
+    order(104, 2, 1, "2024-02-28", "23:59:59.999999", "100.10", "DANA"),
+    order(105, 2, 1, "2024-02-29", "00:00:00", "0.10", "Gopay", active=["foreign_country"]),
+    order(
+        *(106, 2, 1, "2024-02-29", "03:00:00", "0.20", "Gopay"),
+        active=["foreign_country"],
+        shadow=["rapid_orders"],
+    ),
+    order(107, 2, 2, "2024-02-29", "12:00:00", "0.30", "Kartu ✓ 'x'", active=["foreign_country"]),
+    order(
+        *(108, 1, 1, "2024-02-29", "12:00:00", "100.10", "DANA"),
+        shadow=["rapid_orders", "spend_burst"],
+    ),
+    order(109, 9, 8, "2024-03-02", "01:00:00", MOST, "Bank Transfer"),
+    order(
+        *(110, 9, 8, "2024-03-02", "01:00:00", MOST, "Bank Transfer"),
+        active=["night_bulk_order", "extreme_order"],
+    ),
+]
+SAMPLE: Mapping[RawTable, list[Row]] = {USERS: USER_ROWS, PRODUCTS: PRODUCT_ROWS, ORDERS: ORDER_ROWS}
+
+
+def make_warehouse(path: Path, tables: Mapping[RawTable, list[Row]] = SAMPLE) -> None:
+    """Write these raw tables into the DuckDB file, in place of what it has under their names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE SCHEMA IF NOT EXISTS raw")
+        for table, rows in tables.items():
+            connection.register("arrow_rows", pa.Table.from_pylist(rows, schema=table.arrow_schema))
+            connection.execute(f"CREATE OR REPLACE TABLE raw.{table.name} AS SELECT * FROM arrow_rows")
+
+
+def read(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    """The rows of a query; instants are in UTC."""
+    with duckdb.connect(str(path), read_only=True) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        return connection.execute(sql).fetchall()
