@@ -1,4 +1,4 @@
-"""The code location's table of contents: everything that Dagster loads is named here, nothing is searched for.
+"""The code location's table of contents: all that Dagster loads is named here, nothing is searched for.
 
 Loading opens no connection and no warehouse and does not run dbt: it reads the settings, the home's first day
 and dbt's manifest.

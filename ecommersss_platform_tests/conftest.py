@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
 
+import hypothesis
 import psycopg2
 import pytest
 
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from streaming.database import migrate
+
+# No test asserts a time: machines are noisy.
+hypothesis.settings.register_profile("platform", deadline=None)
+hypothesis.settings.load_profile("platform")
 
 _TEMPLATE = "migrated"
 _numbers = count(1)
