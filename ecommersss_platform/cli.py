@@ -309,6 +309,29 @@ def rejected_retry(
         typer.echo(f"published {count:,} rejected lines again")
 
 
+@rejected_app.command("export")
+def rejected_export(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="the JSONL file to write")],
+    style: StatusFormatOption = StatusFormat.TABLE,
+) -> None:
+    """Write every rejected line to a file, whole: text where it is text, and base64 of its bytes.
+
+    One JSON object a line, oldest first, with position, reason, detail, missing_id, rejected_at, retried_at,
+    text and raw_base64.
+    """
+    from ecommersss_platform.local.database import operational_database
+    from streaming.database import migrate
+    from streaming.rejected import export_rejected
+
+    with operational_database(_settings()) as url:
+        migrate(url)
+        count = export_rejected(url, file)
+    if style is StatusFormat.JSON:
+        typer.echo(as_json({"exported": count, "file": str(file)}))
+    else:
+        typer.echo(f"wrote {count:,} rejected lines to {file}")
+
+
 @app.command()
 def materialize(
     first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="first business day")],

@@ -1,13 +1,18 @@
-"""Rejected lines: showing them, and publishing them again."""
+"""Rejected lines: showing them, exporting them, and publishing them again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+import json
+import os
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 
 from streaming.database import connect
 from streaming.errors import PlatformError
@@ -36,6 +41,8 @@ class RejectedLine:
     detail: str
     rejected_at: datetime
     retried_at: datetime | None
+    missing_id: int | None = None
+    """The user or product that was not there, for the reasons unknown_user and unknown_product."""
 
     def as_row(self) -> dict[str, int | str | None]:
         """What a list shows: times in Asia/Jakarta, the raw line safe for a terminal."""
@@ -48,16 +55,78 @@ class RejectedLine:
             "raw": shown(self.raw),
         }
 
+    def as_export(self) -> dict[str, int | str | None]:
+        """What an export holds, nothing left out: see `export_rejected`."""
+        text: str | None = None
+        with suppress(UnicodeDecodeError):
+            text = self.raw.decode()
+        return {
+            "position": self.position,
+            "reason": self.reason,
+            "detail": self.detail,
+            "missing_id": self.missing_id,
+            "rejected_at": _exact_time(self.rejected_at),
+            "retried_at": _exact_time(self.retried_at) if self.retried_at else None,
+            "text": text,
+            "raw_base64": b64encode(self.raw).decode(),
+        }
+
+
+_SELECT = """
+    SELECT position, raw, reason, detail, rejected_at, retried_at, missing_id FROM rejected_orders
+    ORDER BY position
+"""
+
 
 def list_rejected(url: str, limit: int = 50) -> list[RejectedLine]:
     """The rejected lines, newest first, `limit` at most."""
     with closing(connect(url)) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT position, raw, reason, detail, rejected_at, retried_at FROM rejected_orders"
-            " ORDER BY position DESC LIMIT %s",
-            (limit,),
-        )
-        return [RejectedLine(position, bytes(raw), *rest) for position, raw, *rest in cursor]
+        cursor.execute(f"{_SELECT} DESC LIMIT %s", (limit,))
+        return list(_lines(cursor))
+
+
+def export_rejected(url: str, file: Path) -> int:
+    """Write every rejected line to a JSONL file, oldest first, and return how many there are.
+
+    A line of the file is a JSON object:
+
+    | field | what |
+    |---|---|
+    | position | the line's place in the topic |
+    | reason, detail | a code of `streaming.orders.REASONS`, and which value broke which rule |
+    | missing_id | the user or product that was not there, or null |
+    | rejected_at, retried_at | RFC 3339 with microseconds, Asia/Jakarta; retried_at is null before a retry |
+    | text | the raw line as text if it is UTF-8, else null |
+    | raw_base64 | the raw line, byte for byte, in base64 (RFC 4648); of one that is too long its beginning |
+
+    All lines are of one moment, and memory does not grow with them. The file appears when it is whole, and
+    only its owner can read it: lines may hold anything that somebody sent. Raises `PlatformError` when it
+    cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    count = 0
+    try:
+        with (
+            os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out,
+            closing(connect(url)) as connection,
+            connection.cursor(name="export_rejected") as cursor,
+        ):
+            cursor.itersize = _CHUNK
+            cursor.execute(_SELECT)
+            for line in _lines(cursor):
+                # ASCII: what a terminal or an editor would take for a command stays an escape.
+                out.write(json.dumps(line.as_export()) + "\n")
+                count += 1
+        temporary.replace(file)
+    except OSError as error:
+        raise PlatformError(f"{file} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _lines(cursor: Cursor) -> Iterator[RejectedLine]:
+    return (RejectedLine(position, bytes(raw), *rest) for position, raw, *rest in cursor)
 
 
 def retry_rejected(url: str, topic: Publisher, positions: Sequence[int] | None = None) -> int:
@@ -129,6 +198,10 @@ def shown(raw: bytes) -> str:
     if len(safe) <= SHOWN_CHARACTERS and len(raw) <= 4 * SHOWN_CHARACTERS:
         return safe
     return f"{safe[:SHOWN_CHARACTERS]}… ({len(raw):,} bytes)"
+
+
+def _exact_time(instant: datetime) -> str:
+    return instant.astimezone(JAKARTA).isoformat(timespec="microseconds")
 
 
 def _shown_time(instant: datetime) -> str:
