@@ -10,6 +10,7 @@ from typing import Any
 import psycopg2
 from psycopg2.extras import execute_values
 
+from ecommersss_platform_tests.past import plain_velocity
 from streaming.database import connect
 from streaming.database.catalogue import Catalogue
 from streaming.decisions import features
@@ -125,10 +126,13 @@ def assert_stored_exactly_once(url: str, topic: JsonlTopic, flagged: JsonlTopic,
             assert position >= stored.position
             assert encode(stored) == encode(order)
     catalogue = Catalogue()
-    for order in orders.values():
+    earlier: dict[int, list[Order]] = {}
+    for order in sorted(orders.values(), key=lambda o: o.position):
         catalogue.users[order.user_id] = LONG_AGO
         catalogue._prices[order.product_id] = ([LONG_AGO], [PRICE])
-        verdict = book.evaluate(features(order, LONG_AGO, catalogue))
+        own = earlier.setdefault(order.user_id, [])
+        verdict = book.evaluate(features(order, LONG_AGO, catalogue, plain_velocity(own, order)))
+        own.append(order)
         assert (order.fraud_reasons, order.shadow_reasons) == verdict
         assert order.rules_version == book.version
 

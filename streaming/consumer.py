@@ -24,8 +24,9 @@ from streaming.database.store import Collision, OrderStore
 from streaming.decisions import Decision, candidates, decide
 from streaming.errors import PlatformError
 from streaming.flagged import FlaggedStream
+from streaming.history import History, MemoryHistory
 from streaming.rejected import retry_arrived
-from streaming.rules import RuleBook
+from streaming.rules import RuleBook, RuleFile
 from streaming.topics import Batch, Publisher, Reader
 from streaming.topics.jsonl import EndMoved, JsonlTopic, TopicTruncated
 
@@ -99,10 +100,11 @@ class ConsumerLoop(ABC):
     store: OrderStore
 
     def __init__(
-        self, publisher: Publisher, book: RuleBook, max_lines: int, clock: Callable[[], datetime]
+        self, publisher: Publisher, rules: RuleBook | RuleFile, max_lines: int, clock: Callable[[], datetime]
     ) -> None:
-        self.book = book
+        self.book = rules if isinstance(rules, RuleBook) else rules.book
         """Looked at once for each batch, so it may be replaced at any time."""
+        self._rule_file = rules if isinstance(rules, RuleFile) else None
         self.counters = Counters()
         self.position = 0
         """After the last line that is stored."""
@@ -227,6 +229,8 @@ class ConsumerLoop(ABC):
     def _consume(self, reader: Reader, once: bool) -> None:
         while not self._stopping:
             batch = reader.read(self._max_lines, self._silence if once else _IDLE_SECONDS)
+            if self._rule_file is not None and self._rule_file.refresh():
+                self.book = self._rule_file.book
             if batch.lines:
                 self._process(batch)
             drained = once and not batch.lines
@@ -254,7 +258,8 @@ class ConsumerLoop(ABC):
 class Consumer(ConsumerLoop):
     """Flags every order of a topic on disk, stores it, and writes it to the flagged stream.
 
-    `topic` and `flagged` are the two streams, `book` the rules. `clock` tells the time of decisions (aware).
+    `topic` and `flagged` are the two streams. `rules` is a book, or a file that is looked at between batches:
+    a changed one is taken up with the next batch. `clock` tells the time of decisions (aware).
     """
 
     def __init__(
@@ -262,7 +267,7 @@ class Consumer(ConsumerLoop):
         url: str,
         topic: JsonlTopic,
         flagged: JsonlTopic,
-        book: RuleBook,
+        rules: RuleBook | RuleFile,
         *,
         topic_name: str = "orders",
         consumer: str = "fraud",
@@ -270,10 +275,11 @@ class Consumer(ConsumerLoop):
         max_lines: int = MAX_LINES,
         clock: Callable[[], datetime] = _now,
     ) -> None:
-        super().__init__(topic, book, max_lines, clock)
+        super().__init__(topic, rules, max_lines, clock)
         self.topic = topic
         self.flagged = FlaggedStream(flagged)
         self.store = OrderStore(url, topic_name, consumer, stream)
+        self.history: History = MemoryHistory()
         # After a batch with ids that were stored already, the next one is looked up before it is stored.
         self._look_first = False
 
@@ -288,6 +294,8 @@ class Consumer(ConsumerLoop):
     def _begin(self) -> None:
         self.position = self.store.open()
         self.flagged.recover(self.store)
+        with self.store.past_orders() as past:
+            self.history.reset(past)
         logger.info(
             'consuming topic "%s" from position %d',
             self.store.topic,
@@ -340,16 +348,21 @@ class Consumer(ConsumerLoop):
         for _ in range(_COLLISIONS):
             decision = Decision()
             if decoded:
-                catalogue = self.store.refresh([candidate.order for candidate in decoded])
-                decision = decide(decoded, stored, catalogue, self.book, self._clock())
+                orders = [candidate.order for candidate in decoded]
+                catalogue = self.store.refresh(orders)
+                with self.store.past_orders() as past:
+                    self.history.prepare(past, orders)
+                decision = decide(decoded, stored, catalogue, self.history, self.book, self._clock())
             decision.rejected.extend(invalid)
             try:
                 self.store.commit(
                     self.position, batch.next_position, decision.orders, decision.rejected, self.flagged.end
                 )
             except Collision:
+                self.history.rolled_back()
                 stored = self.store.stored(ids)
             else:
+                self.history.committed(len(decision.orders))
                 self._look_first = decision.known_ids > 0
                 return decision
         raise PlatformError(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from streaming.database.catalogue import Catalogue
 from streaming.database.store import Rejected
+from streaming.history import History, Velocity
 from streaming.orders import JAKARTA, REASONS, Flagged, InvalidOrder, Order, decode, flag
 from streaming.rules import FeatureRow, RuleBook
 from streaming.topics import Batch
@@ -50,12 +51,14 @@ def decide(
     decoded: list[Candidate],
     stored: Mapping[int, Order],
     catalogue: Catalogue,
+    history: History,
     book: RuleBook,
     flagged_at: datetime,
 ) -> Decision:
     """The fate of each candidate, given what is stored under their ids and what the marketplace knows.
 
-    Without `stored` the answer holds as long as none of the ids is stored; the store finds out.
+    `history` was prepared for the candidates; it observes those that are accepted, in topic order. Without
+    `stored` the answer holds as long as none of the ids is stored; the store finds out.
     """
     decision = Decision()
     accepted: dict[int, Order] = {}
@@ -81,16 +84,18 @@ def decide(
             decision.rejected.append(_unknown(position, line, "product", order.product_id))
             continue
         accepted[order.id] = order
-        fraud, shadow = book.evaluate(features(order, signed_up, catalogue))
+        row = features(order, signed_up, catalogue, history.observe(order))
+        fraud, shadow = book.evaluate(row)
         decision.orders.append(flag(order, fraud, shadow, book.version, flagged_at, position))
     return decision
 
 
-def features(order: Order, signed_up: datetime, catalogue: Catalogue) -> FeatureRow:
+def features(order: Order, signed_up: datetime, catalogue: Catalogue, velocity: Velocity) -> FeatureRow:
     """What rules see of an order whose user signed up at `signed_up` and whose product exists.
 
     `local_hour` is Asia/Jakarta's. `list_price` is the product's when the order was placed. `user_age_days`
-    is in whole days, rounded down, so an order from before the sign-up has a negative one.
+    is in whole days, rounded down, so an order from before the sign-up has a negative one. `velocity` has
+    what looks back, `catalogue` the lists of users (see `streaming.lists`).
     """
     placed = order.created_date
     return FeatureRow(
@@ -105,6 +110,12 @@ def features(order: Order, signed_up: datetime, catalogue: Catalogue) -> Feature
         local_hour=placed.astimezone(JAKARTA).hour,
         list_price=catalogue.list_price(order.product_id, placed),
         user_age_days=(placed - signed_up).days,
+        user_orders_10m=velocity.user_orders_10m,
+        user_orders_24h=velocity.user_orders_24h,
+        user_amount_24h=velocity.user_amount_24h,
+        seconds_since_last_order=velocity.seconds_since_last_order,
+        user_countries_24h=velocity.user_countries_24h,
+        is_blacklisted=catalogue.lists.is_blacklisted(order.user_id, placed),
     )
 
 

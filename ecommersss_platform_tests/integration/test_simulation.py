@@ -134,7 +134,7 @@ def test_a_history_that_was_interrupted_becomes_the_undisturbed_one(
     """Killed in the orders of the second day, first begun at an earlier time: then completed."""
     simulate_history(database, topic, FIRST_DAY, UNTIL, 300)
     whole, rows = orders_in(topic), state(database)
-    wipe = "TRUNCATE marketplace_hours, orders, users, products, users_history, products_history"
+    wipe = "TRUNCATE marketplace_hours, orders, user_lists, users, products, users_history, products_history"
     execute(database, wipe)
 
     class Killed(Exception):

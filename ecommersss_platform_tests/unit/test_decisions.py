@@ -7,10 +7,12 @@ from decimal import Decimal
 
 import pytest
 
+from ecommersss_platform_tests.past import StoredInMemory, plain_velocity
 from ecommersss_platform_tests.shop import LONG_AGO, NOON, PRICE, flagged, order
 from streaming.database.catalogue import Catalogue
 from streaming.database.store import Rejected
 from streaming.decisions import Candidate, Decision, candidates, decide, features
+from streaming.history import MemoryHistory, Velocity
 from streaming.orders import Order, encode
 from streaming.rules import RuleBook
 from streaming.topics import Batch
@@ -40,7 +42,9 @@ def catalogue() -> Catalogue:
 def decided(catalogue: Catalogue, *orders: Order, stored: dict[int, Order] | None = None) -> Decision:
     """The decision about a batch with these orders at positions 100, 200, ..."""
     batch = [Candidate(100 * n, encode(o), o) for n, o in enumerate(orders, start=1)]
-    return decide(batch, stored or {}, catalogue, BOOK, NOON + timedelta(seconds=1))
+    history = MemoryHistory()
+    history.prepare(StoredInMemory(), orders)
+    return decide(batch, stored or {}, catalogue, history, BOOK, NOON + timedelta(seconds=1))
 
 
 def test_lines_that_decode_are_told_from_those_that_do_not() -> None:
@@ -125,6 +129,42 @@ def test_a_rejected_order_does_not_take_its_id(catalogue: Catalogue) -> None:
 def test_features_at_their_edges(
     catalogue: Catalogue, placed: datetime, local_hour: int, user_age_days: int, list_price: Decimal | None
 ) -> None:
-    row = features(order(1, created_date=placed), LONG_AGO, catalogue)
+    row = features(order(1, created_date=placed), LONG_AGO, catalogue, Velocity(1, 1, PRICE, None, 1))
     assert (row.local_hour, row.user_age_days, row.list_price) == (local_hour, user_age_days, list_price)
     assert (row.amount, row.quantity, row.country, row.payment_method) == (2 * PRICE, 2, "ID", "OVO")
+
+
+LOOKING_BACK = RuleBook.parse(
+    """
+rules:
+  - {name: third, description: d, mode: active, when: "user_orders_24h >= 3"}
+  - {name: listed, description: d, mode: shadow, when: is_blacklisted}
+"""
+)
+
+
+def test_only_accepted_orders_count_for_those_that_follow(catalogue: Catalogue) -> None:
+    """Not repetitions, not other content under a known id, not unknown products; and each by its own user."""
+    catalogue.lists.add(2, "block")
+    second = order(2, product_id=2)
+    orders = [
+        order(1),
+        order(1),
+        order(1, quantity=9),
+        second,
+        order(3, user_id=2),
+        order(4),
+        order(5),
+    ]
+    batch = [Candidate(100 * n, encode(o), o) for n, o in enumerate(orders, start=1)]
+    history = MemoryHistory()
+    history.prepare(StoredInMemory(), orders)
+    decision = decide(batch, {}, catalogue, history, LOOKING_BACK, NOON)
+    assert [(o.id, o.fraud_reasons, o.shadow_reasons) for o in decision.orders] == [
+        (1, [], []),
+        (3, [], ["listed"]),
+        (4, [], []),
+        (5, ["third"], []),
+    ]
+    accepted = [orders[0], *orders[4:]]
+    assert plain_velocity(accepted[:3], orders[6]).user_orders_24h == 3

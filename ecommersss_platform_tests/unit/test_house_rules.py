@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 
 from streaming.database.catalogue import Catalogue
 from streaming.decisions import features
-from streaming.orders import decode
-from streaming.rules import RULES_PATH, RuleBook
+from streaming.history import Velocity
+from streaming.orders import Order, decode
+from streaming.rules import RULES_PATH, FeatureRow, RuleBook
 
 BOOK = RuleBook.load(RULES_PATH)
 NIGHT, FOREIGN, EXTREME, WALLET = "night_bulk_order", "foreign_country", "extreme_order", "wallet_limit"
@@ -28,31 +30,89 @@ ORDER: dict[str, Any] = {
 }
 
 
-class Unpriced(Catalogue):
+class Priced(Catalogue):
+    """A catalogue in which every order is of its list price."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__()
+        self._price = (order.amount / order.quantity).quantize(Decimal("0.01"))
+
     def list_price(self, product_id: int, instant: datetime) -> Decimal | None:
-        return None
+        return self._price
+
+
+def row(**changes: Any) -> FeatureRow:
+    """An order by a user who ordered before, though not lately, as rules see it."""
+    order = decode(json.dumps(ORDER | changes).encode())
+    velocity = Velocity(1, 1, order.amount, 7 * 86_400, 1)
+    return features(order, datetime(2026, 1, 1, tzinfo=UTC), Priced(order), velocity)
 
 
 def reasons(**changes: Any) -> list[str]:
     """What the order is flagged with."""
-    order = decode(json.dumps(ORDER | changes).encode())
-    fraud, shadow = BOOK.evaluate(features(order, datetime(2026, 1, 1, tzinfo=UTC), Unpriced()))
-    assert shadow == []
-    return fraud
+    return BOOK.evaluate(row(**changes))[0]
 
 
-def test_the_house_rules_are_these_and_all_active() -> None:
+def test_the_rules_are_these_and_what_looks_back_does_not_decide() -> None:
     assert [(rule.name, rule.mode) for rule in BOOK.rules] == [
         (NIGHT, "active"),
         (FOREIGN, "active"),
         (EXTREME, "active"),
         (WALLET, "active"),
+        ("rapid_orders", "shadow"),
+        ("spend_burst", "shadow"),
+        ("country_change", "shadow"),
+        ("first_order_too_big", "shadow"),
+        ("price_mismatch", "shadow"),
+        ("blacklisted_user", "shadow"),
     ]
     assert all(len(rule.description) > 20 for rule in BOOK.rules)
 
 
 def test_an_ordinary_order_is_genuine() -> None:
-    assert reasons() == []
+    assert BOOK.evaluate(row()) == ([], [])
+
+
+MILLION = Decimal(1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("features", "shadow"),
+    [
+        ({"user_orders_10m": 4}, []),
+        ({"user_orders_10m": 5}, ["rapid_orders"]),
+        ({"user_orders_24h": 3, "user_amount_24h": 300 * MILLION - Decimal("0.01")}, []),
+        ({"user_orders_24h": 3, "user_amount_24h": 300 * MILLION}, ["spend_burst"]),
+        ({"user_orders_24h": 2, "user_amount_24h": 300 * MILLION}, []),
+        ({"user_countries_24h": 2}, ["country_change"]),
+        ({"seconds_since_last_order": None}, []),
+        (
+            {
+                "seconds_since_last_order": None,
+                "amount": 100 * MILLION,
+                "list_price": 100 * MILLION,
+            },
+            ["first_order_too_big"],
+        ),
+        (
+            {
+                "seconds_since_last_order": None,
+                "amount": 100 * MILLION - 1,
+                "list_price": 100 * MILLION - 1,
+            },
+            [],
+        ),
+        ({"seconds_since_last_order": 0, "amount": 100 * MILLION, "list_price": 100 * MILLION}, []),
+        ({"list_price": Decimal("1000.01")}, ["price_mismatch"]),
+        ({"list_price": Decimal("500.00")}, ["price_mismatch"]),
+        ({"list_price": Decimal("500.00"), "quantity": 2}, []),
+        ({"list_price": None}, ["price_mismatch"]),
+        ({"is_blacklisted": True}, ["blacklisted_user"]),
+        ({"is_blacklisted": None}, []),
+    ],
+)
+def test_shadow_rules_at_their_limits(features: dict[str, Any], shadow: list[str]) -> None:
+    assert BOOK.evaluate(msgspec.structs.replace(row(), **features)) == ([], shadow)
 
 
 HOURS = [

@@ -1,4 +1,6 @@
-"""Which users and products exist, since when, and at what price: a bounded cache over PostgreSQL."""
+"""Which users and products exist, since when, at what price, and who is listed: a cache over PostgreSQL.
+
+Bounded, but for the lists of users: those are held whole."""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from decimal import Decimal
 
 from psycopg2.extensions import cursor as Cursor
 
+from streaming.lists import UserLists
+
 MAX_CACHED = 250_000
 """Users, and products, kept at most (about 50 MB of users). More than this cost look-ups, not memory."""
 
@@ -16,7 +20,8 @@ MAX_CACHED = 250_000
 _NEWEST = """
     SELECT txid_snapshot_xmin(s), txid_snapshot_xmax(s),
            (SELECT coalesce(max(version), 0) FROM users_history),
-           (SELECT coalesce(max(version), 0) FROM products_history)
+           (SELECT coalesce(max(version), 0) FROM products_history),
+           (SELECT version FROM user_lists_version)
     FROM txid_current_snapshot() s
 """
 _CHANGED_USERS = "SELECT DISTINCT id FROM users_history WHERE version > %s"
@@ -38,6 +43,7 @@ class Catalogue:
     def __init__(self) -> None:
         self.users: dict[int, datetime] = {}
         """When each known user signed up (UTC)."""
+        self.lists = UserLists()
         self._prices: dict[int, tuple[list[datetime], list[Decimal]]] = {}
         self._settled: tuple[int, int] | None = None
         """Versions of users and of products up to which nothing can appear any more."""
@@ -82,7 +88,9 @@ class Catalogue:
 
     def _drop_changed(self, cursor: Cursor) -> None:
         cursor.execute(_NEWEST)
-        oldest_running, next_transaction, *newest = cursor.fetchone()  # type: ignore[misc]
+        oldest_running, next_transaction, *newest, lists_version = cursor.fetchone()  # type: ignore[misc]
+        if lists_version != self.lists.version:
+            self.lists = UserLists.read(cursor, lists_version)
         versions: tuple[int, int] = (newest[0], newest[1])
         if self._settled is None:
             # Until a first point is settled, a running transaction may change what was cached before it.

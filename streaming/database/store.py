@@ -24,6 +24,7 @@ from psycopg2.extras import execute_values
 from streaming.database import connect
 from streaming.database.catalogue import Catalogue
 from streaming.errors import PlatformError
+from streaming.history import DatabaseOrders
 from streaming.orders import FIELDS, Flagged, Order, flag
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,14 @@ _EMIT = """
     VALUES (%(stream)s, %(consumer)s, %(start)s, %(ids)s)
     ON CONFLICT (stream, consumer)
         DO UPDATE SET start_position = excluded.start_position, order_ids = excluded.order_ids
+"""
+_USED_LISTS = """
+    SELECT version FROM user_lists_used WHERE (topic, consumer) = (%s, %s) ORDER BY position DESC LIMIT 1
+"""
+_USE_LISTS = """
+    INSERT INTO user_lists_used (topic, consumer, position, version)
+    VALUES (%(topic)s, %(consumer)s, %(position)s, %(version)s)
+    ON CONFLICT (topic, consumer, position) DO UPDATE SET version = excluded.version
 """
 _LOCK_HOLDER = """
     SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'a local socket'), a.backend_start
@@ -111,6 +120,7 @@ class OrderStore:
         self._url = url
         self._connection: Connection | None = None
         self._had_lock = False
+        self._used_lists = 0
         # Names this store in pg_stat_activity (63 bytes at most); the token tells it from another store of
         # this process.
         self._application = (
@@ -138,6 +148,8 @@ class OrderStore:
                 self._check(cursor)
                 self._lock(cursor)
                 position = self._position(cursor)
+                cursor.execute(_USED_LISTS, (self.topic, self.consumer))
+                self._used_lists = (cursor.fetchone() or (0,))[0]
             self._connection.autocommit = False
         except BaseException:
             self.close()
@@ -215,6 +227,12 @@ class OrderStore:
             self.catalogue.refresh(cursor, {o.user_id for o in orders}, {o.product_id for o in orders})
         return self.catalogue
 
+    @contextmanager
+    def past_orders(self) -> Iterator[DatabaseOrders]:
+        """Where a history reads stored orders from, within the transaction of the next commit."""
+        with self._undo_on_error(), self.connection.cursor() as cursor:
+            yield DatabaseOrders(cursor)
+
     def stored(self, ids: Iterable[int]) -> dict[int, Order]:
         """Those of the orders that are stored, by id."""
         with self._undo_on_error(), self.connection.cursor() as cursor:
@@ -240,6 +258,7 @@ class OrderStore:
         `psycopg2.OperationalError` it is unknown whether all or nothing was: `open` again tells.
         """
         names = {"topic": self.topic, "consumer": self.consumer, "stream": self.stream}
+        used = self.catalogue.lists.version
         try:
             with self._undo_on_error(), self.connection.cursor() as cursor:
                 if orders:
@@ -248,6 +267,8 @@ class OrderStore:
                     cursor.copy_expert(_COPY, BytesIO(copy_text(orders)))
                     ids = [order.id for order in orders]
                     cursor.execute(_EMIT, {**names, "start": emission_start, "ids": ids})
+                    if used != self._used_lists:
+                        cursor.execute(_USE_LISTS, {**names, "position": orders[0].position, "version": used})
                 if rejected:
                     rows = [
                         (r.position, r.raw, r.reason, _storable(r.detail), r.missing_id) for r in rejected
@@ -261,6 +282,8 @@ class OrderStore:
                         " on from the new position."
                     )
                 self.connection.commit()
+                if orders:
+                    self._used_lists = used
         except (errors.UniqueViolation, errors.ForeignKeyViolation) as error:
             self.catalogue.forget()
             raise Collision(str(error)) from error

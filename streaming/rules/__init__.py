@@ -3,6 +3,7 @@
 from streaming.rules.book import RULES_PATH, Explanation, Mode, Rule, RuleBook, sql
 from streaming.rules.errors import RuleError
 from streaming.rules.features import FEATURES, Feature, FeatureRow
+from streaming.rules.file import RuleFile
 
 __all__ = [
     "FEATURES",
@@ -14,5 +15,6 @@ __all__ = [
     "Rule",
     "RuleBook",
     "RuleError",
+    "RuleFile",
     "sql",
 ]

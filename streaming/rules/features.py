@@ -57,7 +57,7 @@ class FeatureRow(msgspec.Struct, gc=False):
     """An order as rules see it. Amounts are in rupiah.
 
     Windows end with the order itself: they hold the user's orders at earlier positions of the topic with
-    `created_date` in (t - w, t], t being the order's own, plus the order.
+    `created_date` in (t - w, t], t being the order's own, plus the order (see `streaming.history`).
     """
 
     id: Annotated[int, _About("The order.", 16)]
@@ -84,12 +84,14 @@ class FeatureRow(msgspec.Struct, gc=False):
         Decimal | None, _About("Sum of the user's amounts in 24 hours, this one too.", 28)
     ] = None
     seconds_since_last_order: Annotated[
-        int | None, _About("Whole seconds since the user's last order; NULL for a first one.", 10)
+        int | None, _About("Whole seconds since the user's last earlier order; NULL for a first one.", 10)
     ] = None
     user_countries_24h: Annotated[
         int | None, _About("Different countries of the user's orders in 24 hours, this one's too.", 10)
     ] = None
-    is_blacklisted: Annotated[bool | None, _About("Whether the user is on the block list.")] = None
+    is_blacklisted: Annotated[
+        bool | None, _About("Whether the user is on the block list and not on the allow list.")
+    ] = None
 
 
 _KINDS = {
