@@ -1,8 +1,9 @@
 """A consumer in a process of its own, to be killed: `python -m ... HOME MAX_LINES [CRASH]`.
 
-The database's URL comes in the environment, because it holds a password. With CRASH, a number, the process
-kills itself with SIGKILL at about the CRASHth of the moments that are hard to hit from outside: before a
-commit, after it, in the middle of writing to the flagged stream, and right after that.
+The rule book is HOME/rules.yml. The database's URL comes in the environment, because it holds a password.
+With CRASH, a number, the process kills itself with SIGKILL at about the CRASHth of the moments that are hard
+to hit from outside: before a commit, after it, in the middle of writing to the flagged stream, and right
+after that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from streaming.consumer import Consumer
 from streaming.database.store import OrderStore
-from streaming.rules import RULES_PATH, RuleBook
+from streaming.rules import RuleBook
 from streaming.topics import jsonl
 from streaming.topics.jsonl import JsonlTopic
 
@@ -30,7 +31,7 @@ def main(home: Path, max_lines: int, crash: int | None) -> None:
         os.environ["CONSUMER_URL"],
         JsonlTopic(home / "orders"),
         JsonlTopic(home / "flagged"),
-        RuleBook.load(RULES_PATH),
+        RuleBook.load(home / "rules.yml"),
         max_lines=max_lines,
     )
     signal.signal(signal.SIGTERM, lambda *_: consumer.stop())

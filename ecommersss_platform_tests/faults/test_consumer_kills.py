@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from ecommersss_platform_tests.shop import (
     query,
 )
 from streaming.consumer import Consumer
+from streaming.errors import PlatformError
+from streaming.lists import LISTS, add_entry, remove_entry
 from streaming.orders import OrderIds, encode
 from streaming.rules import RULES_PATH, RuleBook
 from streaming.topics.jsonl import JsonlTopic
@@ -51,6 +54,7 @@ class Traffic:
         self._random = random.Random(seed)
         self._ids = OrderIds()
         self._recent: list[bytes] = []
+        self._clock = NOON
 
     def burst(self, count: int) -> None:
         lines = [self._line() for _ in range(count)]
@@ -64,6 +68,7 @@ class Traffic:
             return pick.choice(MALFORMED)
         if kind < 0.08 and self._recent:
             return pick.choice(self._recent)
+        self._clock += timedelta(seconds=pick.choice([0, 0, 1, 60, 900]))
         new = order(
             self._ids(),
             # A tenth more users and products than there are yet: the rest arrives later.
@@ -73,7 +78,8 @@ class Traffic:
             amount=Decimal(pick.choice([3000, 50_000_000, 50_000_001, 300_000_000])),
             payment_method=pick.choice(["OVO", "Bank Transfer", "tab\\t {} 火"]),
             country=pick.choice(["ID", "ID", "ID", "SG"]),
-            created_date=NOON.replace(hour=pick.randrange(24), microsecond=pick.randrange(1_000_000)),
+            # Mostly on the clock, which goes fast; some late, of a day before, or at the same instant.
+            created_date=self._clock - timedelta(hours=pick.choice([0, 0, 0, 0, 0, 0, 1, 5, 24, 60])),
         )
         self.valid.add(new.id)
         line = encode(new)
@@ -96,6 +102,26 @@ class Traffic:
         finally:
             ended.set()
             thread.join()
+
+
+def write_rules(home: Path) -> RuleBook:
+    """The shipped rules, those that look back as active as the others."""
+    text = RULES_PATH.read_text().replace("mode: shadow", "mode: active")
+    (home / "rules.yml").write_text(text)
+    return RuleBook.parse(text)
+
+
+LOOKING_BACK = {"rapid_orders", "spend_burst", "country_change", "first_order_too_big", "blacklisted_user"}
+
+
+def change_lists(url: str, pick: random.Random) -> None:
+    """Block, allow or take off someone, as people and the platform do at any time."""
+    user, name = pick.randint(1, USERS), pick.choice(LISTS)
+    if pick.random() < 0.3:
+        with suppress(PlatformError):  # nobody was on it
+            remove_entry(url, user, name)
+    else:
+        add_entry(url, user, name, "a test", pick.choice([None, datetime.now(UTC) + timedelta(days=1)]))
 
 
 def start(url: str, home: Path, max_lines: int, *crash: int) -> subprocess.Popen[str]:
@@ -133,10 +159,12 @@ def test_kill_9_loses_nothing_and_doubles_nothing(database: str, tmp_path: Path)
     topic, flagged = JsonlTopic(tmp_path / "orders"), JsonlTopic(tmp_path / "flagged", segment_bytes=200_000)
     traffic = Traffic(topic, seed)
     traffic.burst(500)
+    book = write_rules(tmp_path)
     completed = 0
     with traffic.flowing():
         for run in range(RUNS):
             max_lines = pick.choice([1, 7, 100, 5000])
+            change_lists(database, pick)
             log = ""
             if run % 2:
                 # Each of the four moments in turn, after some batches.
@@ -154,7 +182,6 @@ def test_kill_9_loses_nothing_and_doubles_nothing(database: str, tmp_path: Path)
 
     add_users(database, range(USERS + 1, USERS + 5))
     add_products(database, range(PRODUCTS + 1, PRODUCTS + 3))
-    book = RuleBook.load(RULES_PATH)
     consumer = Consumer(database, topic, flagged, book)
     consumer.run(once=True)
 
@@ -165,6 +192,8 @@ def test_kill_9_loses_nothing_and_doubles_nothing(database: str, tmp_path: Path)
     assert consumer.lag() == 0
     stored = assert_stored_exactly_once(database, topic, flagged, book)
     assert stored == traffic.valid
+    held = {rule for (rule,) in query(database, "SELECT DISTINCT unnest(fraud_reasons) FROM orders")}
+    assert held >= LOOKING_BACK, "the kills must meet rules that look back"
     waiting = query(
         database, "SELECT count(*) FROM rejected_orders WHERE missing_id > 0 AND retried_at IS NULL"
     )
@@ -177,6 +206,7 @@ def test_sigterm_ends_in_time_and_leaves_nothing_half_done(database: str, tmp_pa
     topic, flagged = JsonlTopic(tmp_path / "orders"), JsonlTopic(tmp_path / "flagged")
     traffic = Traffic(topic, 1)
     traffic.burst(20_000)
+    book = write_rules(tmp_path)
     process = start(database, tmp_path, 500)
     log = log_until_consuming(process)
     time.sleep(0.3)
@@ -194,7 +224,7 @@ def test_sigterm_ends_in_time_and_leaves_nothing_half_done(database: str, tmp_pa
     assert flagged.open_end()[1] == b""
     with flagged.reader(0) as reader:
         assert len(reader.read(100_000, 0)) > 0
-    consumer = Consumer(database, topic, flagged, RuleBook.load(RULES_PATH))
+    consumer = Consumer(database, topic, flagged, book)
     consumer.run(once=True)
     assert consumer.counters.orders + stored == len(traffic.valid)
     assert position > 0
