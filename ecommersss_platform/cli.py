@@ -161,9 +161,12 @@ def import_(
     from streaming.database import migrate
     from streaming.imports import import_file
 
-    with operational_database(_settings()) as url:
+    settings = _settings()
+    with operational_database(settings) as url:
         migrate(url)
-        result = import_file(url, entity.value, file, backdate=backdate)
+        # Dated before the first partition, a version would be in none.
+        first_day = settings.first_partition_day()
+        result = import_file(url, entity.value, file, backdate=backdate, not_before=first_day)
     typer.echo(f"{entity.value}: {result}")
 
 
