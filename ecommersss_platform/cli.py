@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -39,6 +40,11 @@ app.add_typer(rejected_app, name="rejected")
 class Entity(StrEnum):
     USERS = "users"
     PRODUCTS = "products"
+
+
+class Watched(StrEnum):
+    CONSUMER = "consumer"
+    PRODUCER = "producer"
 
 
 class Database(StrEnum):
@@ -109,6 +115,22 @@ def status(style: StatusFormatOption = StatusFormat.TABLE) -> None:
         typer.echo(as_json(report, indent=2))
     else:
         print_status(report)
+
+
+@app.command()
+def health(
+    process: Annotated[Watched, typer.Argument(help="which process")],
+) -> None:
+    """Whether a process does its work: exit code 0, or 1 with what is wrong. For containers and monitoring.
+
+    A consumer is healthy when it has committed all of the topic, or commits more within five seconds; a
+    producer, when it has published within two minutes.
+    """
+    from ecommersss_platform.health import check
+
+    problem = check(process.value, _settings())
+    typer.echo(problem or f"the {process.value} is healthy")
+    raise typer.Exit(1 if problem else 0)
 
 
 @db_app.command("init")
@@ -238,7 +260,7 @@ def produce(
                 )
             typer.echo(f"published {count:,} orders")
             return
-        configure_logging()
+        configure_logging(settings.log_format)
         shoppers = producer.Producer(url, topic, rate, ground_truth=settings.ground_truth_path)
         with _stopped_by_signals(shoppers.stop):
             shoppers.run()
@@ -255,13 +277,14 @@ def consume(
     from ecommersss_platform.local.database import operational_database
     from ecommersss_platform.streams import fraud_consumer
     from streaming.database import migrate
+    from streaming.metrics import served
 
     settings = _settings()
-    configure_logging()
+    configure_logging(settings.log_format)
     with operational_database(settings) as url:
         migrate(url)
         consumer = fraud_consumer(settings, url)
-        with _stopped_by_signals(consumer.stop):
+        with served(consumer, settings.metrics_port), _stopped_by_signals(consumer.stop):
             consumer.run(once=once)
     if once:
         typer.echo(consumer.summary())
@@ -366,8 +389,11 @@ def query(
 def _known_problem(error: BaseException) -> str | None:
     """What to tell a person about an error that is no bug of the platform, or None for one that may be."""
     import psycopg2
+    import sqlalchemy.exc
     from pydantic import ValidationError
 
+    if isinstance(error, sqlalchemy.exc.OperationalError) and error.orig is not None:
+        error = error.orig
     if isinstance(error, ValidationError):
         lines = [
             f"ECOMMERSSS_{'.'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
@@ -392,7 +418,12 @@ def main(arguments: list[str] | None = None) -> Any:
         problem = _known_problem(error)
         if problem is None:
             raise
-        typer.echo(f"ecommersss: {problem}", err=True)
+        from ecommersss_platform.logs import structured
+
+        if structured():
+            logging.getLogger("ecommersss").critical(problem)
+        else:
+            typer.echo(f"ecommersss: {problem}", err=True)
         sys.exit(1)
 
 

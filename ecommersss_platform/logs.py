@@ -1,18 +1,84 @@
-"""How the platform's processes log: one line an event, on standard error, instants in UTC."""
+"""How the platform's processes log: one line an event, on standard error, instants in UTC.
 
+Lines are for people, or JSON objects for programs. Neither holds personal data: modules log positions,
+counts, names of rules and reasons, never what a line or a row holds.
+"""
+
+from __future__ import annotations
+
+import json
 import logging
 import sys
 import time
+import traceback
+import types
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+LogFormat = Literal["text", "json"]
+
+_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime"}
 
 
-def configure_logging(level: int = logging.INFO) -> None:
+class _Discreet(logging.Formatter):
+    """Shows of an error only the first line of its text: what PostgreSQL quotes further down are rows."""
+
+    def formatException(self, ei: Any) -> str:
+        whole = traceback.TracebackException(*ei)
+        parts: list[str] = []
+        seen: set[int] = set()
+        error: traceback.TracebackException | None = whole
+        while error is not None and id(error) not in seen:
+            seen.add(id(error))
+            text = "".join(error.format_exception_only()).partition("\n")[0]
+            parts.append("".join(error.stack.format()) + text)
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        return "\nwhich came after:\n".join(parts)
+
+
+class JsonFormatter(_Discreet):
+    """A record as one JSON object: time, level, logger, message, what was given as `extra`, and exception.
+
+    `time` is RFC 3339 in UTC with milliseconds.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str, ensure_ascii=False)
+
+
+def configure_logging(style: LogFormat = "text", level: int = logging.INFO) -> None:
     """Send log records to standard error. Only for the commands: libraries never call it."""
-    formatter = logging.Formatter(
-        "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
-    formatter.converter = time.gmtime
+    formatter: logging.Formatter
+    if style == "json":
+        formatter = JsonFormatter()
+    else:
+        formatter = _Discreet(
+            "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
+        formatter.converter = time.gmtime
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    sys.excepthook = _log_uncaught
     # What the libraries say about doing their work is of no interest, only what goes wrong.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def structured() -> bool:
+    """Whether this process logs JSON: what it says last should then be JSON too."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    logging.getLogger("ecommersss").critical("unexpected error", exc_info=(kind, error, trace))

@@ -45,6 +45,16 @@ class Settings(BaseSettings):
         description="first daily partition; unset: the day recorded in the home when it was made",
     )
     ui_port: int = Field(default=3000, ge=0, le=65535, description="port of the Dagster UI; 0: any free one")
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="loopback port of the consumer's Prometheus metrics; unset: a free one in `up`, none in"
+        " `consume`; 0: none",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="how producer and consumer log: for people, or one JSON object a line"
+    )
     flagged_max_bytes_per_tick: int = Field(
         default=4_000_000, ge=1, description="most that the stream sensor reads of the flagged stream a tick"
     )

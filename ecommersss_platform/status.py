@@ -55,6 +55,8 @@ def gather(settings: Settings) -> dict[str, Any]:
         "home": str(settings.home),
         "up": up is not None,
         "ui": up["ui"] if up else None,
+        "metrics": (metrics := _metrics_url(settings, up)),
+        "consumer": consumer_figures(metrics) if metrics else None,
         "processes": up["processes"] if up else [],
         "topic": {
             "start": topic.start(),
@@ -76,6 +78,36 @@ def gather(settings: Settings) -> dict[str, Any]:
             for table in RAW_TABLES
         ],
     }
+
+
+def _metrics_url(settings: Settings, up: dict[str, Any] | None) -> str | None:
+    """Where the consumer's metrics are: as `up` says, or by the setting for one that was started alone."""
+    if up is not None:
+        return str(up["metrics"]) if up.get("metrics") else None
+    return f"http://127.0.0.1:{settings.metrics_port}/metrics" if settings.metrics_port else None
+
+
+def consumer_figures(url: str) -> dict[str, Any] | None:
+    """What a running consumer says of itself since it was started (see `streaming.metrics.figures`).
+
+    None when nobody answers at `url`.
+    """
+    from http.client import HTTPConnection, HTTPException
+    from urllib.parse import urlsplit
+
+    from streaming.metrics import figures
+
+    place = urlsplit(url)
+    connection = HTTPConnection(place.hostname or "", place.port, timeout=2)
+    try:
+        connection.request("GET", place.path)
+        response = connection.getresponse()
+        text = response.read().decode()
+        return figures(text) if response.status == 200 else None
+    except (OSError, HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
 
 
 def _rows(connection: Any, sql: str) -> list[dict[str, Any]]:
@@ -105,6 +137,12 @@ def print_status(report: dict[str, Any]) -> None:
         ],
         title="topic orders",
     )
+    if report["consumer"]:
+        print_rows(
+            list(report["consumer"]),
+            [report["consumer"]],
+            title=f"fraud consumer since it was started ({report['metrics']})",
+        )
     print_rows(list(report["database"]), [report["database"]], title="database")
     print_rows(["table", "newest"], report["partitions"], title="newest partition")
     rejected = report["rejected"]["by_reason"]

@@ -22,6 +22,7 @@ from psycopg2 import errors
 
 from streaming.database.store import Collision, OrderStore
 from streaming.decisions import Decision, candidates, decide
+from streaming.distribution import Distribution
 from streaming.errors import PlatformError
 from streaming.flagged import FlaggedStream
 from streaming.history import History, MemoryHistory
@@ -68,6 +69,22 @@ class Counters:
     retried: int = 0
     """Lines published again because their user or product had arrived."""
     batches: int = 0
+    sizes: Distribution = field(
+        default_factory=lambda: Distribution([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000])
+    )
+    """Lines of each batch, valid or not."""
+    latency: Distribution = field(
+        default_factory=lambda: Distribution(
+            [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60]
+        )
+    )
+    """Of each line: seconds from when it was read to when its order was committed and its flagged line
+    written."""
+
+    def took(self, lines: int, seconds: float) -> None:
+        """A batch of so many lines is dealt with for good, so long after it was read."""
+        self.sizes.add(lines)
+        self.latency.add(seconds, lines)
 
     def count(self, decision: Decision) -> None:
         self.batches += 1
@@ -160,6 +177,11 @@ class ConsumerLoop(ABC):
         if (reader := self._reader) is not None:
             reader.wake()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether the consumer waits for a database that is away."""
+        return self._away_since is not None
+
     def summary(self) -> str:
         """One line for people: what was done since the consumer was made."""
         return str(self.counters)
@@ -229,10 +251,12 @@ class ConsumerLoop(ABC):
     def _consume(self, reader: Reader, once: bool) -> None:
         while not self._stopping:
             batch = reader.read(self._max_lines, self._silence if once else _IDLE_SECONDS)
+            began = time.monotonic()
             if self._rule_file is not None and self._rule_file.refresh():
                 self.book = self._rule_file.book
             if batch.lines:
                 self._process(batch)
+                self.counters.took(len(batch), time.monotonic() - began)
             drained = once and not batch.lines
             retried = self._retry_arrived(busy=bool(batch.lines), now=drained)
             # Only now: a server may take connections and still refuse what is done with them.

@@ -44,6 +44,8 @@ _POSTGRES, _CONSUMER, _PRODUCER, _WEBSERVER, _DAEMON = (
     "webserver",
     "daemon",
 )
+METRICS_PORT = 9464
+"""Where the consumer's metrics are unless a setting says otherwise: here, or on the next free port."""
 
 
 def prepare(settings: Settings) -> None:
@@ -85,7 +87,8 @@ def running(settings: Settings) -> dict[str, Any] | None:
     """What the supervisor of this home says about its processes; None when there is none.
 
     Keys: `pid`, `started` (ISO 8601, UTC), `state` (preparing, starting, ready, stopping), `ui` (address, or
-    None until it answers), `processes`: rows with `name`, `pid`, `state`, `restarts`, `what`, `log`.
+    None until it answers), `metrics` (address of the consumer's, or None), `processes`: rows with `name`,
+    `pid`, `state`, `restarts`, `what`, `log`.
     """
     noted = _read_status(settings)
     if noted is None or not is_same(noted["pid"], noted["created"]):
@@ -175,6 +178,11 @@ def _prepare_for_processes(settings: Settings, url: str, orders_per_day: int) ->
 
 def _supervise(settings: Settings, status: _Status, dagster_url: str, rate: float) -> None:
     signals = _Signals()
+    if settings.metrics_port is None:
+        # From here on it is every child's setting, so that it stays the same when the consumer starts again.
+        settings = settings.model_copy(update={"metrics_port": ui.free_port(METRICS_PORT)})
+    if settings.metrics_port:
+        status.metrics = f"http://{ui.HOST}:{settings.metrics_port}/metrics"
     server = _server(settings, signals.stop)
     interface = _Interface(settings.ui_port)
 
@@ -368,6 +376,7 @@ class _Status:
     def __init__(self, settings: Settings) -> None:
         self._path = _status_path(settings)
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.metrics: str | None = None
 
     def write(self, state: str, url: str | None = None, rows: Sequence[dict[str, Any]] = ()) -> None:
         # The database server is not among them: it belongs to whoever holds a lease on it.
@@ -379,6 +388,7 @@ class _Status:
                 "started": self._started,
                 "state": state,
                 "ui": url,
+                "metrics": self.metrics,
                 "processes": list(rows),
                 "children": [(pid, at) for pid in pids if (at := created(pid)) is not None],
             },

@@ -1,0 +1,211 @@
+"""The consumer's figures for Prometheus, at http://127.0.0.1:PORT/metrics.
+
+The consumer counts as it works, and a scrape reads what it has counted. Counters begin at zero when the
+process starts, as Prometheus expects. Labels are rule names, reasons and versions: nothing that came with an
+order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from streaming.distribution import Distribution
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.metrics_core import Metric
+
+    from streaming.consumer import ConsumerLoop
+
+logger = logging.getLogger(__name__)
+
+HOST: Final = "127.0.0.1"
+
+ORDERS: Final = "ecommersss_orders"
+FRAUD: Final = "ecommersss_fraud"
+SHADOW: Final = "ecommersss_shadow"
+REJECTED: Final = "ecommersss_rejected"
+DUPLICATES: Final = "ecommersss_duplicates"
+RETRIED: Final = "ecommersss_retried"
+LAG: Final = "ecommersss_lag_bytes"
+POSITION: Final = "ecommersss_position_bytes"
+BATCH_LINES: Final = "ecommersss_batch_lines"
+LATENCY: Final = "ecommersss_read_to_flagged_seconds"
+RULE_BOOK: Final = "ecommersss_rule_book_info"
+DATABASE_UP: Final = "ecommersss_database_up"
+
+
+class ConsumerMetrics:
+    """A collector (of `prometheus_client`) over one consumer's counters."""
+
+    def __init__(self, consumer: ConsumerLoop) -> None:
+        self._consumer = consumer
+
+    def collect(self) -> Iterator[Metric]:
+        """The consumer's figures as they are now."""
+        from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily
+
+        from streaming.orders import REASONS
+
+        consumer, counters = self._consumer, self._consumer.counters
+        book = consumer.book
+        yield _counter(
+            ORDERS,
+            "Orders stored, by status.",
+            "status",
+            [("fraud", counters.fraud), ("genuine", counters.orders - counters.fraud)],
+        )
+        # A rule or reason that never occurred is there with 0: a rate over a series that appears later would
+        # miss its first step.
+        for name, what, mode, counts in (
+            (FRAUD, "Orders for which an active rule held, by rule.", "active", counters.fraud_by_rule),
+            (SHADOW, "Orders for which a shadow rule held, by rule.", "shadow", counters.shadow_by_rule),
+        ):
+            rules = dict.fromkeys((rule.name for rule in book.rules if rule.mode == mode), 0)
+            yield _counter(name, what, "rule", (rules | counts.copy()).items())
+        reasons = dict.fromkeys(REASONS, 0) | counters.rejected.copy()
+        yield _counter(REJECTED, "Lines rejected, by reason.", "reason", reasons.items())
+        yield _counter(DUPLICATES, "Lines that repeat a stored order exactly.", value=counters.duplicates)
+        yield _counter(
+            RETRIED,
+            "Lines published again because their user or product had arrived.",
+            value=counters.retried,
+        )
+        if (lag := _lag(consumer)) is not None:
+            yield GaugeMetricFamily(LAG, "Bytes of the topic that are not committed yet.", value=lag)
+            yield GaugeMetricFamily(
+                POSITION, "The committed position in the topic, in bytes.", value=consumer.position
+            )
+        yield _histogram(
+            BATCH_LINES,
+            "Lines of each batch, valid or not; the count is the number of batches.",
+            counters.sizes,
+        )
+        yield _histogram(
+            LATENCY,
+            "For each line, seconds from when the consumer had read it to when its order was committed and"
+            " its flagged line written. Waiting in the topic is not in it: see the lag for that.",
+            counters.latency,
+        )
+        yield InfoMetricFamily(
+            RULE_BOOK.removesuffix("_info"),
+            "The rule book that decides now: its version is in each order it has flagged.",
+            value={"version": book.version, "rules": str(len(book.rules))},
+        )
+        yield GaugeMetricFamily(
+            DATABASE_UP, "1, or 0 while the consumer waits for PostgreSQL.", value=int(not consumer.waiting)
+        )
+
+
+def _counter(
+    name: str, what: str, label: str = "", by: Iterable[tuple[str, int]] = (), value: int | None = None
+) -> Metric:
+    from prometheus_client.metrics_core import CounterMetricFamily
+
+    if value is not None:
+        return CounterMetricFamily(name, what, value=value)
+    family = CounterMetricFamily(name, what, labels=[label])
+    for key, count in by:
+        family.add_metric([key], count)
+    return family
+
+
+def _histogram(name: str, what: str, distribution: Distribution) -> Metric:
+    from prometheus_client.metrics_core import HistogramMetricFamily
+    from prometheus_client.utils import floatToGoString
+
+    buckets, total = distribution.cumulated()
+    return HistogramMetricFamily(
+        name, what, buckets=[(floatToGoString(bound), count) for bound, count in buckets], sum_value=total
+    )
+
+
+def _lag(consumer: Any) -> int | None:
+    """Bytes behind, where the topic has positions and can be read."""
+    if hasattr(consumer, "lag"):
+        with suppress(OSError):
+            return int(consumer.lag())
+    return None
+
+
+def registry(consumer: ConsumerLoop) -> CollectorRegistry:
+    """What a scrape shows: the consumer's figures, and memory, CPU time and open files of its process."""
+    from prometheus_client import CollectorRegistry, ProcessCollector
+
+    own = CollectorRegistry()
+    own.register(ConsumerMetrics(consumer))
+    ProcessCollector(registry=own)
+    return own
+
+
+@contextmanager
+def served(consumer: ConsumerLoop, port: int | None) -> Iterator[int | None]:
+    """Serve the consumer's figures on this loopback port for as long as the block lasts; None or 0: don't.
+
+    Gives the port. One that is taken is logged and costs nothing else: flagging orders matters more than
+    being watched, and Prometheus says by itself that it finds nobody.
+    """
+    if not port:
+        yield None
+        return
+    from prometheus_client import start_http_server
+
+    try:
+        server, thread = start_http_server(port, addr=HOST, registry=registry(consumer))
+    except OSError as error:
+        logger.error(
+            "no metrics: port %d of %s cannot be listened on: %s", port, HOST, error.strerror or error
+        )
+        yield None
+        return
+    logger.info("metrics at http://%s:%d/metrics", HOST, port)
+    try:
+        yield port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def figures(text: str) -> dict[str, Any]:
+    """What people want to know first, from the text of a scrape; None where it does not say.
+
+    Keys: orders, fraud, rejected, duplicates, lag_bytes, batches, mean_batch, p50_ms and p99_ms (at most;
+    from when a line was read to when it was flagged), rules_version, database_up, memory_mb.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+    def total(name: str, **labels: str) -> int | None:
+        found = [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
+        return int(sum(found)) if found else None
+
+    def milliseconds(share: float) -> float | None:
+        bounds = [(float(s.labels["le"]), s.value) for s in samples if s.name == f"{LATENCY}_bucket"]
+        count = total(f"{LATENCY}_count")
+        if not count:
+            return None
+        bound = min(bound for bound, below in bounds if below >= share * count)
+        return None if bound == float("inf") else 1000 * bound
+
+    batches = total(f"{BATCH_LINES}_count")
+    memory = total("process_resident_memory_bytes")
+    up = total(DATABASE_UP)
+    return {
+        "orders": total(f"{ORDERS}_total"),
+        "fraud": total(f"{ORDERS}_total", status="fraud"),
+        "rejected": total(f"{REJECTED}_total"),
+        "duplicates": total(f"{DUPLICATES}_total"),
+        "lag_bytes": total(LAG),
+        "batches": batches,
+        "mean_batch": round((total(f"{BATCH_LINES}_sum") or 0) / batches, 1) if batches else None,
+        "p50_ms": milliseconds(0.5),
+        "p99_ms": milliseconds(0.99),
+        "rules_version": next((s.labels["version"] for s in samples if s.name == RULE_BOOK), None),
+        "database_up": None if up is None else bool(up),
+        "memory_mb": None if memory is None else round(memory / 1e6),
+    }
