@@ -86,6 +86,8 @@ def problem(when: str) -> RuleError:
         ("1 / 3 * 3 = 1", True),
         ("amount / NULLIF(user_orders_10m - 1, 0) > 0", None),
         ("NOT amount / NULLIF(user_orders_10m - 1, 0) > 0", None),
+        ("user_orders_24h * 5000000000 * 2 > 19999999999", True),
+        ("amount * list_price - 2500 = 0 AND amount * amount >= 1e4", True),
         ("quantity BETWEEN 4 AND 4", True),
         ("quantity NOT BETWEEN 1 AND 3.99", True),
         ("quantity BETWEEN 5 AND seconds_since_last_order", False),
@@ -152,6 +154,20 @@ def test_money_is_exact() -> None:
     assert rule(f"{product} < 0").result(row(**most)) is (
         Decimal("9999999999999999.99").scaleb(2) * (2**63 - 1) < 9223372036854775806999999999999999999
     )
+
+
+def test_products_of_large_numbers_are_exact_in_duckdb_too() -> None:
+    large = row(
+        user_orders_10m=9_999_999_999, user_orders_24h=9_999_999_999, amount=Decimal("9999999999999999.99")
+    )
+    rules = [
+        rule("user_orders_10m * user_orders_24h = 99999999980000000001"),
+        rule("user_orders_10m * user_orders_24h < 99999999980000000001"),
+        rule("amount * amount > 99999999999999999800000000000000.0000"),
+        rule("amount + amount + amount > 29999999999999999.96"),
+    ]
+    assert [checked.result(large) for checked in rules] == [True, False, True, True]
+    assert in_duckdb([sql(checked, "duckdb") for checked in rules], [large]) == [[True, False, True, True]]
 
 
 def test_the_columns_that_a_rule_uses() -> None:

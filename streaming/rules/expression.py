@@ -39,6 +39,9 @@ MAX_SOURCE: Final = 50_000
 MAX_DEPTH: Final = 50
 """Levels of an expression, parentheses too."""
 
+_DUCKDB_SMALL: Final = 18
+"""DuckDB makes no decimal of more digits from two that have no more, and fails where it would need one."""
+
 DIALECTS: Final = ("duckdb", "bigquery")
 
 _BOOLEAN = Type(Kind.BOOLEAN)
@@ -131,7 +134,7 @@ def _for_bigquery(node: exp.Expr) -> exp.Expr:
     if isinstance(node, exp.DataType) and node.this == exp.DataType.Type.DECIMAL:
         return exp.DataType.build("BIGDECIMAL")
     if isinstance(node, exp.Literal) and not node.is_string and ("." in node.this or len(node.this) > 18):
-        return exp.cast(exp.Literal.string(node.this), "BIGDECIMAL")
+        return exp.Cast(this=exp.Literal.string(node.this), to=exp.DataType.build("BIGDECIMAL"))
     return node
 
 
@@ -309,7 +312,7 @@ class _Checker:
             _refuse(
                 node, f"{literal.this!r} has no offset, and engines would read it differently: add +07:00"
             )
-        sql = exp.cast(exp.Literal.string(instant.isoformat()), "TIMESTAMPTZ")
+        sql = _cast(exp.Literal.string(instant.isoformat()), "TIMESTAMPTZ")
         return _Value(Type(Kind.TIMESTAMP), False, self._constant(instant), sql, instant)
 
     # Conditions.
@@ -442,6 +445,8 @@ class _Checker:
         else:
             result = _exact_type(node, left.type, right.type)
             left, right = _as_decimal(left), _as_decimal(right)
+            if result.digits > _DUCKDB_SMALL >= max(left.type.digits, right.type.digits):
+                left = _as_decimal(left, Type(Kind.DECIMAL, _DUCKDB_SMALL + 1, left.type.scale))
             whole = result.kind is Kind.INTEGER
             pattern = f"({{0}} {operator} {{1}})" if whole else f"{function}({{0}}, {{1}})"
         sql = type(node)(this=_wrapped(left.sql), expression=_wrapped(right.sql))
@@ -620,8 +625,8 @@ class _Checker:
         bigint = isinstance(sql, exp.Column) and value.type.kind is Kind.INTEGER
         if value.type.digits > 15 and not bigint:
             # By way of text, so that it is rounded once; a decimal of many digits would be rounded twice.
-            sql = exp.cast(sql, "VARCHAR")
-        sql = exp.cast(sql, "DOUBLE")
+            sql = _cast(sql, "VARCHAR")
+        sql = _cast(sql, "DOUBLE")
         if value.constant is not None:
             return _Value(Type(Kind.FLOAT), False, self._constant(float(value.constant)), sql, value.constant)
         return self._strict(Type(Kind.FLOAT), "float({0})", sql, value)
@@ -714,6 +719,11 @@ def _text(node: exp.Expr) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def _cast(sql: exp.Expr, type_: str) -> exp.Cast:
+    """Not sqlglot's own `cast`, which takes DECIMAL(16, 0) for DECIMAL(19, 0) and leaves a cast out."""
+    return exp.Cast(this=sql.copy(), to=exp.DataType.build(type_, dialect="duckdb"))
+
+
 def _wrapped(sql: exp.Expr) -> exp.Expr:
     """A copy, in parentheses unless a leaf or a call: precedence is then the same everywhere."""
     sql = sql.copy()
@@ -776,5 +786,5 @@ def _as_decimal(value: _Value, type_: Type | None = None) -> _Value:
     type_ = type_ or value.type
     if type_ == value.type and value.type.kind is Kind.DECIMAL:
         return value
-    sql = exp.cast(value.sql, f"DECIMAL({type_.digits}, {type_.scale})")
+    sql = _cast(value.sql, f"DECIMAL({type_.digits}, {type_.scale})")
     return _Value(type_, value.nullable, value.source, sql, value.constant)
