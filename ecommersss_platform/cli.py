@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ecommersss_platform.commands.lists import lists_app
+from ecommersss_platform.commands.rules import rules_app
 from ecommersss_platform.logs import configure_logging
 from ecommersss_platform.output import Format, StatusFormat, as_json, print_rows
 
@@ -35,6 +37,8 @@ db_app = typer.Typer(help="The operational database.", no_args_is_help=True)
 rejected_app = typer.Typer(help="Lines of the topic that are no valid order.", no_args_is_help=True)
 app.add_typer(db_app, name="db")
 app.add_typer(rejected_app, name="rejected")
+app.add_typer(rules_app, name="rules")
+app.add_typer(lists_app, name="lists")
 
 
 class Entity(StrEnum):

@@ -37,6 +37,9 @@ class Settings(BaseSettings):
         default=None,
         description="who runs the embedded server when root starts it; unset: postgres, else nobody",
     )
+    rules: Path | None = Field(
+        default=None, description="the fraud rule book; unset: the one that the platform ships"
+    )
     topic: Literal["jsonl"] = Field(default="jsonl", description="where orders are published")
     warehouse: Literal["duckdb"] = Field(default="duckdb", description="where partitions are published")
     duckdb_path: Path | None = Field(default=None, description="the DuckDB file; unset: inside the home")
@@ -63,6 +66,14 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
+
+    @property
+    def rules_path(self) -> Path:
+        """The rule book's file, absolute. A running consumer takes changes of it up."""
+        # Here, because the rules load an SQL parser, which few who need settings want.
+        from streaming.rules import RULES_PATH
+
+        return (self.rules or RULES_PATH).expanduser().absolute()
 
     # Places under the home, each written once.
 

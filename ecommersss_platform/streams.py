@@ -26,18 +26,18 @@ def flagged_stream(settings: Settings) -> JsonlTopic:
 
 
 def fraud_consumer(settings: Settings, url: str) -> Consumer:
-    """The consumer of the orders topic, storing to the database at `url`, with the house's rule book.
+    """The consumer of the orders topic, storing to the database at `url`, with the rule book of the settings.
 
-    Raises `RuleError` for a rule book that cannot be used.
+    A changed rule book is taken up between batches. Raises `RuleError` for a rule book that cannot be used.
     """
     from streaming.consumer import Consumer
-    from streaming.rules import RULES_PATH, RuleBook
+    from streaming.rules import RuleFile
 
     return Consumer(
         url,
         orders_topic(settings),
         flagged_stream(settings),
-        RuleBook.load(RULES_PATH),
+        RuleFile(settings.rules_path),
         topic_name=TOPIC,
         consumer=CONSUMER,
         stream=FLAGGED,

@@ -431,17 +431,18 @@ class FreshHistory(MemoryHistory):
 # Each user's rows are found through the index orders_user (user_id, created_date). LIMIT keeps the planner,
 # which may know nothing of a young table yet, from reading all of it.
 _NEWEST = """
-    SELECT u, (SELECT max(created_date) FROM orders WHERE user_id = u) FROM unnest(%s::int[]) u
+    SELECT u, (SELECT max(created_date) FROM orders WHERE user_id = u {earlier}) FROM unnest(%s::int[]) u
 """
 _WITHIN = """
     SELECT w.n, o.* FROM unnest(%s::int[], %s::timestamptz[], %s::timestamptz[]) WITH ORDINALITY
         AS w(user_id, floor, ceiling, n),
     LATERAL (SELECT id, created_date, amount, country FROM orders
-             WHERE user_id = w.user_id AND created_date > w.floor AND created_date <= w.ceiling
+             WHERE user_id = w.user_id AND created_date > w.floor AND created_date <= w.ceiling {earlier}
              ORDER BY created_date LIMIT 1000000000) o
 """
 _BEFORE = """
-    SELECT (SELECT max(created_date) FROM orders WHERE user_id = w.user_id AND created_date <= w.floor)
+    SELECT (SELECT max(created_date) FROM orders
+            WHERE user_id = w.user_id AND created_date <= w.floor {earlier})
     FROM unnest(%s::int[], %s::timestamptz[]) WITH ORDINALITY AS w(user_id, floor, n) ORDER BY w.n
 """
 _RECENT = """
@@ -452,22 +453,27 @@ _RECENT = """
 
 
 class DatabaseOrders:
-    """The orders that a database cursor sees."""
+    """The orders that a database cursor sees; with `before` only those at earlier positions."""
 
-    def __init__(self, cursor: Cursor) -> None:
+    def __init__(self, cursor: Cursor, before: int | None = None) -> None:
         self._cursor = cursor
+        # The consumer has no need of it, and without it the newest order is found in the index alone.
+        earlier = "" if before is None else f"AND position < {int(before)}"
+        self._newest, self._within, self._before = (
+            statement.format(earlier=earlier) for statement in (_NEWEST, _WITHIN, _BEFORE)
+        )
 
     def newest(self, user_ids: Sequence[int]) -> dict[int, datetime | None]:
         if not user_ids:
             return {}
-        self._cursor.execute(_NEWEST, (list(user_ids),))
+        self._cursor.execute(self._newest, (list(user_ids),))
         return dict(self._cursor.fetchall())
 
     def within(self, intervals: Sequence[Interval]) -> list[tuple[datetime | None, list[Past]]]:
         users, floors, ceilings = (list(column) for column in zip(*intervals, strict=True))
-        self._cursor.execute(_BEFORE, (users, floors))
+        self._cursor.execute(self._before, (users, floors))
         found: list[tuple[datetime | None, list[Past]]] = [(before, []) for (before,) in self._cursor]
-        self._cursor.execute(_WITHIN, (users, floors, ceilings))
+        self._cursor.execute(self._within, (users, floors, ceilings))
         for n, *row in self._cursor:
             found[n - 1][1].append(Past(*row))
         return found

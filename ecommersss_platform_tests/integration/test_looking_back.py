@@ -224,7 +224,7 @@ def test_history_is_read_through_its_index(url: str) -> None:
             (history._BEFORE, ([1], [NOON + DAY])),
             (history._WITHIN, ([1], [NOON], [NOON + HOUR])),
         ):
-            cursor.execute(f"EXPLAIN {statement}", parameters)
+            cursor.execute("EXPLAIN " + statement.format(earlier=""), parameters)
             plan = "\n".join(row for (row,) in cursor)
             assert "orders_user" in plan, plan
             assert "Seq Scan" not in plan, plan

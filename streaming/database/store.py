@@ -304,10 +304,9 @@ class OrderStore:
     def flagged(self, ids: Sequence[int]) -> list[Flagged]:
         """The stored orders with these ids, in the order of `ids`; those that are not stored are left out."""
         with self._undo_on_error(), self.connection.cursor() as cursor:
-            cursor.execute(f"{_SELECT_FLAGGED} WHERE id = ANY(%s)", (list(ids),))
-            found = {row[0]: _flagged(row) for row in cursor}
+            found = select_flagged(cursor, ids)
             self.connection.commit()
-        return [found[i] for i in ids if i in found]
+        return found
 
     def flagged_after(self, position: int) -> Iterator[Flagged]:
         """Every stored order whose place in the topic is after `position`, in topic order, streamed."""
@@ -329,6 +328,13 @@ class OrderStore:
                 with suppress(psycopg2.Error):
                     self._connection.rollback()
             raise
+
+
+def select_flagged(cursor: Cursor, ids: Sequence[int]) -> list[Flagged]:
+    """The stored orders with these ids, in the order of `ids`; those that are not stored are left out."""
+    cursor.execute(f"{_SELECT_FLAGGED} WHERE id = ANY(%s)", (list(ids),))
+    found = {row[0]: _flagged(row) for row in cursor}
+    return [found[i] for i in ids if i in found]
 
 
 def copy_text(orders: Iterable[Flagged]) -> bytes:

@@ -1,0 +1,1 @@
+"""Groups of `ecommersss` commands that have a module of their own."""
