@@ -11,6 +11,7 @@ import psycopg2
 import pytest
 
 from ecommersss_platform.local.postgres import EmbeddedPostgres
+from ecommersss_platform_tests import emulator
 from streaming.database import migrate
 
 # No test asserts a time: machines are noisy.
@@ -54,3 +55,12 @@ def administer(postgres: EmbeddedPostgres, statement: str) -> None:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def pubsub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running Pub/Sub emulator of this test process's own. Skips where there is none."""
+    if reason := emulator.missing():
+        pytest.skip(reason)
+    with emulator.running_emulator(tmp_path_factory.mktemp("pubsub")) as address:
+        yield address

@@ -1,0 +1,113 @@
+"""Google's Pub/Sub emulator on a loopback port of its own. Nothing here, or that uses it, talks to Google."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streaming.topics.pubsub import EMULATOR_VARIABLE, PubSubTopic
+
+JAR_VARIABLE = "PUBSUB_EMULATOR_JAR"
+PROJECT = "test-project"
+STREAM_SECONDS = 2.0
+
+_JARS = "platform/pubsub-emulator/lib/*.jar"
+_numbers = count(1)
+
+
+def find_jar(environment: Mapping[str, str]) -> Path | None:
+    """The emulator's jar: named by PUBSUB_EMULATOR_JAR, else in a Cloud SDK ($CLOUDSDK_ROOT, or gcloud's)."""
+    if given := environment.get(JAR_VARIABLE):
+        return Path(given)
+    roots = [Path(root) for root in (environment.get("CLOUDSDK_ROOT"),) if root]
+    if gcloud := shutil.which("gcloud", path=environment.get("PATH")):
+        roots.append(Path(gcloud).resolve().parents[1])
+    return next((jar for root in roots for jar in sorted(root.glob(_JARS))), None)
+
+
+def missing() -> str | None:
+    """Why the emulator cannot run here, or None."""
+    jar = find_jar(os.environ)
+    if jar is None or not jar.exists():
+        return (
+            "no Pub/Sub emulator: install it (gcloud components install pubsub-emulator, or the Debian"
+            f" package google-cloud-cli-pubsub-emulator), or set {JAR_VARIABLE}"
+        )
+    return None if shutil.which("java") else "no Pub/Sub emulator: it needs java"
+
+
+@contextmanager
+def running_emulator(directory: Path) -> Iterator[str]:
+    """A running emulator: its address. Its log goes to the directory."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = directory / "pubsub-emulator.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            ["java", "-Xmx256m", "-jar", str(find_jar(os.environ)), "--host=127.0.0.1", f"--port={port}"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while "Server started" not in log.read_text():
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the Pub/Sub emulator did not start:\n{log.read_text()}")
+            time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def end_streams_soon(patch: pytest.MonkeyPatch, seconds: float = STREAM_SECONDS) -> None:
+    """Give each streaming pull a deadline, as the service does too; the library opens the next by itself.
+
+    The emulator (0.8.20) does not notice that a client has cancelled its stream or is dead: it goes on to
+    hand messages to that stream, some ordering keys for ever. At the deadline it does notice.
+    """
+    from google.cloud import pubsub_v1
+
+    original = pubsub_v1.SubscriberClient.streaming_pull
+
+    def streaming_pull(client: pubsub_v1.SubscriberClient, *args: Any, **options: Any) -> Any:
+        return original(client, *args, **{**options, "timeout": seconds})
+
+    patch.setattr(pubsub_v1.SubscriberClient, "streaming_pull", streaming_pull)
+
+
+@contextmanager
+def emulated(address: str, ordering: bool = True) -> Iterator[PubSubTopic]:
+    """A new topic with its subscription on the emulator, through which every client goes meanwhile."""
+    from google.cloud import pubsub_v1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(EMULATOR_VARIABLE, address)
+        end_streams_soon(patch)
+        number = next(_numbers)
+        topic = PubSubTopic(PROJECT, f"orders-{number}", f"orders-{number}-fraud")
+        publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
+        for client in (publisher, subscriber):
+            assert client.transport.host == address  # and not pubsub.googleapis.com
+        publisher.create_topic(name=topic.path)
+        with subscriber:
+            subscriber.create_subscription(
+                request={
+                    "name": topic.subscription_path,
+                    "topic": topic.path,
+                    "enable_message_ordering": ordering,
+                    "ack_deadline_seconds": 10,
+                }
+            )
+        yield topic
