@@ -39,19 +39,22 @@ MAX_LINES = 5_000
 STOP_SECONDS = 1.5
 """How long a batch in work may take to finish after a stop was asked for."""
 
+COLLISIONS = 5
+"""How often a batch is decided anew because the database knew better."""
+
 _IDLE_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 _BUSY_RETRY_SECONDS = 5.0
 # A look for arrivals may cost this share of the time at most, however many lines wait.
 _RETRY_SHARE = 0.05
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
-_COLLISIONS = 5
 
 # A connection error has no code, only the server's words. These do not pass by waiting.
 _LASTING = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
 
 
-def _now() -> datetime:
+def utc_now() -> datetime:
+    """The time of decisions."""
     return datetime.now(UTC)
 
 
@@ -200,6 +203,10 @@ class ConsumerLoop(ABC):
     def _process(self, batch: Batch) -> None:
         """Decide about the lines of a batch, store the outcome, and pass it on."""
 
+    def _pass_on(self) -> None:
+        """What is due after each look at the topic, whether it gave lines or none."""
+        return
+
     # The life of a connection.
 
     def _run(self, once: bool) -> None:
@@ -257,6 +264,7 @@ class ConsumerLoop(ABC):
             if batch.lines:
                 self._process(batch)
                 self.counters.took(len(batch), time.monotonic() - began)
+            self._pass_on()
             drained = once and not batch.lines
             retried = self._retry_arrived(busy=bool(batch.lines), now=drained)
             # Only now: a server may take connections and still refuse what is done with them.
@@ -297,7 +305,7 @@ class Consumer(ConsumerLoop):
         consumer: str = "fraud",
         stream: str = "flagged_orders",
         max_lines: int = MAX_LINES,
-        clock: Callable[[], datetime] = _now,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         super().__init__(topic, rules, max_lines, clock)
         self.topic = topic
@@ -369,7 +377,7 @@ class Consumer(ConsumerLoop):
         decoded, invalid = candidates(batch)
         ids = [candidate.order.id for candidate in decoded]
         stored = self.store.stored(ids) if self._look_first else {}
-        for _ in range(_COLLISIONS):
+        for _ in range(COLLISIONS):
             decision = Decision()
             if decoded:
                 orders = [candidate.order for candidate in decoded]
@@ -390,7 +398,7 @@ class Consumer(ConsumerLoop):
                 self._look_first = decision.known_ids > 0
                 return decision
         raise PlatformError(
-            f"the batch at position {self.position} collided {_COLLISIONS} times with what is stored: another"
+            f"the batch at position {self.position} collided {COLLISIONS} times with what is stored: another"
             " program writes to the table orders"
         )
 
