@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import psycopg2
 import pytest
 
@@ -312,15 +313,15 @@ def test_the_demo_shows_every_mart_and_the_same_days_twice_are_the_same_tables(t
     for mart in ("product_and_users", "product_and_payment_methods"):
         assert f"gold.{mart}" in shown
 
-    def tables() -> dict[str, list[dict[str, object]]]:
-        names = home.json(
-            "query",
-            "SELECT table_schema || '.' || table_name AS name FROM information_schema.tables"
-            " WHERE table_schema IN ('raw', 'silver', 'gold') ORDER BY 1",
-        )
-        return {
-            str(row["name"]): home.json("query", f"SELECT * FROM {row['name']} ORDER BY ALL") for row in names
-        }
+    def tables() -> dict[str, list[tuple[object, ...]]]:
+        with duckdb.connect(str(home.settings.warehouse_path), read_only=True) as warehouse:
+            names = warehouse.execute(
+                "SELECT table_schema || '.' || table_name FROM information_schema.tables"
+                " WHERE table_schema IN ('raw', 'silver', 'gold') ORDER BY 1"
+            ).fetchall()
+            return {
+                name: warehouse.execute(f"SELECT * FROM {name} ORDER BY ALL").fetchall() for (name,) in names
+            }
 
     before = tables()
     assert len(before) == 13
