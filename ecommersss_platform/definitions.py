@@ -8,6 +8,7 @@ from dagster import Definitions
 
 from ecommersss_platform.alerts import run_failure_alerts
 from ecommersss_platform.assets.analytics import analytics_assets
+from ecommersss_platform.assets.fraud import fraud_assets
 from ecommersss_platform.assets.marketplace import marketplace_job
 from ecommersss_platform.assets.raw import raw_assets
 from ecommersss_platform.checks import raw_checks
@@ -27,12 +28,13 @@ pool = make_warehouse(settings).pool
 
 raw = raw_assets(days, pool)
 analytics = analytics_assets(days, pool)
+fraud = fraud_assets(pool)
 
-days_job = marketplace_days([*raw, *analytics])
+days_job = marketplace_days([*raw, *analytics, *fraud])
 hours_job = marketplace_job(first_day)
 
 defs = Definitions(
-    assets=[*raw, *analytics],
+    assets=[*raw, *analytics, *fraud],
     asset_checks=raw_checks(days, pool),
     jobs=[days_job, hours_job],
     schedules=[daily_close(days_job, first_day), marketplace_hourly(hours_job)],

@@ -33,16 +33,16 @@ def range_tags(days: Days) -> dict[str, str]:
 
 
 def marketplace_days(assets: Sequence[AssetsDefinition]) -> UnresolvedAssetJobDefinition:
-    """Days, from the raw tables to the marts. A range of days is one run, and so is a backfill of this job.
+    """Days, from the raw tables to the marts and the block list. A range is one run, and so is a backfill.
 
     The partitioned assets share one partitions definition and one backfill policy
-    (`partitions.SINGLE_RUN`); the others (bronze, dimensions, marts) are rebuilt once in the run, in the
-    order of the lineage. A backfill of *assets* instead of this job takes a run for each change between
+    (`partitions.SINGLE_RUN`); the others (bronze, dimensions, marts, block list) are made once in the run, in
+    the order of the lineage. A backfill of *assets* instead of this job takes a run for each change between
     partitioned and not, still one each.
     """
     return define_asset_job(
         MARKETPLACE_DAYS,
         selection=AssetSelection.assets(*assets),
         executor_def=EXECUTOR,
-        description="Raw tables, silver and gold of a day or a range of days, in one run.",
+        description="Raw tables, silver, gold and the block list of a day or a range of days, in one run.",
     )

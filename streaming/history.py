@@ -13,8 +13,8 @@ orders_user, for a whole batch at once. So answers do not depend on what was evi
 on how late an order is; only the time that they take does.
 
 Memory is by users who ordered in the last day or so of the stream's own time, not by users or orders that are
-stored. Before a batch is judged everything that was observed must be stored or given up: a failed batch's
-users are dropped, and read again when they are needed.
+stored. What was observed of a batch that then failed is undone by dropping its users: they are read again
+when they are needed.
 """
 
 from __future__ import annotations

@@ -97,6 +97,7 @@ MARTS = {
     "gold/daily_fraud_summary",
     "gold/fraud_rule_performance",
 }
+FRAUD = {"fraud/user_lists"}
 PARTITIONED = RAW | {"silver/fact_orders"}
 
 
@@ -140,7 +141,7 @@ def test_loading_uses_nothing_that_dagster_takes_away(location: dict[str, Any]) 
 
 def test_assets(location: dict[str, Any]) -> None:
     assets = location["assets"]
-    assert set(assets) == RAW | BRONZE | DIMENSIONS | {"silver/fact_orders"} | MARTS
+    assert set(assets) == RAW | BRONZE | DIMENSIONS | {"silver/fact_orders"} | MARTS | FRAUD
     assert {key for key, asset in assets.items() if asset["group"] != key.split("/")[0]} == set()
     assert {key for key, asset in assets.items() if asset["partitions"] != "None"} == PARTITIONED
     assert len({assets[key]["partitions"] for key in PARTITIONED}) == 1
@@ -163,6 +164,8 @@ def test_lineage(location: dict[str, Any]) -> None:
     # After the dimensions; and straight from raw/orders, without which a backfill of the assets would leave
     # fact_orders out: Dagster follows partitions only along edges between partitioned assets.
     assert parents["silver/fact_orders"] == {"raw/orders", "bronze/stg_orders", *DIMENSIONS}
+    # What the marts found out goes back to the stream.
+    assert parents["fraud/user_lists"] == {"gold/users_and_blacklist"}
     upstream: dict[str, set[str]] = {}
     for mart in MARTS:
         found, todo = set(), [mart]
