@@ -35,6 +35,8 @@ app = typer.Typer(
 )
 db_app = typer.Typer(help="The operational database.", no_args_is_help=True)
 rejected_app = typer.Typer(help="Lines of the topic that are no valid order.", no_args_is_help=True)
+topics_app = typer.Typer(help="The two streams on disk.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
 app.add_typer(db_app, name="db")
 app.add_typer(rejected_app, name="rejected")
 app.add_typer(rules_app, name="rules")
@@ -360,6 +362,37 @@ def rejected_export(
         typer.echo(as_json({"exported": count, "file": str(file)}))
     else:
         typer.echo(f"wrote {count:,} rejected lines to {file}")
+
+
+@topics_app.command("trim")
+def topics_trim(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what would be removed, remove nothing")
+    ] = False,
+    style: StatusFormatOption = StatusFormat.TABLE,
+) -> None:
+    """Remove segments that are older than the settings say and that every reader is past.
+
+    The job topic_retention does the same every day. Shows each segment, and why it stays if it does.
+    """
+    from ecommersss_platform.local.database import dagster_storage, operational_database
+    from ecommersss_platform.local.instance import dagster_instance
+    from ecommersss_platform.retention import plan, remove, sensor_position
+    from streaming.database import migrate
+
+    settings = _settings()
+    with operational_database(settings) as url, dagster_storage(settings) as dagster_url:
+        migrate(url)
+        with dagster_instance(settings, dagster_url) as instance:
+            position = sensor_position(instance)
+        plans = plan(settings, url, position)
+        rows = [row for planned in plans for row in planned.as_rows()]
+        if not dry_run:
+            remove(plans)
+    print_rows(list(rows[0]) if rows else [], rows, style)
+    if style is StatusFormat.TABLE:
+        count = sum(row["removable"] for row in rows)
+        typer.echo(f"{'would remove' if dry_run else 'removed'} {count} of {len(rows)} segments")
 
 
 @app.command()

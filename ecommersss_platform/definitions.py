@@ -16,7 +16,8 @@ from ecommersss_platform.dbt_resource import dbt_resource
 from ecommersss_platform.jobs import EXECUTOR, marketplace_days
 from ecommersss_platform.partitions import daily_partitions
 from ecommersss_platform.resources import platform_resources
-from ecommersss_platform.schedules import daily_close, marketplace_hourly
+from ecommersss_platform.retention import retention_job
+from ecommersss_platform.schedules import daily_close, marketplace_hourly, topic_retention
 from ecommersss_platform.sensors import order_stream_sensor
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import make_warehouse
@@ -32,12 +33,17 @@ fraud = fraud_assets(pool)
 
 days_job = marketplace_days([*raw, *analytics, *fraud])
 hours_job = marketplace_job(first_day)
+topics_job = retention_job(settings)
 
 defs = Definitions(
     assets=[*raw, *analytics, *fraud],
     asset_checks=raw_checks(days, pool),
-    jobs=[days_job, hours_job],
-    schedules=[daily_close(days_job, first_day), marketplace_hourly(hours_job)],
+    jobs=[days_job, hours_job, topics_job],
+    schedules=[
+        daily_close(days_job, first_day),
+        marketplace_hourly(hours_job),
+        topic_retention(topics_job),
+    ],
     sensors=[order_stream_sensor(days_job, settings, first_day), run_failure_alerts(settings)],
     resources={**platform_resources(settings), "dbt": dbt_resource(settings)},
     executor=EXECUTOR,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DAILY_CLOSE_CRON = "0 3 * * *"
 MARKETPLACE_HOURLY_CRON = "0 * * * *"
+TOPIC_RETENTION_CRON = "30 4 * * *"
 
 
 def daily_close(job: UnresolvedAssetJobDefinition, first_day: date) -> ScheduleDefinition:
@@ -71,6 +72,18 @@ def marketplace_hourly(job: JobDefinition) -> ScheduleDefinition:
         return RunRequest(partition_key=hour.strftime(partitions.fmt))
 
     return hourly
+
+
+def topic_retention(job: JobDefinition) -> ScheduleDefinition:
+    """Removes old segments once a day, after `daily_close` has done with yesterday."""
+    return ScheduleDefinition(
+        name="topic_retention",
+        job=job,
+        cron_schedule=TOPIC_RETENTION_CRON,
+        execution_timezone=str(JAKARTA),
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Segments of both streams that are old enough and that every reader is past.",
+    )
 
 
 def last_closed_hour(moment: datetime) -> datetime:

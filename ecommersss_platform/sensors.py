@@ -38,6 +38,7 @@ from streaming.topics.jsonl import JsonlTopic, TopicTruncated
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+ORDER_STREAM_SENSOR = "order_stream_sensor"
 SECONDS_BETWEEN_TICKS = 30
 LINES_PER_READ = 1000
 MOST_REQUESTS_PER_TICK = 8
@@ -291,7 +292,7 @@ def order_stream_sensor(
     """The sensor that re-materialises the days of new flagged orders: today, and any closed day."""
 
     @sensor(
-        name="order_stream_sensor",
+        name=ORDER_STREAM_SENSOR,
         job=job,
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=DefaultSensorStatus.RUNNING,

@@ -58,6 +58,16 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         default="text", description="how producer and consumer log: for people, or one JSON object a line"
     )
+    topic_retention_days: int = Field(
+        default=30,
+        ge=0,
+        description="days that the orders topic keeps its segments, longer until consumed; 0: for ever",
+    )
+    flagged_retention_days: int = Field(
+        default=30,
+        ge=0,
+        description="days that the flagged stream keeps its segments, longer until materialised; 0: for ever",
+    )
     flagged_max_bytes_per_tick: int = Field(
         default=4_000_000, ge=1, description="most that the stream sensor reads of the flagged stream a tick"
     )

@@ -178,7 +178,8 @@ def test_lineage(location: dict[str, Any]) -> None:
 
 def test_jobs(location: dict[str, Any]) -> None:
     jobs = location["jobs"]
-    assert set(jobs) == {"marketplace_days", "marketplace_hourly"}
+    assert set(jobs) == {"marketplace_days", "marketplace_hourly", "topic_retention"}
+    assert jobs["topic_retention"]["assets"] == []
     assert set(jobs["marketplace_days"]["assets"]) == set(location["assets"])
     assert jobs["marketplace_days"]["partitions"] == location["assets"]["raw/orders"]["partitions"]
     assert jobs["marketplace_days"]["one_run"]
@@ -190,6 +191,7 @@ def test_schedules_and_sensors_are_switched_on(location: dict[str, Any]) -> None
     assert location["schedules"] == {
         "daily_close": ["0 3 * * *", "Asia/Jakarta", "marketplace_days", "RUNNING"],
         "marketplace_hourly": ["0 * * * *", "Asia/Jakarta", "marketplace_hourly", "RUNNING"],
+        "topic_retention": ["30 4 * * *", "Asia/Jakarta", "topic_retention", "RUNNING"],
     }
     assert location["sensors"] == {
         "order_stream_sensor": [30, ["marketplace_days"], "RUNNING"],

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import accumulate, count
+from itertools import accumulate, count, pairwise
 from operator import add
 from pathlib import Path
 from typing import Any, Final
@@ -191,6 +191,18 @@ class JsonlTopic:
             begin,
         )
         return min(segment for segment in (*segments, begin) if segment > damaged)
+
+    def trim(self, before: int) -> list[int]:
+        """Remove the segments that end at or before a position, oldest first, and return which these were.
+
+        The newest segment stays, whatever the position: writers go on behind it. Only for whoever knows that
+        no reader will ask for these lines again. Raises `OSError`.
+        """
+        with self._locked():
+            gone = [begin for begin, end in pairwise(self.segments()) if end <= before]
+            for begin in gone:
+                self.path(begin).unlink(missing_ok=True)
+        return gone
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
