@@ -87,7 +87,9 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
         warehouse = make_warehouse(settings)
         typer.secho("\n5. The marts", bold=True)
         for mart in MARTS:
-            head = warehouse.query(f"SELECT * FROM gold.{mart} LIMIT {rows}")  # noqa: S608
+            head = warehouse.query(
+                f"SELECT * FROM gold.{mart} ORDER BY fraud_orders DESC, total_orders DESC LIMIT {rows}"  # noqa: S608
+            )
             total = warehouse.query(f"SELECT count(*) AS n FROM gold.{mart}").to_pylist()[0]["n"]  # noqa: S608
             print_rows(head.column_names, head.to_pylist(), title=f"gold.{mart}: {total:,} rows")
     typer.echo(

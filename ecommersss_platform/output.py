@@ -14,6 +14,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
+from streaming.orders import JAKARTA
+
 
 class Format(StrEnum):
     TABLE = "table"
@@ -54,6 +56,13 @@ def _cell(value: object) -> str:
     return value.isoformat(sep=" ") if isinstance(value, datetime) else str(value)
 
 
+def _shown(value: object) -> str:
+    """A cell for people: instants on the marketplace's clock, to the second."""
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return f"{value.astimezone(JAKARTA):%Y-%m-%d %H:%M:%S}"
+    return _cell(value)
+
+
 def print_rows(
     columns: Sequence[str],
     rows: Iterable[Mapping[str, Any]],
@@ -62,7 +71,7 @@ def print_rows(
     title: str | None = None,
     file: TextIO | None = None,
 ) -> None:
-    """Print rows: a table, one JSON object a line, or CSV with a header."""
+    """Print rows: a table (instants in Asia/Jakarta), one JSON object a line, or CSV with a header."""
     out = file or sys.stdout
     if style == "json":
         for row in rows:
@@ -78,7 +87,7 @@ def print_rows(
             numeric = any(isinstance(row[name], int | float | Decimal) for row in shown)
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in shown:
-            table.add_row(*(_cell(row[name]) for name in columns))
+            table.add_row(*(_shown(row[name]) for name in columns))
         # A pipe has no width: give a table there all the room it wants.
         console = Console(file=out, width=None if out.isatty() else 200, markup=False, highlight=False)
         console.print(table)
