@@ -41,7 +41,7 @@ LATENESS: Final = timedelta(hours=1)
 MAX_USERS: Final = 500_000
 """Users kept at most (about 250 MB with three orders each). Beyond it all are dropped, and read as needed."""
 
-WARM_ORDERS: Final = 20_000
+WARM_ORDERS: Final = 5_000
 """The newest orders whose users are read at the start."""
 
 _KEPT: Final = DAY + 2 * LATENESS
@@ -293,8 +293,10 @@ class MemoryHistory:
         self._late = {}
 
     def prepare(self, stored: StoredOrders, orders: Sequence[Order]) -> None:
-        self._tidy(orders)
         self._late = {}
+        if not orders:
+            return
+        self._tidy(orders)
         missing: dict[int, list[datetime]] = {}
         users = self._users
         for order in orders:
