@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 import psycopg2
 from psycopg2 import errors
 
-from streaming.database.store import Collision, OrderStore
-from streaming.decisions import Decision, candidates, decide
+from streaming.database.store import Collision, OrderStore, Rejected
+from streaming.decisions import Candidate, Decision, candidates, decide
 from streaming.distribution import Distribution
 from streaming.errors import PlatformError
 from streaming.flagged import FlaggedStream
@@ -133,6 +133,8 @@ class ConsumerLoop(ABC):
         self._clock = clock
         self._stopping = False
         self._reader: Reader | None = None
+        # What `_process` left in work, for `_settle` to finish.
+        self._in_work: _Work | None = None
         # How long a topic must have been silent to be taken for drained.
         self._silence = 0.0
         self._next_retry = 0.0
@@ -203,6 +205,10 @@ class ConsumerLoop(ABC):
     def _process(self, batch: Batch) -> None:
         """Decide about the lines of a batch, store the outcome, and pass it on."""
 
+    def _settle(self) -> bool:
+        """Finish what `_process` left in work. Whether it went as it had been decided."""
+        return True
+
     def _pass_on(self) -> None:
         """What is due after each look at the topic, whether it gave lines or none."""
         return
@@ -257,13 +263,15 @@ class ConsumerLoop(ABC):
 
     def _consume(self, reader: Reader, once: bool) -> None:
         while not self._stopping:
-            batch = reader.read(self._max_lines, self._silence if once else _IDLE_SECONDS)
-            began = time.monotonic()
+            # A batch in work is not left waiting for the next one.
+            patience = 0.0 if self._in_work else self._silence if once else _IDLE_SECONDS
+            batch = reader.read(self._max_lines, patience)
             if self._rule_file is not None and self._rule_file.refresh():
                 self.book = self._rule_file.book
             if batch.lines:
                 self._process(batch)
-                self.counters.took(len(batch), time.monotonic() - began)
+            else:
+                self._settle()
             self._pass_on()
             drained = once and not batch.lines
             retried = self._retry_arrived(busy=bool(batch.lines), now=drained)
@@ -274,9 +282,10 @@ class ConsumerLoop(ABC):
 
     def _retry_arrived(self, busy: bool, now: bool) -> int:
         """Publish lines again whose user or product has arrived, if it is time to look. Returns how many."""
-        began = time.monotonic()
-        if not now and began < self._next_retry:
+        if not now and time.monotonic() < self._next_retry:
             return 0
+        self._settle()
+        began = time.monotonic()
         count = retry_arrived(self.store.connection, self._publisher)
         ended = time.monotonic()
         pause = _BUSY_RETRY_SECONDS if busy and not count else _RETRY_SECONDS
@@ -342,26 +351,97 @@ class Consumer(ConsumerLoop):
                 self._reader = reader
                 try:
                     self._consume(reader, once)
+                    self._settle()
                     return
                 except TopicTruncated as error:
+                    self._settle()
                     if self.position == repaired_at:
                         raise PlatformError(f"the topic could not be repaired: {error}") from error
                     logger.error("%s", error)
                 finally:
                     self._reader = None
+                    self._abandon()
             repaired_at = self.topic.repair(self.position)
             self.store.commit(self.position, repaired_at)
             self.position = repaired_at
 
     def _process(self, batch: Batch) -> None:
-        decision = self._store(batch)
-        self.position = batch.next_position
-        self.counters.count(decision)
+        """Decide about a batch while the one before it is stored; a full one, with more to come, likewise.
+
+        Only if that one collides was the decision made without knowing all, and is made again.
+        """
+        work = _Work(batch, *candidates(batch), time.monotonic())
+        if self._look_first:
+            self._settle()
+        self._decide(work, self._look_first)
+        if not self._settle():
+            self._decide(work, look=True)
+        self._in_work = work
+        if len(batch) >= self._max_lines:
+            work.begin(self._store)
+        else:
+            self._settle()
+
+    def _decide(self, work: _Work, look: bool) -> None:
+        """Decide about a batch; with `look` knowing which of its ids are stored, else taking them for new."""
+        work.decision = Decision()
+        if work.decoded:
+            orders = [candidate.order for candidate in work.decoded]
+            stored = self.store.stored([order.id for order in orders]) if look else {}
+            catalogue = self.store.refresh(orders)
+            with self.store.past_orders() as past:
+                self.history.prepare(past, orders)
+            work.decision = decide(work.decoded, stored, catalogue, self.history, self.book, self._clock())
+        work.decision.rejected.extend(work.invalid)
+
+    def _store(self, work: _Work) -> None:
+        """Commit a batch and write its flagged lines. Nothing else may use the store's connection meanwhile.
+
+        Its flagged lines are written before the next commit, so only those of one batch can be missing.
+        """
+        decision, next_position = work.decision, work.batch.next_position
+        self.store.commit(
+            self.position,
+            next_position,
+            decision.orders,
+            decision.rejected,
+            self.flagged.end,
+            decision.lists_version,
+        )
+        self.position = next_position
         try:
             self.flagged.emit(decision.orders)
         except EndMoved as error:
             logger.error("%s", error)
             self.flagged.recover(self.store)
+
+    def _settle(self) -> bool:
+        """See to it that the batch in work is stored. False when it collided and was decided anew."""
+        work, self._in_work = self._in_work, None
+        if work is None:
+            return True
+        for attempt in range(COLLISIONS):
+            try:
+                work.finish(self._store)
+            except Collision:
+                # What was decided since, too, counted orders that are not stored.
+                self.history.rolled_back()
+                self.store.catalogue.forget()
+                self._decide(work, look=True)
+            else:
+                self._settled(work)
+                return attempt == 0
+        raise PlatformError(
+            f"the batch at position {self.position} collided {COLLISIONS} times with what is stored: another"
+            " program writes to the table orders"
+        )
+
+    def _settled(self, work: _Work) -> None:
+        decision = work.decision
+        self.history.committed(len(decision.orders))
+        self._look_first = decision.known_ids > 0
+        self.counters.count(decision)
+        self.counters.took(len(work.batch), time.monotonic() - work.read_at)
         logger.debug(
             "batch stored",
             extra={
@@ -372,35 +452,52 @@ class Consumer(ConsumerLoop):
             },
         )
 
-    def _store(self, batch: Batch) -> Decision:
-        """Decide about the batch and commit it, again if the database knows better than the decision did."""
-        decoded, invalid = candidates(batch)
-        ids = [candidate.order.id for candidate in decoded]
-        stored = self.store.stored(ids) if self._look_first else {}
-        for _ in range(COLLISIONS):
-            decision = Decision()
-            if decoded:
-                orders = [candidate.order for candidate in decoded]
-                catalogue = self.store.refresh(orders)
-                with self.store.past_orders() as past:
-                    self.history.prepare(past, orders)
-                decision = decide(decoded, stored, catalogue, self.history, self.book, self._clock())
-            decision.rejected.extend(invalid)
+    def _abandon(self) -> None:
+        """After a failure: let the batch in work end, however it does. What it did, the database knows."""
+        work, self._in_work = self._in_work, None
+        if work is not None:
+            work.wait()
+
+
+@dataclass
+class _Work:
+    """A batch on its way, perhaps being stored by a thread of its own."""
+
+    batch: Batch
+    decoded: list[Candidate]
+    invalid: list[Rejected]
+    read_at: float
+    decision: Decision = field(default_factory=Decision)
+    _thread: threading.Thread | None = None
+    _error: BaseException | None = None
+
+    def begin(self, store: Callable[[_Work], None]) -> None:
+        """Store it in a thread, which does not keep the process from ending."""
+
+        def work() -> None:
             try:
-                self.store.commit(
-                    self.position, batch.next_position, decision.orders, decision.rejected, self.flagged.end
-                )
-            except Collision:
-                self.history.rolled_back()
-                stored = self.store.stored(ids)
-            else:
-                self.history.committed(len(decision.orders))
-                self._look_first = decision.known_ids > 0
-                return decision
-        raise PlatformError(
-            f"the batch at position {self.position} collided {COLLISIONS} times with what is stored: another"
-            " program writes to the table orders"
-        )
+                store(self)
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=work, name="commit", daemon=True)
+        self._thread.start()
+
+    def finish(self, store: Callable[[_Work], None]) -> None:
+        """Wait for the thread, or store it now where none was begun. Raises what storing it raised."""
+        if self._thread is None:
+            store(self)
+            return
+        self.wait()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Until the thread has ended."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
 
 
 def passes_by_waiting(error: psycopg2.Error) -> bool:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Protocol
 
 from streaming.database.store import Emission
-from streaming.orders import Flagged, decode_flagged, encode_flagged
+from streaming.orders import Flagged, decode_flagged, encode_all_flagged, encode_flagged
 from streaming.topics.jsonl import EndMoved, JsonlTopic, TopicTruncated
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class FlaggedStream:
         times `recover` completes it.
         """
         if orders:
-            self.end = self.topic.publish_at(self.end, b"".join([encode_flagged(o) + b"\n" for o in orders]))
+            self.end = self.topic.publish_at(self.end, encode_all_flagged(orders))
 
     def recover(self, orders: FlaggedOrders) -> int:
         """Complete the stream from what the database holds, and return how many lines were missing.

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from itertools import product
@@ -182,6 +182,11 @@ def decode_carefully(line: bytes) -> Order:
     )
 
 
+def local_hour(instant: datetime) -> int:
+    """The hour of the day, Asia/Jakarta, of an instant in [EARLIEST, LATEST)."""
+    return instant.astimezone(_JAKARTA_OFFSET).hour
+
+
 def encode(order: Order) -> bytes:
     """The order as a canonical line, without line end: compact, amount with two places, time in +07:00."""
     return _encode(
@@ -227,24 +232,36 @@ def flag(
 
 def encode_flagged(flagged: Flagged) -> bytes:
     """The flagged order as one flat JSON line, without line end: the order's fields, then the verdict."""
-    return _encode(
-        Flagged(
-            flagged.id,
-            flagged.user_id,
-            flagged.product_id,
-            flagged.quantity,
-            flagged.amount.quantize(_CENT),
-            flagged.payment_method,
-            flagged.country,
-            flagged.created_date.astimezone(_JAKARTA_OFFSET),
-            flagged.status,
-            flagged.fraud_reasons,
-            flagged.shadow_reasons,
-            flagged.rules_version,
-            flagged.flagged_at.astimezone(_JAKARTA_OFFSET),
-            flagged.position,
+    return encode_all_flagged([flagged])[:-1]
+
+
+def encode_all_flagged(orders: Iterable[Flagged]) -> bytes:
+    """Flagged orders as lines, each with its line end: as `encode_flagged`, in half the time."""
+    lines = []
+    instant = local = EARLIEST
+    for flagged in orders:
+        if flagged.flagged_at is not instant:  # those of a batch share one
+            instant = flagged.flagged_at
+            local = instant.astimezone(_JAKARTA_OFFSET)
+        lines.append(
+            Flagged(
+                flagged.id,
+                flagged.user_id,
+                flagged.product_id,
+                flagged.quantity,
+                flagged.amount.quantize(_CENT),
+                flagged.payment_method,
+                flagged.country,
+                flagged.created_date.astimezone(_JAKARTA_OFFSET),
+                flagged.status,
+                flagged.fraud_reasons,
+                flagged.shadow_reasons,
+                flagged.rules_version,
+                local,
+                flagged.position,
+            )
         )
-    )
+    return _encode_lines(lines)
 
 
 def decode_flagged(line: bytes) -> Flagged:
@@ -325,7 +342,9 @@ _COUNTRIES = {a + b: (a + b).upper() for a, b in product(ascii_letters, repeat=2
 _set = msgspec.structs.force_setattr
 _decode = msgspec.json.Decoder(Order).decode
 _decode_flagged = msgspec.json.Decoder(Flagged).decode
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+_encoder = msgspec.json.Encoder(decimal_format="number")
+_encode = _encoder.encode
+_encode_lines = _encoder.encode_lines
 
 
 def _plain(line: bytes) -> bool:
