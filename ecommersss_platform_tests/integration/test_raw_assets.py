@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -41,6 +42,8 @@ from ecommersss_platform.warehouse.duckdb import DuckDbWarehouse
 from ecommersss_platform.warehouse.io_manager import WarehouseIOManager
 from ecommersss_platform_tests import shop
 from ecommersss_platform_tests.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
+from streaming.database import connect
+from streaming.orders import business_day
 
 FIRST = date(2024, 6, 1)
 PARTITIONS = daily_partitions(FIRST)
@@ -195,6 +198,30 @@ def test_a_day_of_all_three_twice(
     assert [u["email"] for u in users] == [f"user{i}@example.com" for i in range(1, 11)]
     assert {p["price"] for p in products} == {shop.PRICE}
     assert stored == orders([1, 2], DAY_1)
+
+
+def test_a_past_day_is_the_same_day_whatever_changed_since(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    defs = definitions(marketplace, warehouse)
+    signed_up = shop.LONG_AGO.astimezone(UTC).date()
+    past = Days.between(signed_up, signed_up)
+    today = business_day(datetime.now(UTC))
+    run(defs, instance, past)
+    before = [by_id(warehouse.read(name)) for name in ("raw.users", "raw.products")]
+    assert all(before)
+
+    with closing(connect(marketplace)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE products SET price = price * 2")
+        cursor.execute("UPDATE users SET email = 'moved.' || email")
+    run(defs, instance, past)
+    assert [by_id(warehouse.read(name, days=past)) for name in ("raw.users", "raw.products")] == before
+
+    # The change is a version of the day on which it was made, and only of that.
+    run(defs, instance, Days.between(today, today))
+    changed = by_id(warehouse.read("raw.products", days=Days.between(today, today)))
+    assert {p["price"] for p in changed} == {2 * shop.PRICE}
+    assert len(changed) == len(before[1])
 
 
 def test_each_day_of_a_range_shows_its_own_rows(
