@@ -114,7 +114,7 @@ def assert_stored_exactly_once(url: str, topic: JsonlTopic, flagged: JsonlTopic,
     bytes that its row encodes to.
     """
     published = read_all(topic)
-    orders = {row[0]: _row(row) for row in query(url, _ORDERS)}
+    orders = {order.id: order for order in stored_orders(url)}
     rejected = {p: bytes(raw) for p, raw in query(url, "SELECT position, raw FROM rejected_orders")}
     by_position = {o.position: o for o in orders.values()}
     assert len(by_position) == len(orders)
@@ -135,6 +135,11 @@ def assert_stored_exactly_once(url: str, topic: JsonlTopic, flagged: JsonlTopic,
     in_topic_order = sorted(orders.values(), key=lambda o: o.position)
     assert in_stream == [encode_flagged(o) for o in in_topic_order]
     return set(orders)
+
+
+def stored_orders(url: str) -> list[Flagged]:
+    """Every stored order, in no order."""
+    return [_row(row) for row in query(url, _ORDERS)]
 
 
 def assert_judged_as_if_undisturbed(url: str, orders: list[Flagged], book: RuleBook) -> None:

@@ -1,0 +1,139 @@
+"""The order store of a topic that several consumers share and that has no positions of its own (Pub/Sub).
+
+Three locks, all released by the server when a transaction or its connection ends, and always taken in this
+order, make any number of consumers together do what one would:
+
+1. Each user of a batch (transaction-level advisory locks, in ascending order, so two batches never wait for
+   each other). From here to the commit no other consumer decides about these users. What is read afterwards
+   (each statement sees what was committed before it began) holds all of their orders of earlier batches.
+2. The turn, shared: any number of batches have it at the same time. Under it the batch takes its positions
+   from the sequence `order_positions`. A user's later batch takes greater ones, because it waits at 1; within
+   a batch, lines are numbered as they came. So the stored orders of a user, when one of them is decided, are
+   exactly those at earlier positions. The lists of users change with the turn held exclusively (see migration
+   0003), so their versions grow with positions too.
+3. Whatever PostgreSQL locks for the rows.
+
+Positions become visible out of order: a batch with lower ones may commit after one with higher ones. Who must
+not miss any holds the turn exclusively for a moment (`horizon`): every transaction that took a position has
+ended then, and whatever begins later takes a greater one.
+
+A consumer whose machine vanishes holds its locks until the server notices, after half a minute: only orders
+of the same users, and the flagged stream, wait for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import sha256
+from typing import Final
+
+from psycopg2 import errors
+from psycopg2.extensions import cursor as Cursor
+from psycopg2.extras import execute_values
+
+from streaming.database.store import Collision, OrderStore, Rejected, rejected_row
+from streaming.orders import Flagged
+
+FIRST_POSITION: Final = 1_000_000_000_000_000
+"""Where positions of shared topics begin: above any in a topic on disk."""
+
+TURN_LOCK: Final = 6_203_542
+"""Any number, the same for every process and in migration 0003."""
+
+_SESSION = """
+    SET idle_in_transaction_session_timeout = '30s';
+    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4
+"""
+_LOCK_USERS = "SELECT pg_advisory_xact_lock(%s, id) FROM unnest(%s::int[]) AS id"
+_TAKE_POSITIONS = "SELECT nextval('order_positions') FROM generate_series(1, %s)"
+_LAST_POSITION = "SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM order_positions"
+_REJECT = """
+    INSERT INTO rejected_orders (position, raw, reason, detail, missing_id, message_id) VALUES %s
+    ON CONFLICT (message_id) WHERE message_id IS NOT NULL DO NOTHING RETURNING position
+"""
+
+
+class SharedOrderStore(OrderStore):
+    """Stores what one of several consumers decides about a topic. One connection, held while it is open."""
+
+    def __init__(
+        self, url: str, topic: str = "orders", consumer: str = "fraud", stream: str = "flagged_orders"
+    ) -> None:
+        super().__init__(url, topic, consumer, stream)
+        digest = sha256(f"{topic}/users".encode()).digest()
+        self._users_class = int.from_bytes(digest[:4], "big", signed=True)
+
+    # What is read for a batch must be read under its locks, in its transaction.
+    _reads_apart = False
+
+    def _lock(self, cursor: Cursor) -> None:
+        cursor.execute(_SESSION)
+
+    def _position(self, cursor: Cursor) -> int:
+        return self._last_position(cursor)
+
+    def take_turn(self, user_ids: Collection[int], lines: int) -> list[int]:
+        """Begin a batch of these users: the positions of its lines, ascending. `put` ends it.
+
+        Waits for other consumers' batches of the same users. What `stored`, `refresh` and `past_orders` tell
+        from here on is what holds at these positions.
+        """
+        with self._undo_on_error(), self.connection.cursor() as cursor:
+            if user_ids:
+                cursor.execute(_LOCK_USERS, (self._users_class, sorted(user_ids)))
+            cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (TURN_LOCK,))
+            cursor.execute(_TAKE_POSITIONS, (lines,))
+            return [position for (position,) in cursor]
+
+    def put(
+        self, orders: Sequence[Flagged], rejected: Sequence[Rejected], message_ids: Mapping[int, str]
+    ) -> set[int]:
+        """Store what was decided since `take_turn`, and commit.
+
+        `message_ids` tells by position which message each rejected line came in: one that was rejected
+        already, and is delivered again, is not stored again. Returns the positions of the others.
+
+        Raises `Collision` when an order cannot be stored (take a turn again); then, as for any error, nothing
+        was. After a `psycopg2.OperationalError` it is unknown whether all or nothing was: what is delivered
+        again tells.
+        """
+        try:
+            with self._undo_on_error(), self.connection.cursor() as cursor:
+                self._insert(cursor, orders, (), self.catalogue.lists.version)
+                new: list[tuple[int]] = []
+                if rejected:
+                    # In one order for all: two batches with the same messages must not wait for each other.
+                    rows = [(*rejected_row(line), message_ids[line.position]) for line in rejected]
+                    rows.sort(key=lambda row: row[-1])
+                    new = execute_values(cursor, _REJECT, rows, fetch=True)
+                self.connection.commit()
+                if orders:
+                    self._used_lists = self.catalogue.lists.version
+                return {position for (position,) in new}
+        except (errors.UniqueViolation, errors.ForeignKeyViolation) as error:
+            self.catalogue.forget()
+            raise Collision(str(error)) from error
+
+    def horizon(self, after: int, patience: float = 1.0) -> int | None:
+        """A position up to which no order or rejected line can appear any more; None where that is `after`.
+
+        None also when a batch in work does not end within `patience` seconds: ask again.
+        """
+        with self._undo_on_error(), self.connection.cursor() as cursor:
+            if self._last_position(cursor) <= after:
+                self.connection.rollback()
+                return None
+            try:
+                cursor.execute("SET LOCAL lock_timeout = %s", (round(patience * 1000),))
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", (TURN_LOCK,))
+            except errors.LockNotAvailable:
+                self.connection.rollback()
+                return None
+            last = self._last_position(cursor)
+            self.connection.commit()
+            return last
+
+    def _last_position(self, cursor: Cursor) -> int:
+        cursor.execute(_LAST_POSITION)
+        [(last,)] = cursor.fetchall()
+        return int(last)

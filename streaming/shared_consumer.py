@@ -1,0 +1,145 @@
+"""The fraud consumer of a topic that it shares with others (Pub/Sub): any number of them, anywhere.
+
+    messages -> decode -> turn -> users and products, history -> rules -> one transaction -> acknowledge
+
+What is read is acknowledged after the commit, never before. So a message whose consumer fails is delivered
+again, to any consumer: if the commit had succeeded its order is found stored (or the message rejected) and it
+counts as a duplicate, else it is decided now. How several consumers come to one answer is told in
+`streaming.database.shared`.
+
+Each batch reads its users' history from the database: what another consumer stored a moment ago counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from streaming.consumer import COLLISIONS, ConsumerLoop, utc_now
+from streaming.database.shared import SharedOrderStore
+from streaming.database.store import Collision
+from streaming.decisions import Decision, candidates, decide
+from streaming.errors import PlatformError
+from streaming.flagged_tail import FlaggedTail
+from streaming.history import FreshHistory
+from streaming.rules import RuleBook, RuleFile
+from streaming.topics import Batch
+from streaming.topics.jsonl import JsonlTopic
+from streaming.topics.pubsub import Delivered, PubSubReader, PubSubTopic
+
+logger = logging.getLogger(__name__)
+
+MAX_LINES = 500
+"""Most lines of a batch. A batch locks each of its users, and PostgreSQL's table of locks is for all
+connections together: 6,400 of them with its default settings."""
+
+SILENCE_SECONDS = 5.0
+"""With nothing delivered for so long, a topic is taken for drained: Pub/Sub does not tell."""
+
+
+class SharedConsumer(ConsumerLoop):
+    """Flags orders of a topic that other consumers read too, and stores them.
+
+    It also writes the flagged stream in the directory of `flagged`, unless another process does; with None it
+    never does. `rules` is a book, or a file that is looked at between batches. `clock` tells the time of
+    decisions (aware).
+    """
+
+    store: SharedOrderStore
+
+    def __init__(
+        self,
+        url: str,
+        topic: PubSubTopic,
+        flagged: JsonlTopic | None,
+        rules: RuleBook | RuleFile,
+        *,
+        topic_name: str = "orders",
+        consumer: str = "fraud",
+        max_lines: int = MAX_LINES,
+        silence: float = SILENCE_SECONDS,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        super().__init__(topic, rules, max_lines, clock)
+        self.topic = topic
+        self.tail = FlaggedTail(flagged) if flagged is not None else None
+        self.store = SharedOrderStore(url, topic_name, consumer)
+        self.history = FreshHistory()
+        self._silence = silence
+        self._pulled: PubSubReader | None = None
+
+    def _begin(self) -> None:
+        self.position = self.store.open()
+        logger.info(
+            'consuming topic "%s" through %s',
+            self.store.topic,
+            self.topic.subscription_path,
+            extra={"position": self.position, "rules_version": self.book.version},
+        )
+
+    def _follow(self, once: bool) -> None:
+        try:
+            with self.topic.reader() as reader:
+                self._reader = self._pulled = reader
+                if self._stopping:  # asked for while there was nothing to wake
+                    return
+                self._consume(reader, once)
+        finally:
+            self._reader = self._pulled = None
+            if self.tail is not None:
+                self.tail.release()
+
+    def _process(self, batch: Batch) -> None:
+        assert self._pulled is not None
+        assert isinstance(batch, Delivered)
+        began = time.monotonic()
+        decision, self.position = self._store(batch)
+        self._pulled.acknowledge(batch)
+        self.counters.count(decision)
+        self.counters.took(len(batch), time.monotonic() - began)
+        logger.debug(
+            "batch stored",
+            extra={
+                "position": self.position,
+                "orders": len(decision.orders),
+                "rejected": len(decision.rejected),
+                "duplicates": decision.duplicates,
+            },
+        )
+
+    def _pass_on(self) -> None:
+        if self.tail is not None:
+            self.tail.advance(self.store)
+
+    def _store(self, batch: Delivered) -> tuple[Decision, int]:
+        """Decide about the batch and commit it; the decision, and the last position that it took."""
+        decoded, invalid = candidates(batch)
+        orders = [candidate.order for candidate in decoded]
+        users = {order.user_id for order in orders}
+        for _ in range(COLLISIONS):
+            positions = self.store.take_turn(users, len(batch))
+            decision = Decision()
+            if decoded:
+                stored = self.store.stored([order.id for order in orders])
+                catalogue = self.store.refresh(orders)
+                with self.store.past_orders() as past:
+                    self.history.prepare(past, orders)
+                placed = [c._replace(position=positions[c.position]) for c in decoded]
+                decision = decide(placed, stored, catalogue, self.history, self.book, self._clock())
+            decision.rejected.extend(line.at(positions[line.position]) for line in invalid)
+            ids = {p: message.message_id for p, message in zip(positions, batch.messages, strict=True)}
+            try:
+                new = self.store.put(decision.orders, decision.rejected, ids)
+            except Collision:
+                self.history.rolled_back()
+            else:
+                self.history.committed(len(decision.orders))
+                decision.duplicates += len(decision.rejected) - len(new)
+                decision.rejected = [line for line in decision.rejected if line.position in new]
+                return decision, positions[-1]
+        raise PlatformError(
+            f"a batch of {len(batch)} messages collided {COLLISIONS} times with what is stored: another"
+            " program writes to the table orders"
+        )
