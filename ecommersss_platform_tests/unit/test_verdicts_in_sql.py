@@ -31,6 +31,9 @@ BOOK = RuleBook.parse(
   - {name: share, description: d, mode: shadow, when: "amount / NULLIF(user_amount_24h, 0) < 0.5"}
   - {name: newcomer, description: d, mode: shadow, when: "user_age_days IN (0, 1) OR user_age_days < 0"}
   - {name: not_listed, description: d, mode: active, when: NOT is_blacklisted AND list_price IS NULL}
+  - {name: pair, description: d, mode: shadow, when: user_orders_10m = 2}
+  - {name: pair_of_a_day, description: d, mode: shadow, when: user_orders_24h = 2}
+  - {name: abroad_again, description: d, mode: shadow, when: user_countries_24h = 2}
   - {name: switched_off, description: d, mode: 'off', when: TRUE}
 """
 )
@@ -152,7 +155,7 @@ ORDERS = st.builds(
 
 
 @given(st.lists(ORDERS, min_size=1, max_size=40), st.lists(st.integers(1, 10), min_size=1, max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_the_streams_verdicts_are_those_of_sql(topic: list[Order], sizes: list[int]) -> None:
     """Over late orders, ties, the edges of windows, NULLs, repetitions, other content under a known id,
     unknown users and products: what is stored, and every reason."""
