@@ -1,9 +1,9 @@
 """A consumer in a process of its own, to be killed: `python -m ... HOME MAX_LINES [CRASH]`.
 
 The rule book is HOME/rules.yml. The database's URL comes in the environment, because it holds a password.
-With CRASH, a number, the process kills itself with SIGKILL at about the CRASHth of the moments that are hard
-to hit from outside: before a commit, after it, in the middle of writing to the flagged stream, and right
-after that.
+With CLOCK, a number, in the environment, the wall clock jumps. With CRASH, a number, the process kills itself
+with SIGKILL at about the CRASHth of the moments that are hard to hit from outside: before a commit, after it,
+in the middle of writing to the flagged stream, and right after that.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import os
 import random
 import signal
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ecommersss_platform_tests.faults.traffic import jumping
 from streaming.consumer import Consumer
 from streaming.database.store import OrderStore
 from streaming.rules import RuleBook
@@ -27,12 +30,15 @@ def main(home: Path, max_lines: int, crash: int | None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     if crash is not None:
         crash_at(crash)
+    if jumps := os.environ.get("CLOCK"):
+        time.time = jumping(int(jumps))
     consumer = Consumer(
         os.environ["CONSUMER_URL"],
         JsonlTopic(home / "orders"),
         JsonlTopic(home / "flagged"),
         RuleBook.load(home / "rules.yml"),
         max_lines=max_lines,
+        clock=lambda: datetime.fromtimestamp(time.time(), UTC),
     )
     signal.signal(signal.SIGTERM, lambda *_: consumer.stop())
     consumer.run()
