@@ -370,7 +370,8 @@ class Consumer(ConsumerLoop):
 
         Only if that one collides was the decision made without knowing all, and is made again.
         """
-        work = _Work(batch, *candidates(batch), time.monotonic())
+        read_at = time.monotonic()
+        work = _Work(batch, *candidates(batch), read_at)
         if self._look_first:
             self._settle()
         self._decide(work, self._look_first)
