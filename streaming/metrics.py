@@ -65,8 +65,8 @@ class ConsumerMetrics:
             (SHADOW, "Orders for which a shadow rule held, by rule.", "shadow", counters.shadow_by_rule),
         ):
             rules = dict.fromkeys((rule.name for rule in book.rules if rule.mode == mode), 0)
-            yield _counter(name, what, "rule", (rules | counts.copy()).items())
-        reasons = dict.fromkeys(REASONS, 0) | counters.rejected.copy()
+            yield _counter(name, what, "rule", (rules | dict(counts)).items())
+        reasons = dict.fromkeys(REASONS, 0) | dict(counters.rejected)
         yield _counter(REJECTED, "Lines rejected, by reason.", "reason", reasons.items())
         yield _counter(DUPLICATES, "Lines that repeat a stored order exactly.", value=counters.duplicates)
         yield _counter(

@@ -40,6 +40,7 @@ CONSUMER = '''
 import os, subprocess, sys, time
 print("consuming from", os.environ["ECOMMERSSS_HOME"], flush=True)
 print("dagster at", os.environ["ECOMMERSSS_DAGSTER_URL"], flush=True)
+print("metrics on", os.environ["ECOMMERSSS_METRICS_PORT"], flush=True)
 run = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 print("run", run.pid, flush=True)
 time.sleep(600)
@@ -195,6 +196,17 @@ def test_up_says_what_runs_where_and_stops_everything_in_order(start: Callable[.
     assert up.text().splitlines()[-1].endswith("up         stopped")
     assert not (up.home / "up.json").exists()
     assert stack.running(settings) is None
+
+
+@pytest.mark.parametrize("given", ["", "45671", "0"])
+def test_the_consumer_gets_a_port_for_its_metrics_and_the_status_says_which(
+    start: Callable[..., Up], given: str
+) -> None:
+    up = start(**({"ECOMMERSSS_METRICS_PORT": given} if given else {}))
+    status = up.ready()
+    [port] = re.findall(r"^metrics on (\d+)$", (up.home / "logs" / "consumer.log").read_text(), re.M)
+    assert status["metrics"] == (None if given == "0" else f"http://127.0.0.1:{port}/metrics")
+    assert port == given if given else int(port) >= stack.METRICS_PORT
 
 
 def test_ctrl_c_stops_it_too_and_a_second_one_does_not_wait(start: Callable[..., Up]) -> None:

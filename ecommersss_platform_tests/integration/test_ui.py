@@ -177,7 +177,14 @@ def test_an_assets_partitions_page_shows_which_days_are_materialised(visitor: Vi
 
 def test_the_automation_page_shows_schedules_and_sensors(visitor: Visitor) -> None:
     visitor.visit(
-        "/automation", "daily_close", "marketplace_hourly", "order_stream_sensor", "run_failure_alerts"
+        "/automation",
+        *(
+            "daily_close",
+            "marketplace_hourly",
+            "topic_retention",
+            "order_stream_sensor",
+            "run_failure_alerts",
+        ),
     )
     visitor.picture("automation")
     visitor.is_well()
