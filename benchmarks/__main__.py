@@ -1,29 +1,33 @@
-"""Run the benchmarks and keep each one's results in `benchmarks/results/NAME.json`."""
+"""`python -m benchmarks [NAME ...] [--short]`: run benchmarks, all by default, and keep their results.
+
+Each keeps `benchmarks/results/NAME.json`, and the files that its function `files` makes of it. With `--short`
+they are smaller, and nothing is kept.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
 import platform
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-BENCHMARKS = ("code_location",)
+BENCHMARKS = ("code_location", "stream")
 RESULTS = Path(__file__).parent / "results"
 
 
-def main(names: list[str]) -> int:
-    unknown = set(names) - set(BENCHMARKS)
-    if unknown:
-        print(
-            f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}", file=sys.stderr
-        )
-        return 2
-    RESULTS.mkdir(exist_ok=True)
-    for name in names or BENCHMARKS:
-        measured = importlib.import_module(f"benchmarks.{name}").measure()
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--short", action="store_true", help="small sizes, keep nothing")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(BENCHMARKS):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    for name in arguments.names or BENCHMARKS:
+        benchmark = importlib.import_module(f"benchmarks.{name}")
+        measured = benchmark.measure(short=arguments.short)
         report = {
             "benchmark": name,
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -31,12 +35,15 @@ def main(names: list[str]) -> int:
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "results": measured,
         }
-        (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
-        print(f"{name}:")
-        for what, value in measured.items():
-            print(f"  {what}: {value}")
-    return 0
+        print(json.dumps(report, indent=2))
+        if not arguments.short:
+            files = {f"{name}.json": json.dumps(report, indent=2) + "\n"}
+            if hasattr(benchmark, "files"):
+                files |= benchmark.files(report)
+            RESULTS.mkdir(exist_ok=True)
+            for file, text in files.items():
+                (RESULTS / file).write_text(text)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

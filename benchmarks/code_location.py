@@ -26,8 +26,9 @@ def seconds(statement: str, home: str) -> float:
     return time.perf_counter() - began
 
 
-def measure(rounds: int = 5) -> dict[str, float]:
+def measure(short: bool = False) -> dict[str, float]:
     """Medians in seconds, after one round that fills the caches."""
+    rounds = 1 if short else 5
     floor, location = [], []
     with tempfile.TemporaryDirectory() as home:
         for _ in range(rounds + 1):

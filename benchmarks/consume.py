@@ -1,0 +1,112 @@
+"""A consumer in a process of its own: `python -m benchmarks.consume DIRECTORY [options]`.
+
+The database's URL comes in the environment, because it holds a password. When the process ends it prints, as
+JSON, the samples that it took while it worked: seconds since the start, orders done, CPU seconds of this
+process, resident megabytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import psycopg2
+
+from streaming.consumer import Consumer
+from streaming.orders import decode
+from streaming.rules import RULES_PATH, RuleBook
+from streaming.topics import jsonl
+from streaming.topics.jsonl import JsonlTopic
+
+SAMPLE_SECONDS = 0.25
+
+
+class PerOrder:
+    """The simple way: for each order a connection, an INSERT, a commit, and a line in the flagged stream.
+
+    Its rules are three comparisons, and nothing looks back: less work for each order than the consumer's.
+    """
+
+    def __init__(self, url: str, topic: JsonlTopic, flagged: JsonlTopic, book: RuleBook) -> None:
+        self.url, self.topic, self.flagged, self.book = url, topic, flagged, book
+        self.orders = 0
+        self._stopping = False
+
+    def run(self, once: bool) -> None:
+        with self.topic.reader(0) as reader:
+            while not self._stopping:
+                batch = reader.read(1, timeout=0 if once else 0.2)
+                if batch.lines:
+                    self.flag(batch.lines[0], batch.positions[0])
+                elif once:
+                    return
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def flag(self, line: bytes, position: int) -> None:
+        order = decode(line)
+        fraud = order.country != "ID" or order.amount >= 300_000_000 or order.quantity > 300
+        with closing(psycopg2.connect(self.url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO orders VALUES (%s, %s, %s, %s, %s, %s, %s, %s, '{}', '{}', %s, %s, now(), %s)",
+                (
+                    *(order.id, order.user_id, order.product_id, order.quantity, order.amount),
+                    *(order.payment_method, order.country, fraud, self.book.version),
+                    *(order.created_date, position),
+                ),
+            )
+        self.flagged.publish([line[:-1] + (b',"status":"fraud"}' if fraud else b',"status":"genuine"}')])
+        self.orders += 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--once", action="store_true", help="end when the topic is drained")
+    parser.add_argument("--poll", type=float, help="look at the topic every so many seconds")
+    parser.add_argument("--per-order", action="store_true", help="the simple way instead")
+    arguments = parser.parse_args()
+    if arguments.poll:
+        jsonl.POLL_SECONDS = arguments.poll  # type: ignore[misc]
+    make = PerOrder if arguments.per_order else Consumer
+    consumer = make(
+        os.environ["BENCHMARK_URL"],
+        JsonlTopic(arguments.directory / "orders", notify=not arguments.poll),
+        JsonlTopic(arguments.directory / "flagged"),
+        RuleBook.load(RULES_PATH),
+    )
+    signal.signal(signal.SIGTERM, lambda *_: consumer.stop())
+
+    process, samples, ended = psutil.Process(), [], threading.Event()
+    began, cpu = time.perf_counter(), time.process_time()
+
+    def sample() -> None:
+        orders = consumer.orders if isinstance(consumer, PerOrder) else consumer.counters.orders
+        now = time.perf_counter() - began
+        samples.append((now, orders, time.process_time() - cpu, process.memory_info().rss / 2**20))
+
+    def keep_sampling() -> None:
+        while not ended.wait(SAMPLE_SECONDS):
+            sample()
+
+    sampler = threading.Thread(target=keep_sampling)
+    sampler.start()
+    try:
+        consumer.run(once=arguments.once)
+    finally:
+        ended.set()
+        sampler.join()
+    sample()
+    print(json.dumps(samples))
+
+
+if __name__ == "__main__":
+    main()
