@@ -102,7 +102,7 @@ def _copied(
             with BufferedWriter(FileIO(write_end, "wb"), 1 << 18) as sink, connection.cursor() as cursor:
                 cursor.copy_expert(copy, sink)
         except BaseException as error:
-            failures.append(error)
+            failures.append(_outage(error))
 
     with BufferedReader(FileIO(read_end), 1 << 18) as source:
         thread = threading.Thread(target=pump, name="copy", daemon=True)
@@ -122,6 +122,18 @@ def _copied(
         thread.join()
     if failures:
         raise failures[0]
+
+
+def _outage(error: BaseException) -> BaseException:
+    """The error, as the `OperationalError` that it is when the connection was lost.
+
+    psycopg2 has only its base class, without a code, for a COPY that ends without a word from the server.
+    """
+    if type(error) is not psycopg2.DatabaseError or error.pgcode is not None:
+        return error
+    lost = psycopg2.OperationalError(f"the connection was lost while rows were read ({error})")
+    lost.__cause__ = error
+    return lost
 
 
 def _parsed(source: BufferedReader[Any], schema: pa.Schema, block_bytes: int) -> pa.csv.CSVStreamingReader:

@@ -22,7 +22,7 @@ from streaming.errors import PlatformError
 from streaming.lists import LISTS, add_entry, remove_entry
 from streaming.orders import OrderIds, encode
 from streaming.rules import RULES_PATH, RuleBook
-from streaming.topics.jsonl import JsonlTopic
+from streaming.topics import Publisher
 
 USERS, PRODUCTS = 40, 15
 MALFORMED = [b"", b"{", b"\xff\xfe", b'{"id": 1}', b"[]", b"x" * 200]
@@ -31,7 +31,7 @@ MALFORMED = [b"", b"{", b"\xff\xfe", b'{"id": 1}', b"[]", b"x" * 200]
 class Traffic:
     """Orders of every kind, published in the background in bursts, faster than they are consumed."""
 
-    def __init__(self, topic: JsonlTopic, seed: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, topic: Publisher, seed: int, clock: Callable[[], float] = time.time) -> None:
         self.topic = topic
         self.lines = 0
         self.valid: set[int] = set()
@@ -40,6 +40,7 @@ class Traffic:
         self._ids = OrderIds(clock)
         self._recent: list[bytes] = []
         self._clock = NOON
+        self._user = 1
 
     def burst(self, count: int) -> None:
         lines = [self._line() for _ in range(count)]
@@ -53,11 +54,16 @@ class Traffic:
             return pick.choice(MALFORMED)
         if kind < 0.08 and self._recent:
             return pick.choice(self._recent)
-        self._clock += timedelta(seconds=pick.choice([0, 0, 1, 60, 900]))
+        if pick.random() < 0.5:
+            # Somebody in a hurry, for the rules that count.
+            self._clock += timedelta(seconds=pick.choice([0, 1]))
+        else:
+            # A tenth more users than there are yet: the rest arrives later.
+            self._user = pick.randint(1, USERS + 4)
+            self._clock += timedelta(seconds=pick.choice([0, 0, 1, 60, 900]))
         new = order(
             self._ids(),
-            # A tenth more users and products than there are yet: the rest arrives later.
-            user_id=pick.randint(1, USERS + 4),
+            user_id=self._user,
             product_id=pick.randint(1, PRODUCTS + 2),
             quantity=pick.choice([1, 2, 100, 101, 301]),
             amount=Decimal(pick.choice([3000, 50_000_000, 50_000_001, 300_000_000])),
