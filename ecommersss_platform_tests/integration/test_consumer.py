@@ -179,7 +179,7 @@ def test_a_running_consumer_stores_at_once_and_retries_by_itself(stream: Stream)
         eventually(lambda: stream.ids() == [1], 3)
         eventually(lambda: len(read_all(stream.flagged)) == 1, 3)
         add_users(stream.url, [99])
-        eventually(lambda: stream.ids() == [1, 2], 5)
+        eventually(lambda: stream.ids() == [1, 2])
     assert_stored_exactly_once(stream.url, stream.topic, stream.flagged, BOOK)
 
 
