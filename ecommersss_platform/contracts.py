@@ -80,7 +80,8 @@ class RawTable:
             for c in self.columns
         )
         return (
-            f"SELECT {names} FROM {self.source} WHERE {self.instant} >= %(start)s AND {self.instant} < %(end)s",  # noqa: S608
+            f"SELECT {names} FROM {self.source} "  # noqa: S608
+            f"WHERE {self.instant} >= %(start)s AND {self.instant} < %(end)s",
             {"start": days.start_instant, "end": days.end_instant},
         )
 
