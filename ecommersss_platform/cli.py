@@ -278,7 +278,8 @@ def consume(
 ) -> None:
     """Flag each order of the topic as fraud or genuine, store it, and write it to the flagged stream.
 
-    Runs until stopped. One consumer works on a topic: a second one refuses to start.
+    Runs until stopped. One consumer works on a topic on disk: a second one refuses to start. Those of Pub/Sub
+    share the work, however many they are; with --once they stop when nothing has come for five seconds.
     """
     from ecommersss_platform.local.database import operational_database
     from ecommersss_platform.streams import fraud_consumer

@@ -7,14 +7,22 @@ process does, not at whether it is there: a dead one is started again by the con
 from __future__ import annotations
 
 import argparse
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ecommersss_platform.settings import Settings
 
+if TYPE_CHECKING:
+    from streaming.database.shared import Connected
+
 CONSUMER_PATIENCE = 5.0
 """Seconds in which a consumer that lags must commit something."""
+SHARED_CONSUMER_PATIENCE = 30.0
+"""Seconds in which a consumer of a shared topic must have spoken to the database."""
 PRODUCER_PATIENCE = 120.0
 """Seconds in which a producer must publish something: well above the pause of one that waits."""
 
@@ -50,23 +58,57 @@ def producer_problem(
     changed = [segment.stat().st_mtime for segment in topic_directory.glob("*.jsonl")]
     if not changed:
         return f"the topic {topic_directory} has no segment: nothing was published yet"
-    age = (time.time() if now is None else now) - max(changed)
-    return None if age <= patience else f"nothing was published to {topic_directory} for {age:.0f} s"
+    return _too_long_ago(max(changed), f"nothing was published to {topic_directory}", patience, now)
+
+
+def shared_producer_problem(
+    ground_truth: Path, patience: float = PRODUCER_PATIENCE, now: float | None = None
+) -> str | None:
+    """The same for one that publishes where nobody can look: it writes its orders down here before that."""
+    try:
+        changed = ground_truth.stat().st_mtime
+    except FileNotFoundError:
+        return f"there is no {ground_truth}: nothing was published yet"
+    return _too_long_ago(changed, f"no order was written to {ground_truth}", patience, now)
+
+
+def _too_long_ago(changed: float, problem: str, patience: float, now: float | None) -> str | None:
+    age = (time.time() if now is None else now) - changed
+    return None if age <= patience else f"{problem} for {age:.0f} s"
+
+
+def shared_consumer_problem(here: str, connected: Sequence[Connected], patience: float) -> str | None:
+    """What is wrong with the consumer of a shared topic on the machine named `here`, or None.
+
+    It speaks to the database every second, orders or none. How many orders wait is Pub/Sub's to know.
+    """
+    own = [consumer.quiet for consumer in connected if here.startswith(consumer.host)]
+    if not own:
+        return f"no consumer of this machine ({here}) is connected to the database"
+    quiet = min(own)
+    return None if quiet <= patience else f"the consumer has said nothing to the database for {quiet:.0f} s"
 
 
 def _consumer(settings: Settings) -> str | None:
     import psycopg2
 
     from ecommersss_platform.local.database import database_url
-    from ecommersss_platform.streams import CONSUMER, TOPIC, orders_topic
+    from ecommersss_platform.streams import CONSUMER, TOPIC, orders_on_disk
     from streaming.database import connect
 
-    topic = orders_topic(settings)
     try:
         connection = connect(database_url(settings), application="ecommersss health")
     except psycopg2.OperationalError as error:
         return f"PostgreSQL is not reached: {str(error).strip()}"
     connection.autocommit = True
+    topic = orders_on_disk(settings)
+    if topic is None:
+        from streaming.database.shared import connected
+
+        with closing(connection):
+            return shared_consumer_problem(
+                socket.gethostname(), connected(connection, CONSUMER), SHARED_CONSUMER_PATIENCE
+            )
 
     def committed() -> int:
         with connection.cursor() as cursor:
@@ -86,6 +128,8 @@ def check(process: str, settings: Settings) -> str | None:
     """What is wrong with the process ("consumer" or "producer"), or None."""
     if process == "consumer":
         return _consumer(settings)
+    if settings.topic == "pubsub":
+        return shared_producer_problem(settings.ground_truth_path)
     return producer_problem(settings.orders_topic_dir)
 
 

@@ -22,7 +22,7 @@ from ecommersss_platform.jobs import EXECUTOR
 from ecommersss_platform.local.database import database_url
 from ecommersss_platform.sensors import ORDER_STREAM_SENSOR, Cursor
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.streams import FLAGGED, TOPIC, flagged_stream, orders_topic
+from ecommersss_platform.streams import FLAGGED, TOPIC, flagged_stream
 from streaming.database import connect
 from streaming.retention import Verdict, decide, segments_of, trim
 from streaming.topics.jsonl import JsonlTopic
@@ -69,10 +69,14 @@ def plan(
         recoveries = {
             f'the consumer "{name}", completing the stream after a crash,': int(at) for name, at in cursor
         }
+    if settings.topic == "pubsub":
+        # Pub/Sub keeps the orders, and the stream is completed from its own end (`streaming.flagged_tail`).
+        readers: dict[str, int | None] = {ORDER_STREAM_SENSOR: sensor_position}
+        return [_plan(FLAGGED, flagged_stream(settings), readers, settings.flagged_retention_days, now)]
     # A consumer that has not stored anything yet completes nothing, so it needs nothing either.
     flagged_readers = {ORDER_STREAM_SENSOR: sensor_position, **recoveries}
     return [
-        _plan(TOPIC, orders_topic(settings), consumers, settings.topic_retention_days, now),
+        _plan(TOPIC, JsonlTopic(settings.orders_topic_dir), consumers, settings.topic_retention_days, now),
         _plan(FLAGGED, flagged_stream(settings), flagged_readers, settings.flagged_retention_days, now),
     ]
 

@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streaming.orders import business_day
@@ -40,7 +40,20 @@ class Settings(BaseSettings):
     rules: Path | None = Field(
         default=None, description="the fraud rule book; unset: the one that the platform ships"
     )
-    topic: Literal["jsonl"] = Field(default="jsonl", description="where orders are published")
+    topic: Literal["jsonl", "pubsub"] = Field(default="jsonl", description="where orders are published")
+    pubsub_project: str | None = Field(
+        default=None,
+        description="the Google Cloud project of the topic and the subscription; needed on Pub/Sub",
+    )
+    pubsub_topic: str = Field(default="orders", description="the topic that orders are published to")
+    pubsub_subscription: str = Field(
+        default="orders-fraud", description="what the consumers read the topic through, together"
+    )
+    flagged_stream: bool = Field(
+        default=True,
+        description="whether a consumer of Pub/Sub keeps the flagged stream in its home; false for one whose"
+        " home no Dagster reads",
+    )
     warehouse: Literal["duckdb"] = Field(default="duckdb", description="where partitions are published")
     duckdb_path: Path | None = Field(default=None, description="the DuckDB file; unset: inside the home")
     first_day: date | None = Field(
@@ -76,6 +89,12 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Settings:
+        if self.topic == "pubsub" and self.pubsub_project is None:
+            raise ValueError("ECOMMERSSS_PUBSUB_PROJECT is needed when ECOMMERSSS_TOPIC is pubsub")
+        return self
 
     @property
     def rules_path(self) -> Path:

@@ -21,6 +21,10 @@ _REJECTED = """
 SELECT reason, count(*) AS lines, count(*) FILTER (WHERE retried_at IS NULL) AS not_retried
 FROM rejected_orders GROUP BY reason ORDER BY lines DESC, reason
 """
+_SHARED = """
+SELECT (SELECT max(position) FROM orders WHERE position >= {first}) AS last_position,
+       (SELECT count(*) FROM orders WHERE position >= {first} AND position > {written}) AS missing
+"""
 _POSITIONS = "SELECT consumer, position FROM topic_positions WHERE topic = 'orders' ORDER BY consumer"
 
 
@@ -32,7 +36,7 @@ def gather(settings: Settings) -> dict[str, Any]:
     from ecommersss_platform.contracts import RAW_TABLES
     from ecommersss_platform.local.database import operational_database
     from ecommersss_platform.local.stack import running
-    from ecommersss_platform.streams import flagged_stream, orders_topic
+    from ecommersss_platform.streams import flagged_stream
     from ecommersss_platform.warehouse import make_warehouse
     from streaming.database import connect, migrate
 
@@ -45,11 +49,10 @@ def gather(settings: Settings) -> dict[str, Any]:
         try:
             counts = _rows(connection, _COUNTS)[0]
             rejected = _rows(connection, _REJECTED)
-            positions = _rows(connection, _POSITIONS)
+            topic = _topic_on_disk(settings, connection) or _shared_topic(settings, connection)
         finally:
             connection.close()
-    topic, flagged = orders_topic(settings), flagged_stream(settings)
-    end = topic.end()
+    flagged = flagged_stream(settings)
     warehouse = make_warehouse(settings)
     return {
         "home": str(settings.home),
@@ -58,14 +61,7 @@ def gather(settings: Settings) -> dict[str, Any]:
         "metrics": (metrics := _metrics_url(settings, up)),
         "consumer": consumer_figures(metrics) if metrics else None,
         "processes": up["processes"] if up else [],
-        "topic": {
-            "start": topic.start(),
-            "end": end,
-            "consumers": [
-                {**row, "lag": end - row["position"]}
-                for row in positions or [{"consumer": "fraud", "position": topic.start()}]
-            ],
-        },
+        "topic": topic,
         "flagged_stream": {"start": flagged.start(), "end": flagged.end()},
         "database": counts,
         "rejected": {
@@ -76,6 +72,54 @@ def gather(settings: Settings) -> dict[str, Any]:
         "partitions": [
             {"table": f"{table.dataset}.{table.name}", "newest": warehouse.newest_day(table)}
             for table in RAW_TABLES
+        ],
+    }
+
+
+def _topic_on_disk(settings: Settings, connection: Any) -> dict[str, Any] | None:
+    """Where the topic and its consumers are; None where it is not on disk."""
+    from ecommersss_platform.streams import orders_on_disk
+
+    topic = orders_on_disk(settings)
+    if topic is None:
+        return None
+    # Positions first: what is published meanwhile is lag, and none is negative.
+    positions = _rows(connection, _POSITIONS) or [{"consumer": "fraud", "position": topic.start()}]
+    end = topic.end()
+    return {
+        "kind": "jsonl",
+        "start": topic.start(),
+        "end": end,
+        "consumers": [{**row, "lag": end - row["position"]} for row in positions],
+    }
+
+
+def _shared_topic(settings: Settings, connection: Any) -> dict[str, Any]:
+    """What is known of a topic at Pub/Sub. How much waits there is known to Google's monitoring alone."""
+    from ecommersss_platform.streams import CONSUMER, flagged_stream, orders_at_pubsub
+    from streaming.database.shared import FIRST_POSITION, connected
+    from streaming.flagged_tail import last_position
+
+    topic = orders_at_pubsub(settings)
+    # The stream first: what is stored meanwhile is missing in it, and none is negative.
+    written = max(last_position(flagged_stream(settings)), FIRST_POSITION - 1)
+    [stored] = _rows(connection, _SHARED.format(first=FIRST_POSITION, written=written))
+    return {
+        "kind": "pubsub",
+        "topic": topic.path,
+        "subscription": topic.subscription_path,
+        "emulator": topic.emulator,
+        "last_position": stored["last_position"],
+        "not_in_flagged_stream": stored["missing"],
+        "unacknowledged": None,
+        "consumers": [
+            {
+                "host": consumer.host,
+                "pid": consumer.pid,
+                "connected_since": consumer.since,
+                "quiet_seconds": round(consumer.quiet, 1),
+            }
+            for consumer in connected(connection, CONSUMER)
         ],
     }
 
@@ -123,20 +167,7 @@ def print_status(report: dict[str, Any]) -> None:
     print_rows(["platform", "home"], [{"platform": where, "home": report["home"]}])
     if report["processes"]:
         print_rows(list(report["processes"][0]), report["processes"], title="processes")
-    topic = report["topic"]
-    print_rows(
-        ["consumer", "position", "topic end", "lag (bytes)"],
-        [
-            {
-                "consumer": row["consumer"],
-                "position": row["position"],
-                "topic end": topic["end"],
-                "lag (bytes)": row["lag"],
-            }
-            for row in topic["consumers"]
-        ],
-        title="topic orders",
-    )
+    _print_topic(report["topic"])
     if report["consumer"]:
         print_rows(
             list(report["consumer"]),
@@ -150,3 +181,36 @@ def print_status(report: dict[str, Any]) -> None:
         print_rows(["reason", "lines", "not_retried"], rejected, title="rejected orders")
     else:
         print_rows(["rejected orders"], [{"rejected orders": 0}])
+
+
+def _print_topic(topic: dict[str, Any]) -> None:
+    if topic["kind"] == "jsonl":
+        print_rows(
+            ["consumer", "position", "topic end", "lag (bytes)"],
+            [
+                {
+                    "consumer": row["consumer"],
+                    "position": row["position"],
+                    "topic end": topic["end"],
+                    "lag (bytes)": row["lag"],
+                }
+                for row in topic["consumers"]
+            ],
+            title="topic orders",
+        )
+        return
+    at = f"the emulator at {topic['emulator']}" if topic["emulator"] else "Google Pub/Sub"
+    print_rows(
+        ["subscription", "last position", "not yet in the flagged stream", "unacknowledged"],
+        [
+            {
+                "subscription": topic["subscription"],
+                "last position": topic["last_position"],
+                "not yet in the flagged stream": topic["not_in_flagged_stream"],
+                "unacknowledged": "see Cloud Monitoring: num_undelivered_messages",
+            }
+        ],
+        title=f"topic orders at {at}",
+    )
+    columns = ["host", "pid", "connected_since", "quiet_seconds"]
+    print_rows(columns, topic["consumers"], title=f"{len(topic['consumers'])} consumers connected")

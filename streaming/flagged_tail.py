@@ -68,7 +68,7 @@ class FlaggedTail:
             return 0
         if self._after is None:
             self._end, _ = self.topic.open_end()
-            self._after = self._last()
+            self._after = last_position(self.topic)
         horizon = orders.horizon(self._after)
         if horizon is None:
             return 0
@@ -115,20 +115,21 @@ class FlaggedTail:
             logger.error("%s", error)
             self._end = self.topic.publish(lines)
 
-    def _last(self) -> int:
-        """The position of the last order in the stream, which is in the order of positions."""
-        for segment in reversed(self.topic.segments()):
-            last = _BEFORE_ALL
-            with self.topic.reader(segment) as reader:
-                while batch := reader.read(_CHUNK, timeout=0):
-                    for at, line in zip(batch.positions, batch.lines, strict=True):
-                        try:
-                            last = max(last, decode_flagged(line).position)
-                        except ValueError as error:
-                            logger.error("the flagged stream at position %d: %s", at, error)
-            if last != _BEFORE_ALL:
-                return last
-        return _BEFORE_ALL
+
+def last_position(topic: JsonlTopic) -> int:
+    """The last position in a flagged stream, which is in the order of positions; -1: it has no order."""
+    for segment in reversed(topic.segments()):
+        last = _BEFORE_ALL
+        with topic.reader(segment) as reader:
+            while batch := reader.read(_CHUNK, timeout=0):
+                for at, line in zip(batch.positions, batch.lines, strict=True):
+                    try:
+                        last = max(last, decode_flagged(line).position)
+                    except ValueError as error:
+                        logger.error("the flagged stream at position %d: %s", at, error)
+        if last != _BEFORE_ALL:
+            return last
+    return _BEFORE_ALL
 
 
 def _chunks(orders: Iterable[Flagged], size: int) -> Iterator[list[Flagged]]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
+from psycopg2.extensions import connection as Connection
+
 from streaming.database import connect
 from streaming.database.marketplace import (
     apply_hour,
@@ -26,7 +28,7 @@ from streaming.marketplace import (
 from streaming.orders import JAKARTA, InvalidOrder, business_day, decode
 from streaming.producer import FIRST_SIMULATED_DAY, Progress, no_progress, publish_past
 from streaming.shoppers import FRAUD_SHARE, orders_between
-from streaming.topics import Topic
+from streaming.topics import Publisher, Topic
 
 ORDERS_PER_DAY = 2_000
 
@@ -46,7 +48,7 @@ class SimulatedHistory:
 
 def simulate_history(
     url: str,
-    topic: Topic,
+    topic: Publisher,
     first_day: date,
     until: datetime,
     orders_per_day: int = ORDERS_PER_DAY,
@@ -98,6 +100,7 @@ def simulate_history(
             progress("hours", len(hours) - len(missing) + missing.index(day[-1]) + 1, len(hours))
         progress("hours", len(hours), len(hours))
         market = load_market(connection, past_prices=True)
+        known = ids_in(topic) if isinstance(topic, Topic) else _stored_ids(connection)
     finally:
         connection.close()
     orders = publish_past(
@@ -106,7 +109,7 @@ def simulate_history(
         total=round(orders_per_day * ((until - start) / timedelta(days=1))),
         ground_truth=ground_truth,
         progress=progress,
-        known=ids_in(topic),
+        known=known,
     )
     return SimulatedHistory(users, products, repriced, len(missing), orders)
 
@@ -131,6 +134,13 @@ def ids_in(topic: Topic) -> set[int]:
     finally:
         reader.close()
     return ids
+
+
+def _stored_ids(connection: Connection) -> set[int]:
+    """The ids of all stored orders, for a topic that cannot be read from its beginning."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM orders")
+        return {id for (id,) in cursor}
 
 
 def _days(hours: list[datetime]) -> list[list[datetime]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ecommersss_platform.local.postgres import Say
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.streams import orders_topic
+from ecommersss_platform.streams import orders_on_disk, orders_topic
 from streaming.database import connect
 
 
@@ -20,7 +20,8 @@ def first_run_history(settings: Settings, url: str, orders_per_day: int, say: Sa
     """
     started = _unfinished_mark(settings)
     if not started.exists():
-        if orders_topic(settings).end() > 0 or _has_orders(url):
+        on_disk = orders_on_disk(settings)
+        if (on_disk is not None and on_disk.end() > 0) or _has_orders(url):
             return
         started.touch()
         say("first run: simulating the marketplace's past")

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from ecommersss_platform.health import consumer_problem, main, producer_problem
+from ecommersss_platform.health import (
+    consumer_problem,
+    main,
+    producer_problem,
+    shared_consumer_problem,
+    shared_producer_problem,
+)
+from streaming.database.shared import Connected
 
 
 class Looks:
@@ -66,3 +74,29 @@ def test_a_producer_that_never_published_is_not_healthy(
     (topic / f"{0:020d}.jsonl").write_text("{}\n")
     assert main(["producer"]) == 0
     assert capsys.readouterr().out == "the producer is healthy\n"
+
+
+def test_a_consumer_of_a_shared_topic_must_be_connected_from_here_and_speak() -> None:
+    since = datetime(2026, 3, 2, tzinfo=UTC)
+    others = [Connected("pod-2", 7, since, 900.0), Connected("pod-1-cut-of", 8, since, 29.0)]
+    assert shared_consumer_problem("pod-1-cut-off", others, 30) is None
+    assert (
+        shared_consumer_problem("pod-1-cut-off", others, 28)
+        == "the consumer has said nothing to the database for 29 s"
+    )
+    assert (
+        shared_consumer_problem("pod-3", others, 30)
+        == "no consumer of this machine (pod-3) is connected to the database"
+    )
+
+
+def test_a_producer_of_a_shared_topic_is_judged_by_what_it_wrote_down(tmp_path: Path) -> None:
+    truth = tmp_path / "ground_truth.jsonl"
+    assert shared_producer_problem(truth) == f"there is no {truth}: nothing was published yet"
+    truth.write_text("{}\n")
+    os.utime(truth, (2_000, 2_000))
+    assert shared_producer_problem(truth, patience=120, now=2_120) is None
+    assert (
+        shared_producer_problem(truth, patience=120, now=2_121)
+        == f"no order was written to {truth} for 121 s"
+    )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from ecommersss_platform.settings import Settings
+from ecommersss_platform_tests.project import PROJECT
 from ecommersss_platform_tests.shop import order
 from streaming.orders import encode
 from streaming.topics.pubsub import EMULATOR_VARIABLE, PubSubTopic, TopicUnavailable, ordering_key
@@ -45,3 +49,16 @@ def test_without_the_emulator_clients_are_googles_and_need_credentials(
 )
 def test_a_line_is_ordered_by_its_user(line: bytes, key: str) -> None:
     assert ordering_key(line) == key
+
+
+def test_the_compose_file_of_pubsub_changes_services_that_there_are_by_settings_that_there_are() -> None:
+    compose: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
+    pubsub: dict[str, Any] = yaml.safe_load((PROJECT / "deploy" / "pubsub.yml").read_text())
+    assert pubsub["services"].keys() == {"migrate", "code", "daemon", "producer", "consumer"}
+    assert pubsub["services"].keys() < compose["services"].keys()
+    for service in pubsub["services"].values():
+        names = service["environment"].keys() - {"GOOGLE_APPLICATION_CREDENTIALS"}
+        assert {name.removeprefix("ECOMMERSSS_").lower() for name in names} < Settings.model_fields.keys()
+        assert service["environment"]["ECOMMERSSS_TOPIC"] == "pubsub"
+        assert service["secrets"] == list(pubsub["secrets"])
+    assert "GOOGLE_APPLICATION_CREDENTIALS:?" in pubsub["secrets"]["google"]["file"]

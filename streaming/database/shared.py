@@ -24,10 +24,13 @@ of the same users, and the flagged stream, wait for that.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
 from psycopg2 import errors
+from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
@@ -47,10 +50,36 @@ _SESSION = """
 _LOCK_USERS = "SELECT pg_advisory_xact_lock(%s, id) FROM unnest(%s::int[]) AS id"
 _TAKE_POSITIONS = "SELECT nextval('order_positions') FROM generate_series(1, %s)"
 _LAST_POSITION = "SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM order_positions"
+_CONNECTED = """
+    SELECT application_name, backend_start, extract(epoch FROM clock_timestamp() - state_change)::float
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND starts_with(application_name, %s) ORDER BY backend_start
+"""
 _REJECT = """
     INSERT INTO rejected_orders (position, raw, reason, detail, missing_id, message_id) VALUES %s
     ON CONFLICT (message_id) WHERE message_id IS NOT NULL DO NOTHING RETURNING position
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A consumer that has a connection. `host` may be cut off; `quiet` is in seconds since it last spoke."""
+
+    host: str
+    pid: int
+    since: datetime
+    quiet: float
+
+
+def connected(connection: Connection, consumer: str = "fraud") -> list[Connected]:
+    """The consumers that are connected to the database, the longest connected first."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CONNECTED, (f"consumer {consumer} pid ",))
+        found = []
+        for name, since, quiet in cursor:
+            pid, _, host = name.split(" ")[3:6]
+            found.append(Connected(host, int(pid), since, quiet))
+        return found
 
 
 class SharedOrderStore(OrderStore):

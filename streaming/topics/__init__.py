@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class Publisher(Protocol):
         ...
 
 
+@runtime_checkable
 class Topic(Publisher, Protocol):
     """A stream of lines: publish at the end, read from any position."""
 
