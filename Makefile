@@ -61,6 +61,11 @@ format: setup  ## let ruff put the code into form
 faults: setup  ## the long fault run: 200 kills at random points
 	@ECOMMERSSS_FAULT_RUNS=200 $(BIN)/python -m pytest -m faults --timeout 10800 --verbose $(PYTEST_ARGS)
 
+.PHONY: smoke-bigquery
+smoke-bigquery: setup  ## the warehouse tests on the real project in ECOMMERSSS_BIGQUERY_PROJECT
+	@ECOMMERSSS_SMOKE_BIGQUERY=1 $(BIN)/python -m pytest -m bigquery $(PYTEST_ARGS) \
+		ecommersss_platform_tests/integration/test_bigquery_warehouse.py
+
 .PHONY: bench
 bench: setup  ## measure; results go to benchmarks/results/
 	@$(BIN)/python -m benchmarks

@@ -54,8 +54,36 @@ class Settings(BaseSettings):
         description="whether a consumer of Pub/Sub keeps the flagged stream in its home; false for one whose"
         " home no Dagster reads",
     )
-    warehouse: Literal["duckdb"] = Field(default="duckdb", description="where partitions are published")
+    warehouse: Literal["duckdb", "bigquery"] = Field(
+        default="duckdb", description="where partitions are published"
+    )
     duckdb_path: Path | None = Field(default=None, description="the DuckDB file; unset: inside the home")
+    bigquery_project: str | None = Field(
+        default=None, description="the Google Cloud project that holds the datasets; needed on BigQuery"
+    )
+    bigquery_location: str = Field(
+        default="asia-southeast2", description="where the datasets are, and jobs run"
+    )
+    bigquery_billing_project: str | None = Field(
+        default=None, description="the project that runs and pays the jobs; unset: the one with the datasets"
+    )
+    bigquery_key_file: Path | None = Field(
+        default=None,
+        description="a service account's JSON key; unset: the application default credentials",
+    )
+    bigquery_impersonate: str | None = Field(
+        default=None, description="e-mail address of a service account to act as; unset: nobody else"
+    )
+    bigquery_maximum_bytes_billed: int | None = Field(
+        default=None,
+        ge=1,
+        description="a statement that would scan more bytes is refused before it costs; unset: no bound",
+    )
+    bigquery_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="address of an emulator, for tests: no credentials are sent; unset: Google's",
+    )
     first_day: date | None = Field(
         default=None,
         description="first daily partition; unset: the day recorded in the home when it was made",
@@ -94,6 +122,8 @@ class Settings(BaseSettings):
     def _complete(self) -> Settings:
         if self.topic == "pubsub" and self.pubsub_project is None:
             raise ValueError("ECOMMERSSS_PUBSUB_PROJECT is needed when ECOMMERSSS_TOPIC is pubsub")
+        if self.warehouse == "bigquery" and self.bigquery_project is None:
+            raise ValueError("ECOMMERSSS_BIGQUERY_PROJECT is needed when ECOMMERSSS_WAREHOUSE is bigquery")
         return self
 
     @property

@@ -63,6 +63,20 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True)
+class Job:
+    """A job that a warehouse ran for us, as its own console knows it."""
+
+    step: str
+    """What it was for: load, audit, tally, publish."""
+    id: str
+    url: str
+    bytes: int | None
+    """Bytes loaded or scanned; None: it did not say."""
+    slot_ms: int | None
+    """Computing time, in milliseconds of a slot; None: it did not say, or is not charged for it."""
+
+
+@dataclass(frozen=True)
 class Published:
     """What one `publish` did."""
 
@@ -79,6 +93,8 @@ class Published:
     """Every asked day, also those without rows. Empty when the whole table was replaced."""
     statuses: Mapping[date, Mapping[str, int]] = field(default_factory=dict)
     """Per day, rows per value of the contract's status column. Empty when it has none."""
+    jobs: tuple[Job, ...] = ()
+    """What a service did for it; empty where the warehouse is a library in this process."""
 
     @property
     def rows_per_status(self) -> dict[str, int]:
@@ -149,3 +165,7 @@ def make_warehouse(settings: Settings) -> Warehouse:
             from ecommersss_platform.warehouse.duckdb import DuckDbWarehouse
 
             return DuckDbWarehouse(settings.warehouse_path)
+        case "bigquery":
+            from ecommersss_platform.warehouse.bigquery import BigQueryWarehouse
+
+            return BigQueryWarehouse.of(settings)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from ecommersss_platform.contracts import RawTable
 from ecommersss_platform.warehouse import SchemaError
+from ecommersss_platform.warehouse.names import full_name
 
 
 def conformed(reader: pa.RecordBatchReader, schema: pa.Schema, table: str) -> pa.RecordBatchReader:
@@ -53,6 +55,40 @@ def _cast(batch: pa.RecordBatch, wanted: pa.Field, table: str) -> pa.Array:
         raise SchemaError(
             f"{table}.{wanted.name}: {column.type} does not fit {wanted.type}: {error}"
         ) from error
+
+
+def asked_schema(
+    table: RawTable | str, columns: Sequence[str] | None, existing: Sequence[str]
+) -> pa.Schema | None:
+    """The contract's schema of the asked columns, for a table that has a contract; None for one without.
+
+    Raises SchemaError for a column that is not in the contract, or that the table, whose columns are
+    `existing`, should have and has not.
+    """
+    if isinstance(table, str):
+        return None
+    contract = table.arrow_schema
+    wanted = columns or contract.names
+    unknown = [c for c in wanted if c not in contract.names]
+    if unknown:
+        raise SchemaError(
+            f"{full_name(table)} has no column {', '.join(unknown)}; it has {', '.join(contract.names)}"
+        )
+    required = [c for c in wanted if c not in existing and not contract.field(c).nullable]
+    if required:
+        raise SchemaError(
+            f"{full_name(table)} in the warehouse has no column {', '.join(required)}: publish it first"
+        )
+    return pa.schema([contract.field(c) for c in wanted])
+
+
+def plain(field: pa.Field) -> pa.Field:
+    """A field as the contract would write it: lists name their items as Arrow does, instants are in "UTC"."""
+    if pa.types.is_list(field.type):
+        return field.with_type(pa.list_(field.type.value_type))
+    if pa.types.is_timestamp(field.type) and field.type.tz:
+        return field.with_type(pa.timestamp(field.type.unit, tz="UTC"))
+    return field
 
 
 class Tally:

@@ -5,8 +5,9 @@ The SQL is common to all dialects but for what `Dialect` holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from ecommersss_platform.contracts import PARTITION_COLUMN, RawTable
@@ -94,3 +95,16 @@ def tally_sql(table: RawTable, staging: str, dialect: Dialect) -> str:
     day = dialect.quote(PARTITION_COLUMN)
     status = dialect.quote(table.status) if table.status else "NULL"
     return f"SELECT {day}, {status}, count(*) FROM {staging} GROUP BY 1, 2 ORDER BY 1, 2"  # noqa: S608
+
+
+def per_day(
+    table: RawTable, days: Days, tally: Iterable[tuple[date, Any, int]]
+) -> tuple[dict[date, int], dict[date, dict[str, int]]]:
+    """Rows per asked day, also those without any, and per day and status, from the rows of `tally_sql`."""
+    rows_per_day = dict.fromkeys(days, 0)
+    statuses: dict[date, dict[str, int]] = {day: {} for day in days} if table.status else {}
+    for day, status, rows in tally:
+        rows_per_day[day] += rows
+        if table.status:
+            statuses[day][str(status).lower()] = rows
+    return rows_per_day, statuses

@@ -34,8 +34,15 @@ from ecommersss_platform.warehouse import (
     WarehouseError,
     no_report,
 )
-from ecommersss_platform.warehouse.arrow import Tally, conformed
-from ecommersss_platform.warehouse.audit import Dialect, audit_sql, day_filter, findings, tally_sql
+from ecommersss_platform.warehouse.arrow import Tally, asked_schema, conformed, plain
+from ecommersss_platform.warehouse.audit import (
+    Dialect,
+    audit_sql,
+    day_filter,
+    findings,
+    per_day,
+    tally_sql,
+)
 from ecommersss_platform.warehouse.evolution import TableColumn, changes
 from ecommersss_platform.warehouse.names import STAGING, full_name, split_name, staging_name
 from streaming.orders import JAKARTA
@@ -139,7 +146,7 @@ class DuckDbWarehouse:
             existing = [c.name for c in _columns(connection, table)]
             if not existing:
                 raise TableNotFound(f"{name} is not in {self.path} yet: materialise it first")
-            schema = _asked_schema(table, columns, existing)
+            schema = asked_schema(table, columns, existing)
             selected = _selected(schema, columns, existing)
             where = f" WHERE {day_filter(days)}" if days else ""
             sql = f"SELECT {selected} FROM {_quoted(table)}{where}"  # noqa: S608
@@ -331,13 +338,7 @@ def _count(
     """Staged rows per day, and per day and status."""
     if days is None:
         return {}, {}
-    per_day = dict.fromkeys(days, 0)
-    statuses: dict[date, dict[str, int]] = {day: {} for day in days} if table.status else {}
-    for day, status, rows in connection.execute(tally_sql(table, staging, DIALECT)).fetchall():
-        per_day[day] += rows
-        if table.status:
-            statuses[day][str(status).lower()] = rows
-    return per_day, statuses
+    return per_day(table, days, connection.execute(tally_sql(table, staging, DIALECT)).fetchall())
 
 
 def _swap(
@@ -359,27 +360,6 @@ def _swap(
     connection.execute("COMMIT")
 
 
-def _asked_schema(
-    table: RawTable | str, columns: Sequence[str] | None, existing: Sequence[str]
-) -> pa.Schema | None:
-    """The contract's schema of the asked columns, for a table that has a contract."""
-    if isinstance(table, str):
-        return None
-    contract = table.arrow_schema
-    wanted = columns or contract.names
-    unknown = [c for c in wanted if c not in contract.names]
-    if unknown:
-        raise SchemaError(
-            f"{full_name(table)} has no column {', '.join(unknown)}; it has {', '.join(contract.names)}"
-        )
-    required = [c for c in wanted if c not in existing and not contract.field(c).nullable]
-    if required:
-        raise SchemaError(
-            f"{full_name(table)} in the warehouse has no column {', '.join(required)}: publish it first"
-        )
-    return pa.schema([contract.field(c) for c in wanted])
-
-
 def _selected(schema: pa.Schema | None, columns: Sequence[str] | None, existing: Sequence[str]) -> str:
     """The SELECT list. A column that the contract has just gained is NULL until it is first published."""
     if schema is None:
@@ -391,7 +371,7 @@ def _selected(schema: pa.Schema | None, columns: Sequence[str] | None, existing:
 
 def _spooled(rows: pa.RecordBatchReader, schema: pa.Schema | None) -> pa.RecordBatchReader:
     """The same rows, read now and handed out later: from memory, or from a temporary file when many."""
-    schema = schema or pa.schema([_plain(f) for f in rows.schema])
+    schema = schema or pa.schema([plain(f) for f in rows.schema])
     spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_IN_MEMORY)  # noqa: SIM115
     with pa.ipc.new_stream(spool, schema) as writer:
         for batch in rows:
@@ -403,12 +383,3 @@ def _spooled(rows: pa.RecordBatchReader, schema: pa.Schema | None) -> pa.RecordB
             yield from pa.ipc.open_stream(spool)
 
     return pa.RecordBatchReader.from_batches(schema, batches())
-
-
-def _plain(field: pa.Field) -> pa.Field:
-    """A field as the contract would write it: lists name their items as Arrow does, instants are in "UTC"."""
-    if pa.types.is_list(field.type):
-        return field.with_type(pa.list_(field.type.value_type))
-    if pa.types.is_timestamp(field.type) and field.type.tz:
-        return field.with_type(pa.timestamp(field.type.unit, tz="UTC"))
-    return field

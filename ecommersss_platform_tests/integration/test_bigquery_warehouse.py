@@ -1,0 +1,68 @@
+"""The BigQuery warehouse through the official client: the contract of every warehouse.
+
+On an emulator; with `make smoke-bigquery` on a real project, which must have no datasets `raw` and `staging`:
+they are made and deleted again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ecommersss_platform.settings import Settings
+from ecommersss_platform.warehouse.bigquery import BigQueryWarehouse
+from ecommersss_platform_tests.bigquery_emulator import empty_warehouse, running_emulator
+from ecommersss_platform_tests.warehouse_contract import WarehouseContract
+
+pytestmark = [pytest.mark.bigquery, pytest.mark.slow]
+
+SMOKE = bool(os.environ.get("ECOMMERSSS_SMOKE_BIGQUERY"))
+DATASETS = ("raw", "staging")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | BigQueryWarehouse]:
+    """The emulator's address, or the real warehouse, which is empty."""
+    if not SMOKE:
+        with running_emulator(tmp_path_factory.mktemp("bigquery")) as address:
+            yield address
+        return
+    warehouse = BigQueryWarehouse.of(Settings(warehouse="bigquery"))
+    found = datasets(warehouse)
+    if found:
+        pytest.fail(
+            f"the project {warehouse.project} has the dataset {', '.join(found)}, which these tests would "
+            "delete: name an empty project in ECOMMERSSS_BIGQUERY_PROJECT"
+        )
+    yield warehouse
+    delete_datasets(warehouse)
+
+
+@pytest.fixture
+def warehouse(place: str | BigQueryWarehouse) -> BigQueryWarehouse:
+    if isinstance(place, str):
+        return empty_warehouse(place)
+    delete_datasets(place)
+    return place
+
+
+def datasets(warehouse: BigQueryWarehouse) -> list[str]:
+    from ecommersss_platform.warehouse.bigquery_client import PlatformBigQuery
+
+    with PlatformBigQuery.of(warehouse, {}).get_client() as client:
+        listed = client.list_datasets(warehouse.project)
+        return [dataset.dataset_id for dataset in listed if dataset.dataset_id in DATASETS]
+
+
+def delete_datasets(warehouse: BigQueryWarehouse) -> None:
+    from ecommersss_platform.warehouse.bigquery_client import PlatformBigQuery
+
+    with PlatformBigQuery.of(warehouse, {}).get_client() as client:
+        for name in DATASETS:
+            client.delete_dataset(f"{warehouse.project}.{name}", delete_contents=True, not_found_ok=True)
+
+
+class TestContract(WarehouseContract):
+    pass
