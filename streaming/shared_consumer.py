@@ -81,7 +81,7 @@ class SharedConsumer(ConsumerLoop):
 
     def _follow(self, once: bool) -> None:
         try:
-            with self.topic.reader() as reader:
+            with self.topic.reader(self._max_lines) as reader:
                 self._reader = self._pulled = reader
                 if self._stopping:  # asked for while there was nothing to wake
                     return

@@ -17,8 +17,10 @@ Positions become visible out of order: a batch with lower ones may commit after 
 not miss any holds the turn exclusively for a moment (`horizon`): every transaction that took a position has
 ended then, and whatever begins later takes a greater one.
 
-A consumer whose machine vanishes holds its locks until the server notices, after half a minute: only orders
-of the same users, and the flagged stream, wait for that.
+A consumer whose machine vanishes holds its locks until the server notices, after half a minute, and one that
+is stuck in the middle of a batch for a minute and a half: orders of the same users, the flagged stream and
+changes of the lists wait for that. A transaction that changed `user_lists` and is left open makes all
+consumers wait.
 """
 
 from __future__ import annotations
@@ -43,8 +45,9 @@ FIRST_POSITION: Final = 1_000_000_000_000_000
 TURN_LOCK: Final = 6_203_542
 """Any number, the same for every process and in migration 0003."""
 
+# Publishing lines again takes a minute at most, within a transaction.
 _SESSION = """
-    SET idle_in_transaction_session_timeout = '30s';
+    SET idle_in_transaction_session_timeout = '90s';
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4
 """
 _LOCK_USERS = "SELECT pg_advisory_xact_lock(%s, id) FROM unnest(%s::int[]) AS id"

@@ -125,9 +125,12 @@ class PubSubTopic:
             if failure is not None:
                 raise self._unavailable("publish to", self.path, failure) from failure
 
-    def reader(self) -> PubSubReader:
-        """Begin to read what is not acknowledged yet. Close it when done. Raises `TopicUnavailable`."""
-        return PubSubReader(self)
+    def reader(self, max_lines: int = 1_000) -> PubSubReader:
+        """Begin to read what is not acknowledged yet, in batches of up to so many lines. Close it when done.
+
+        Raises `TopicUnavailable`.
+        """
+        return PubSubReader(self, max_lines)
 
     def _connected_publisher(self) -> PublisherClient:
         with self._lock:
@@ -187,7 +190,7 @@ class PubSubReader:
     connects again by itself where a connection breaks.
     """
 
-    def __init__(self, topic: PubSubTopic, max_lines: int = 1_000) -> None:
+    def __init__(self, topic: PubSubTopic, max_lines: int) -> None:
         self._topic = topic
         self._arrived: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._unsettled: list[Delivered] = []
