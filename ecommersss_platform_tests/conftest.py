@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
 
 import hypothesis
 import psycopg2
+import psycopg2.errors
 import pytest
 
 from ecommersss_platform.local.postgres import EmbeddedPostgres
@@ -46,7 +48,18 @@ def database(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[str
     administer(postgres, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
     yield postgres.url(name)
     postgres.up()  # a test may have stopped or killed it
-    administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    _drop(postgres, name)
+
+
+def _drop(postgres: EmbeddedPostgres, name: str, attempts: int = 100) -> None:
+    """Drop the database with all connections to it, once autovacuum, which is not ours to end, has left it."""
+    for attempt in range(attempts):
+        try:
+            return administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+        except psycopg2.errors.InsufficientPrivilege:
+            if attempt == attempts - 1:
+                raise
+            time.sleep(0.1)
 
 
 def administer(postgres: EmbeddedPostgres, statement: str) -> None:

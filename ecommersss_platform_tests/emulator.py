@@ -67,8 +67,9 @@ def running_emulator(directory: Path) -> Iterator[str]:
             time.sleep(0.05)
         yield f"127.0.0.1:{port}"
     finally:
-        process.terminate()
-        process.wait(10)
+        # It keeps nothing that is worth an orderly end, which it may take long over.
+        process.kill()
+        process.wait()
 
 
 def end_streams_soon(patch: pytest.MonkeyPatch, seconds: float = STREAM_SECONDS) -> None:
