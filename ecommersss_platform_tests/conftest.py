@@ -52,7 +52,7 @@ def database(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[str
 
 
 def _drop(postgres: EmbeddedPostgres, name: str, attempts: int = 100) -> None:
-    """Drop the database with all connections to it, once autovacuum, which is not ours to end, has left it."""
+    """Drop the database and all connections to it, once autovacuum, which is not ours to end, has left it."""
     for attempt in range(attempts):
         try:
             return administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
