@@ -55,10 +55,7 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
     now = datetime.now(UTC)
     today = business_day(now)
     wanted = today - timedelta(days=days - 1)
-    if settings.first_day is None and not settings.first_day_path.exists():
-        settings.home.mkdir(parents=True, exist_ok=True)
-        settings.first_day_path.write_text(f"{wanted}\n")
-    first = max(wanted, settings.first_partition_day())
+    first = max(wanted, settings.record_first_day(wanted))
     typer.echo(f"The platform's home is {settings.home}.")
     with operational_database(settings, typer.echo) as url, dagster_storage(settings):
         with _step(1, "Prepare: database schema, Dagster home, dbt manifest"):

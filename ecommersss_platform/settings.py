@@ -186,9 +186,15 @@ class Settings(BaseSettings):
         except FileNotFoundError:
             return business_day(now or datetime.now().astimezone()) - timedelta(days=HISTORY_DAYS)
 
-    def record_first_day(self, now: datetime | None = None) -> date:
-        """Make the home and write its first day down, once, so that partitions never move. Idempotent."""
-        day = self.first_partition_day(now)
+    def record_first_day(self, wanted: date | None = None) -> date:
+        """Make the home and write its first day down, once, so that partitions never move. Idempotent.
+
+        `wanted`: the first day of a home that is new; without it a week before today.
+        """
+        if wanted is None or self.first_day is not None or self.first_day_path.exists():
+            day = self.first_partition_day()
+        else:
+            day = wanted
         self.home.mkdir(parents=True, exist_ok=True)
         if self.first_day is None and not self.first_day_path.exists():
             temporary = self.first_day_path.with_suffix(f".{os.getpid()}")

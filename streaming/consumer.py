@@ -280,6 +280,20 @@ class ConsumerLoop(ABC):
             if drained and not retried:
                 return
 
+    def _count(self, decision: Decision, lines: int, read_at: float) -> None:
+        """Note a stored batch of `lines` lines that was read at `read_at` (monotonic seconds)."""
+        self.counters.count(decision)
+        self.counters.took(lines, time.monotonic() - read_at)
+        logger.debug(
+            "batch stored",
+            extra={
+                "position": self.position,
+                "orders": len(decision.orders),
+                "rejected": len(decision.rejected),
+                "duplicates": decision.duplicates,
+            },
+        )
+
     def _retry_arrived(self, busy: bool, now: bool) -> int:
         """Publish lines again whose user or product has arrived, if it is time to look. Returns how many."""
         if not now and time.monotonic() < self._next_retry:
@@ -441,17 +455,7 @@ class Consumer(ConsumerLoop):
         decision = work.decision
         self.history.committed(len(decision.orders))
         self._look_first = decision.known_ids > 0
-        self.counters.count(decision)
-        self.counters.took(len(work.batch), time.monotonic() - work.read_at)
-        logger.debug(
-            "batch stored",
-            extra={
-                "position": self.position,
-                "orders": len(decision.orders),
-                "rejected": len(decision.rejected),
-                "duplicates": decision.duplicates,
-            },
-        )
+        self._count(decision, len(work.batch), work.read_at)
 
     def _abandon(self) -> None:
         """After a failure: let the batch in work end, however it does. What it did, the database knows."""

@@ -97,17 +97,7 @@ class SharedConsumer(ConsumerLoop):
         began = time.monotonic()
         decision, self.position = self._store(batch)
         self._pulled.acknowledge(batch)
-        self.counters.count(decision)
-        self.counters.took(len(batch), time.monotonic() - began)
-        logger.debug(
-            "batch stored",
-            extra={
-                "position": self.position,
-                "orders": len(decision.orders),
-                "rejected": len(decision.rejected),
-                "duplicates": decision.duplicates,
-            },
-        )
+        self._count(decision, len(batch), began)
 
     def _pass_on(self) -> None:
         if self.tail is not None:
