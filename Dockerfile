@@ -10,7 +10,7 @@ ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /opt/ecommersss
 # The requirements alone first: a change of code does not install them again.
 COPY requirements/base.txt requirements/base.txt
-RUN pip install --require-hashes --requirement requirements/base.txt
+RUN pip install --require-hashes --no-deps --requirement requirements/base.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY streaming streaming
 COPY ecommersss_platform ecommersss_platform

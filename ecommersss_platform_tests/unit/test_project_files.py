@@ -81,6 +81,18 @@ def test_every_pinned_requirement_has_a_hash(name: str) -> None:
     assert [package for package, (_, _, hashes) in pins.items() if hashes == 0] == []
 
 
+def test_set_up_installs_the_pinned_versions_and_looks_for_no_others() -> None:
+    """Releases to come must change nothing. Where a package is pinned with an extra and wanted without it,
+    older pips would otherwise take the newest, and refuse it because it has no hash."""
+    for name in ("base.txt", "dev.txt"):
+        requirements = (PROJECT / "requirements" / name).read_text()
+        assert re.findall(r"^[\w.-]+\[", requirements, re.MULTILINE) == []
+    install = next(
+        line for line in (PROJECT / "Makefile").read_text().splitlines() if "-r requirements" in line
+    )
+    assert "--require-hashes --no-deps" in install
+
+
 @pytest.mark.parametrize(
     ("file", "wanted"),
     [
