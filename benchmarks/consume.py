@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import psycopg2
 
-from streaming.consumer import Consumer
+from streaming.consumer import Consumer, prepare_process
 from streaming.orders import decode
 from streaming.rules import RULES_PATH, RuleBook
 from streaming.topics import jsonl
@@ -76,6 +76,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.poll:
         jsonl.POLL_SECONDS = arguments.poll  # type: ignore[misc]
+    prepare_process()
     make = PerOrder if arguments.per_order else Consumer
     consumer = make(
         os.environ["BENCHMARK_URL"],

@@ -283,11 +283,13 @@ def consume(
     """
     from ecommersss_platform.local.database import operational_database
     from ecommersss_platform.streams import fraud_consumer
+    from streaming.consumer import prepare_process
     from streaming.database import migrate
     from streaming.metrics import served
 
     settings = _settings()
     configure_logging(settings.log_format)
+    prepare_process()
     with operational_database(settings) as url:
         migrate(url)
         consumer = fraud_consumer(settings, url)

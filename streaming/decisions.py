@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+
+import msgspec
 
 from streaming.database.catalogue import Catalogue
 from streaming.database.store import Rejected
@@ -15,7 +16,7 @@ from streaming.rules import FeatureRow, RuleBook
 from streaming.topics import Batch
 
 
-class Candidate(NamedTuple):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A line that decodes to an order."""
 
     position: int
@@ -65,7 +66,8 @@ def decide(
     decision = Decision(lists_version=catalogue.lists.version)
     accepted: dict[int, Order] = {}
     users = catalogue.users
-    for position, line, order in decoded:
+    for candidate in decoded:
+        order = candidate.order
         twin = stored.get(order.id)
         if twin is not None:
             decision.known_ids += 1
@@ -76,19 +78,19 @@ def decide(
                 decision.duplicates += 1
             else:
                 detail = f"order {order.id} is stored already, with other content"
-                decision.rejected.append(Rejected(position, line, "duplicate_id", detail))
+                decision.rejected.append(Rejected(candidate.position, candidate.line, "duplicate_id", detail))
             continue
         signed_up = users.get(order.user_id)
         if signed_up is None:
-            decision.rejected.append(_unknown(position, line, "user", order.user_id))
+            decision.rejected.append(_unknown(candidate, "user", order.user_id))
             continue
         if not catalogue.has_product(order.product_id):
-            decision.rejected.append(_unknown(position, line, "product", order.product_id))
+            decision.rejected.append(_unknown(candidate, "product", order.product_id))
             continue
         accepted[order.id] = order
         row = features(order, signed_up, catalogue, history.observe(order))
         fraud, shadow = book.evaluate(row)
-        decision.orders.append(flag(order, fraud, shadow, book.version, flagged_at, position))
+        decision.orders.append(flag(order, fraud, shadow, book.version, flagged_at, candidate.position))
     return decision
 
 
@@ -122,6 +124,7 @@ def features(order: Order, signed_up: datetime, catalogue: Catalogue, velocity: 
     )
 
 
-def _unknown(position: int, line: bytes, what: str, missing_id: int) -> Rejected:
+def _unknown(candidate: Candidate, what: str, missing_id: int) -> Rejected:
     reason = f"unknown_{what}"
-    return Rejected(position, line, reason, f"{what} {missing_id}: {REASONS[reason]}", missing_id)
+    detail = f"{what} {missing_id}: {REASONS[reason]}"
+    return Rejected(candidate.position, candidate.line, reason, detail, missing_id)

@@ -49,6 +49,8 @@ _SECOND: Final = timedelta(seconds=1)
 _ZERO: Final = Decimal("0.00")
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 _SWEEP_EVERY: Final = 20_000
+_TRIM_AT: Final = 16
+"""Orders of a user at which it is first looked whether some of them are too old."""
 
 
 class Velocity(msgspec.Struct, frozen=True, gc=False):
@@ -132,12 +134,19 @@ class _Span:
     `created_date`; `sums` are running totals of amounts, from any start.
     """
 
-    __slots__ = ("_base", "_countries", "_country", "before", "ceiling", "floor", "sums", "times")
+    __slots__ = (
+        *("before", "ceiling", "first_covered", "floor", "sums", "times", "trim_at"),
+        *("_base", "_countries", "_country"),
+    )
 
     def __init__(self, floor: datetime, before: datetime | None, ceiling: datetime | None = None) -> None:
         self.floor = floor
+        self.first_covered = floor + DAY
+        """The windows of an order placed before it reach back beyond the floor."""
         self.before = before
         self.ceiling = ceiling
+        self.trim_at = _TRIM_AT
+        """With so many orders it is due to forget old ones: twice as many as it kept, for a trim to pay."""
         self.times: list[datetime] = []
         self.sums: list[Decimal] = []
         self._base = _ZERO  # what `sums` start from
@@ -152,7 +161,7 @@ class _Span:
 
     def covers(self, placed: datetime) -> bool:
         """Whether the windows of an order placed then lie within."""
-        return placed - DAY >= self.floor and (self.ceiling is None or placed <= self.ceiling)
+        return placed >= self.first_covered and (self.ceiling is None or placed <= self.ceiling)
 
     def observe(self, order: Order) -> Velocity:
         """The features of an order whose windows lie within, which counts from now on."""
@@ -254,9 +263,11 @@ class _Span:
     def trim(self, floor: datetime) -> None:
         """Forget the orders up to an instant, all but when the last of them was."""
         cut = bisect_right(self.times, floor)
+        self.trim_at = max(_TRIM_AT, 2 * (len(self.times) - cut))
         if cut == 0:
             return
         self.floor = floor
+        self.first_covered = floor + DAY
         self.before = self.times[cut - 1]
         self._base = self.sums[cut - 1]
         del self.times[:cut], self.sums[:cut]
@@ -276,8 +287,8 @@ class MemoryHistory:
         self._late: dict[int, list[_Span]] = {}
         """The batch's own: what its late orders look back on."""
         self._uncommitted: list[Order] = []
-        self._grown: set[int] = set()
-        """Users with orders committed since they were last trimmed."""
+        self._full: set[int] = set()
+        """Users who are due to be trimmed. Not within a batch, which was prepared for what they have."""
         self._since_sweep = 0
 
     def __len__(self) -> int:
@@ -288,7 +299,7 @@ class MemoryHistory:
         self._users.clear()
         self._late = {}
         self._uncommitted.clear()
-        self._grown.clear()
+        self._full.clear()
         self._load(stored, {user: [placed] for user, placed in stored.recent_users(WARM_ORDERS).items()})
         self._late = {}
 
@@ -301,7 +312,7 @@ class MemoryHistory:
         users = self._users
         for order in orders:
             span = users.get(order.user_id)
-            if span is None or order.created_date - DAY < span.floor:
+            if span is None or order.created_date < span.first_covered:
                 missing.setdefault(order.user_id, []).append(order.created_date)
         if missing:
             self._load(stored, missing)
@@ -310,9 +321,11 @@ class MemoryHistory:
         user_id, placed = order.user_id, order.created_date
         span = self._users.get(user_id)
         if not self._late or user_id not in self._late:
-            if span is None or placed - DAY < span.floor:
+            if span is None or placed < span.first_covered:
                 raise LookupError(f"order {order.id} was not prepared")
             self._uncommitted.append(order)
+            if len(span.times) >= span.trim_at:
+                self._full.add(user_id)
             return span.observe(order)
         spans = [*self._late[user_id], *([span] if span is not None else [])]
         found = next((s for s in spans if s.covers(placed)), None)
@@ -326,10 +339,8 @@ class MemoryHistory:
         return velocity
 
     def committed(self, orders: int) -> None:
-        stored = self._uncommitted[:orders]
         del self._uncommitted[:orders]
-        self._grown.update([order.user_id for order in stored])
-        self._since_sweep += len(stored)
+        self._since_sweep += orders
 
     def rolled_back(self) -> None:
         for order in self._uncommitted:
@@ -338,14 +349,12 @@ class MemoryHistory:
         self._late = {}
 
     def _tidy(self, orders: Sequence[Order]) -> None:
-        """Forget what is too old to matter soon: of the users of the last batch, and at times of all."""
-        for user_id in self._grown:
+        """Forget what is too old to matter soon: of users with many orders, and at times of all."""
+        for user_id in self._full:
             span = self._users.get(user_id)
             if span is not None and span.times:
-                floor = span.times[-1] - _KEPT
-                if span.times[0] <= floor:
-                    span.trim(floor)
-        self._grown.clear()
+                span.trim(span.times[-1] - _KEPT)
+        self._full.clear()
         if self._since_sweep >= max(_SWEEP_EVERY, len(self._users)) or len(self._users) > MAX_USERS:
             self._since_sweep = 0
             # The time in the middle of the batch: one order from the far future must not evict everyone.
@@ -425,7 +434,7 @@ class FreshHistory(MemoryHistory):
 
     def _forget(self) -> None:
         self._users.clear()
-        self._grown.clear()
+        self._full.clear()
         self._uncommitted.clear()
         self._late = {}
 

@@ -50,6 +50,7 @@ LATEST: Final = datetime(2101, 1, 1, tzinfo=JAKARTA)
 """Orders are placed in [EARLIEST, LATEST). Jakarta has kept one offset over all of it."""
 
 _JAKARTA_OFFSET = timezone(EARLIEST.utcoffset() or timedelta())
+_JAKARTA_HOURS = _JAKARTA_OFFSET.utcoffset(None) // timedelta(hours=1)
 _CENT = Decimal("0.01")
 _ZERO = Decimal("0.00")
 
@@ -184,6 +185,8 @@ def decode_carefully(line: bytes) -> Order:
 
 def local_hour(instant: datetime) -> int:
     """The hour of the day, Asia/Jakarta, of an instant in [EARLIEST, LATEST)."""
+    if instant.tzinfo is UTC:  # as orders have it: five times as fast
+        return (instant.hour + _JAKARTA_HOURS) % 24
     return instant.astimezone(_JAKARTA_OFFSET).hour
 
 

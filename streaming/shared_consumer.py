@@ -20,7 +20,7 @@ from datetime import datetime
 from streaming.consumer import COLLISIONS, ConsumerLoop, utc_now
 from streaming.database.shared import SharedOrderStore
 from streaming.database.store import Collision
-from streaming.decisions import Decision, candidates, decide
+from streaming.decisions import Candidate, Decision, candidates, decide
 from streaming.errors import PlatformError
 from streaming.flagged_tail import FlaggedTail
 from streaming.history import FreshHistory
@@ -116,7 +116,7 @@ class SharedConsumer(ConsumerLoop):
                 catalogue = self.store.refresh(orders)
                 with self.store.past_orders() as past:
                     self.history.prepare(past, orders)
-                placed = [c._replace(position=positions[c.position]) for c in decoded]
+                placed = [Candidate(positions[c.position], c.line, c.order) for c in decoded]
                 decision = decide(placed, stored, catalogue, self.history, self.book, self._clock())
             decision.rejected.extend(line.at(positions[line.position]) for line in invalid)
             ids = {p: message.message_id for p, message in zip(positions, batch.messages, strict=True)}

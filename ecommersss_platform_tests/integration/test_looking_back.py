@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -11,6 +12,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -24,6 +26,7 @@ from ecommersss_platform_tests.shop import (
     open_shop,
     order,
     query,
+    read_all,
 )
 from streaming import history
 from streaming.consumer import Consumer
@@ -210,6 +213,39 @@ def test_a_batch_that_collided_counts_its_orders_once(
         4: False,
         5: True,
     }
+
+
+def test_a_batch_that_collides_while_the_next_is_decided(
+    url: str, topic: JsonlTopic, stream: JsonlTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full batches are stored while the next one is decided. When one collides, so is the next one anew: its
+    orders were judged by some that were not stored."""
+    seconds = iter(range(1, 100))
+
+    def next_order(n: int) -> bytes:
+        return encode(order(n, created_date=NOON + next(seconds) * timedelta(seconds=1)))
+
+    topic.publish([next_order(1), next_order(2)])
+    drain(url, topic, stream)
+    _, repeated = read_all(topic).popitem()
+    # Batches of three: the first repeats a stored order, and the user's fifth order is in the second.
+    topic.publish([next_order(3), repeated, next_order(4), next_order(5), next_order(6), next_order(7)])
+    topic.publish([next_order(8)])
+    decided: list[tuple[int, bool]] = []
+    decide = Consumer._decide
+
+    def noted(self: Consumer, work: Any, look: bool) -> None:
+        decided.append((work.decoded[0].order.id, look))
+        decide(self, work, look)
+
+    monkeypatch.setattr(Consumer, "_decide", noted)
+    consumer = Consumer(url, topic, stream, BOOK, max_lines=3)
+    consumer._next_retry = math.inf  # a look for arrivals waits for the batch in work
+    consumer.run(once=True)
+    assert decided == [(3, False), (5, False), (3, True), (5, True), (8, False)]
+    assert (consumer.counters.orders, consumer.counters.duplicates) == (6, 1)
+    assert {id for id, reasons in shadow(url).items() if "rapid_orders" in reasons} == {5, 6, 7, 8}
+    assert_stored_exactly_once(url, topic, stream, BOOK)
 
 
 def test_history_is_read_through_its_index(url: str) -> None:

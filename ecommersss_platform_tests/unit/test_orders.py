@@ -30,6 +30,7 @@ from streaming.orders import (
     encode,
     encode_flagged,
     flag,
+    local_hour,
 )
 
 FIELDS: dict[str, Any] = {
@@ -532,6 +533,14 @@ def test_a_wrong_flagged_line_is_a_value_error(old: bytes, new: bytes) -> None:
 
 
 # Time.
+
+
+@given(st.datetimes(datetime(2000, 1, 2), datetime(2100, 12, 31)))
+def test_the_local_hour_is_jakartas_whatever_the_offset(moment: datetime) -> None:
+    instant = moment.replace(tzinfo=UTC)
+    expected = instant.astimezone(JAKARTA).hour
+    assert local_hour(instant) == expected
+    assert local_hour(instant.astimezone(timezone(timedelta(hours=-9, minutes=30)))) == expected
 
 
 def test_a_business_day_is_a_day_in_jakarta() -> None:

@@ -68,14 +68,15 @@ class Catalogue:
     def refresh(self, cursor: Cursor, user_ids: set[int], product_ids: set[int]) -> None:
         """Bring the cache up to date and make sure that it holds those of the given ids that exist."""
         self._drop_changed(cursor)
-        missing_users = list(user_ids - self.users.keys())
+        # Not as a difference of sets, which would look at every user that is cached.
+        missing_users = [user_id for user_id in user_ids if user_id not in self.users]
         if missing_users:
             if len(self.users) + len(missing_users) > MAX_CACHED:
                 self.users.clear()
                 missing_users = list(user_ids)
             cursor.execute(_USERS, (missing_users,))
             self.users.update(cursor.fetchall())
-        missing_products = list(product_ids - self._prices.keys())
+        missing_products = [product_id for product_id in product_ids if product_id not in self._prices]
         if missing_products:
             if len(self._prices) + len(missing_products) > MAX_CACHED:
                 self._prices.clear()

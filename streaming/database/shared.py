@@ -36,7 +36,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
-from streaming.database.store import Collision, OrderStore, Rejected, rejected_row
+from streaming.database.store import Collision, OrderStore, Rejected, Rows, rejected_row
 from streaming.orders import Flagged
 
 FIRST_POSITION: Final = 1_000_000_000_000_000
@@ -131,7 +131,7 @@ class SharedOrderStore(OrderStore):
         """
         try:
             with self._undo_on_error(), self.connection.cursor() as cursor:
-                self._insert(cursor, orders, (), self.catalogue.lists.version)
+                self._insert(cursor, Rows.of(orders), (), self.catalogue.lists.version)
                 new: list[tuple[int]] = []
                 if rejected:
                     # In one order for all: two batches with the same messages must not wait for each other.
