@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -418,6 +419,48 @@ def test_the_database_on_a_full_disk(tmp_path: Path, tmp_path_factory: pytest.Te
             assert query(stream.url, "SELECT count(*) FROM orders") > stored
         finally:
             server.down()
+
+
+@pytest.mark.skipif(not LONG, reason="part of make faults: a server that dies of it takes long to come back")
+def test_the_write_ahead_log_on_a_full_disk(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """PostgreSQL ends itself then. To the consumer that is an outage: it waits until the server has room."""
+    log_disk = tmp_path_factory.mktemp("log")
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("server") / "postgres", log=tmp_path / "postgres.log")
+    with small_disk(log_disk, megabytes=200):
+        server.up()
+        migrate(server.url())
+        stream = Stream(server.url(), tmp_path)
+        server.down()
+        moved = log_disk / "pg_wal"
+        wal = server.data / "pg_wal"
+        shutil.copytree(wal, moved, copy_function=shutil.copy2)
+        owner = wal.stat()
+        for path in (log_disk, moved, *moved.rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid)
+        moved.chmod(0o700)
+        shutil.rmtree(wal)
+        wal.symlink_to(moved)
+        server.up()
+        consumer = stream.start(max_lines=1_000)
+        try:
+            free = os.statvfs(log_disk)
+            ballast = log_disk / "ballast"
+            ballast.write_bytes(bytes(free.f_bavail * free.f_frsize - MEGABYTE))
+            traffic = Traffic(stream.topic, 8)
+            while "PANIC" not in server.log.read_text():
+                traffic.burst(2_000)
+                time.sleep(0.2)
+            assert "No space left on device" in server.log.read_text()
+            ballast.unlink()
+            server.up()
+            eventually(stream.drained, what=stream.logged)
+            assert consumer.poll() is None, stream.logged()
+            assert "PostgreSQL is away, waiting for it" in stream.logged()
+        finally:
+            consumer.kill()
+            consumer.wait()
+        stream.finish()
+        server.down()
 
 
 # Back-pressure.
