@@ -1,4 +1,6 @@
-{{ config(partition_by=partition_by_day('business_day')) }}
+-- Built anew in each run, so without partitions: BigQuery takes so many changed partitions of a table a day, and each
+-- run would change all of them.
+{{ config(cluster_by=['business_day']) }}
 
 with
 

@@ -1,4 +1,5 @@
-{{ config(partition_by=partition_by_day('business_day'), cluster_by=['rule_name']) }}
+-- Without partitions for the reason that daily_fraud_summary has none.
+{{ config(cluster_by=['business_day', 'rule_name']) }}
 
 with
 
