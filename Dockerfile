@@ -31,7 +31,10 @@ ENV PATH=/opt/venv/bin:$PATH \
     ECOMMERSSS_HOME=/var/lib/ecommersss \
     DAGSTER_HOME=/var/lib/ecommersss/dagster
 WORKDIR /opt/ecommersss
-# Newer than every file it is made from, so that no container parses the dbt project when it starts.
+# Newer than every file it is made from, so that no container parses the dbt project when it starts. It is made for
+# one warehouse; deploy/bigquery.yml asks for the other.
+ARG ECOMMERSSS_WAREHOUSE=duckdb
+ARG ECOMMERSSS_BIGQUERY_PROJECT
 RUN python -m ecommersss_platform.dbt
 USER 10001:10001
 # What the image is when nothing else is said: the code location, for the webserver and the daemon to talk to.

@@ -164,14 +164,18 @@ def _compose_client() -> list[str] | None:
     return None
 
 
-def _compose_config(values: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+def _compose_config(values: str, tmp_path: Path, *overrides: Path) -> subprocess.CompletedProcess[str]:
     client = _compose_client()
     if client is None:
         pytest.skip("no docker compose (version 2 or later) on this machine")
     (tmp_path / "env").write_text(values)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ECOMMERSSS_", "POSTGRES_"))}
+    files = [part for path in (PROJECT / "docker-compose.yml", *overrides) for part in ("--file", path)]
     return subprocess.run(
-        [*client, "--project-directory", PROJECT, "--env-file", tmp_path / "env", "config", "--quiet"],
+        [
+            *(*client, "--project-directory", PROJECT, *files),
+            *("--env-file", tmp_path / "env", "config", "--quiet"),
+        ],
         capture_output=True,
         text=True,
         env=environment,
@@ -196,6 +200,84 @@ def test_docker_compose_refuses_to_start_without_its_two_values(
 ) -> None:
     result = _compose_config(given, tmp_path)
     assert f"required variable {missing} is missing a value: set " in result.stderr
+
+
+# ---- on BigQuery ----
+
+ON_BIGQUERY: dict[str, Any] = yaml.safe_load((DEPLOY / "bigquery.yml").read_text())
+CODE = ON_BIGQUERY["services"]["code"]
+
+
+def _substituted(value: str, **given: str) -> str:
+    """A value as compose reads it, with these variables set. Raises KeyError for one that is required."""
+
+    def read(found: re.Match[str]) -> str:
+        name, default = found["name"], found["default"]
+        return given.get(name, default) if found["how"] == ":-" else given[name]
+
+    return re.sub(r"\$\{(?P<name>\w+)(?P<how>:[-?])(?P<default>[^}]*)\}", read, value)
+
+
+def test_the_key_of_bigquery_reaches_nobody_but_the_code_location() -> None:
+    """Only its container runs runs."""
+    assert ON_BIGQUERY["services"].keys() == {"code"}
+    assert CODE["secrets"] == list(ON_BIGQUERY["secrets"]) == ["bigquery"]
+    assert CODE["environment"]["ECOMMERSSS_BIGQUERY_KEY_FILE"] == "/run/secrets/bigquery"
+    key = ON_BIGQUERY["secrets"]["bigquery"]["file"]
+    assert _substituted(key, ECOMMERSSS_BIGQUERY_KEY_FILE="keys/platform.json") == "keys/platform.json"
+    with pytest.raises(KeyError, match="ECOMMERSSS_BIGQUERY_KEY_FILE"):
+        _substituted(key)
+
+
+def test_the_code_location_is_told_every_setting_of_bigquery(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_bigquery = {f"ECOMMERSSS_{f.upper()}" for f in Settings.model_fields if f.startswith("bigquery_")}
+    told = CODE["environment"].keys() - {"ECOMMERSSS_WAREHOUSE", "TMPDIR"}
+    assert of_bigquery - told == {"ECOMMERSSS_BIGQUERY_ENDPOINT"}, "of emulators"
+    assert told < of_bigquery
+    for name in [name for name in os.environ if name.startswith("ECOMMERSSS_")]:
+        monkeypatch.delenv(name)
+    given = {"ECOMMERSSS_BIGQUERY_PROJECT": "shop", "ECOMMERSSS_FIRST_DAY": "2025-01-01"}
+    merged = SERVICES["code"]["environment"] | CODE["environment"]
+    for name in merged.keys() - {"PGPASSWORD"}:
+        monkeypatch.setenv(name, _substituted(merged[name], **given))
+    settings = Settings(_env_file=None)  # type: ignore[call-arg]
+    assert (settings.warehouse, settings.bigquery_project) == ("bigquery", "shop")
+    assert settings.bigquery_location == Settings.model_fields["bigquery_location"].default
+    assert settings.bigquery_key_file == Path("/run/secrets/bigquery")
+    assert settings.bigquery_billing_project is None
+    assert settings.bigquery_impersonate is None
+    assert settings.bigquery_maximum_bytes_billed is None
+
+
+def test_the_image_for_bigquery_has_the_manifest_for_bigquery() -> None:
+    """The other services keep the common image, which has DuckDB's."""
+    assert CODE["image"] != SERVICES["code"]["image"]
+    assert CODE["build"]["context"] == SERVICES["code"]["build"] == "."
+    arguments = CODE["build"]["args"]
+    assert arguments == {name: CODE["environment"][name] for name in arguments}
+    assert arguments["ECOMMERSSS_WAREHOUSE"] == "bigquery"
+    steps = [(i.name, i.value) for i in STAGES[-1]]
+    made = steps.index(("RUN", "python -m ecommersss_platform.dbt"))
+    declared = {value.partition("=")[0] for name, value in steps[:made] if name == "ARG"}
+    assert declared == arguments.keys()
+    assert ("ARG", f"ECOMMERSSS_WAREHOUSE={Settings.model_fields['warehouse'].default}") in steps
+
+
+def test_rows_on_their_way_to_bigquery_wait_on_the_volume() -> None:
+    assert "/tmp" in SERVICES["code"]["tmpfs"]
+    assert f"home:{CODE['environment']['TMPDIR']}" in SERVICES["code"]["volumes"]
+
+
+def test_docker_compose_accepts_the_files_for_google_together(tmp_path: Path) -> None:
+    values = "POSTGRES_PASSWORD=x\nECOMMERSSS_FIRST_DAY=2025-01-01\n"
+    overrides = (DEPLOY / "pubsub.yml", DEPLOY / "bigquery.yml")
+    result = _compose_config(values, tmp_path, *overrides)
+    assert "required variable ECOMMERSSS_" in result.stderr
+    (tmp_path / "key.json").write_text("{}")
+    values += f"ECOMMERSSS_PUBSUB_PROJECT=shop\nGOOGLE_APPLICATION_CREDENTIALS={tmp_path}/key.json\n"
+    values += f"ECOMMERSSS_BIGQUERY_PROJECT=shop\nECOMMERSSS_BIGQUERY_KEY_FILE={tmp_path}/key.json\n"
+    result = _compose_config(values, tmp_path, *overrides)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 # ---- the image ----

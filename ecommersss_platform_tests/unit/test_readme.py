@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ecommersss_platform.contracts import RAW_TABLES
+from ecommersss_platform.dbt import PROJECT_DIR
+from ecommersss_platform.warehouse.bigquery import MOST_DAYS, BigQueryWarehouse
 from ecommersss_platform_tests.commands import check_command
 from ecommersss_platform_tests.project import PROJECT, make_targets
 
@@ -150,3 +153,18 @@ def test_files_in_the_layout_exist() -> None:
     assert len(named) > 8
     for name in named:
         assert (PROJECT / name).exists(), name
+
+
+def test_the_figures_of_bigquery_are_those_of_the_code() -> None:
+    section = README.split("### Go to BigQuery", 1)[1].split("\n### ", 1)[0]
+    models = {path.stem: path.read_text() for path in (PROJECT_DIR / "models").rglob("*.sql")}
+    replaced_by_day = [name for name, sql in models.items() if "materialized='incremental'" in sql]
+    # A partitioned table that each run makes anew would soon meet the limit of changed partitions.
+    assert [name for name, sql in models.items() if "partition_by_day(" in sql] == replaced_by_day
+    numbers = {3: "three", 4: "four", 5: "five"}
+    assert f"a run has {numbers[len(RAW_TABLES)]}, each into a staging table" in section
+    assert f"one for each of {numbers[len(RAW_TABLES) + len(replaced_by_day)]} tables" in section
+    assert f"sent again for {numbers[int(BigQueryWarehouse.patience // 60)]} minutes" in section
+    assert f"{MOST_DAYS:,} days at most" in section
+    instance = yaml.safe_load((PROJECT / "ecommersss_platform" / "local" / "dagster.yaml").read_text())
+    assert f"`max_concurrent_runs` ({instance['concurrency']['runs']['max_concurrent_runs']})" in section

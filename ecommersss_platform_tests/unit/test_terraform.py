@@ -1,0 +1,215 @@
+"""The Terraform example for BigQuery, held to the code: its datasets, its roles, its settings.
+
+Read as text; where Terraform is installed, it looks at the form too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hcl2
+import pytest
+import requests
+import yaml
+
+from ecommersss_platform.contracts import RAW_TABLES
+from ecommersss_platform.dbt import PROJECT_DIR
+from ecommersss_platform.settings import Settings
+from ecommersss_platform.warehouse.bigquery_client import STAGING_LIFE
+from ecommersss_platform.warehouse.names import STAGING
+from ecommersss_platform_tests.project import PROJECT
+from ecommersss_platform_tests.unit.test_bigquery import WAREHOUSE, Service, publish, refuse, respond
+
+EXAMPLE = PROJECT / "deploy" / "terraform" / "bigquery"
+
+
+@cache
+def blocks(kind: str) -> dict[str, dict[str, Any]]:
+    """The example's blocks of a kind by their labels, as in "google_service_account.platform"."""
+    found = {}
+    for path in sorted(EXAMPLE.glob("*.tf")):
+        for block in hcl2.loads(path.read_text()).get(kind, []):
+            labels = []
+            while not block.get("__is_block__"):
+                [(label, block)] = ((k, v) for k, v in block.items() if not k.startswith("__"))
+                labels.append(text(label))
+            found[".".join(labels)] = block
+    return found
+
+
+def text(value: str) -> str:
+    """A string, without the quotes that it is written in."""
+    return value.removeprefix('"').removesuffix('"')
+
+
+def published() -> set[str]:
+    """The datasets that the platform publishes to: those of the raw tables, and of dbt's layers."""
+    layers = yaml.safe_load((PROJECT_DIR / "dbt_project.yml").read_text())["models"]["ecommersss"]
+    return {table.dataset for table in RAW_TABLES} | {
+        layer["+schema"] for layer in layers.values() if isinstance(layer, dict) and "+schema" in layer
+    }
+
+
+def bindings() -> dict[str, tuple[str, str, str]]:
+    """Who gets which role where: address, and (role, member, for each of what)."""
+    return {
+        address: (text(block["role"]), block["member"], block.get("for_each", "once"))
+        for address, block in blocks("resource").items()
+        if "role" in block
+    }
+
+
+# ---- datasets ----
+
+
+def test_it_makes_exactly_the_datasets_that_the_platform_uses() -> None:
+    assert published() == {"raw", "bronze", "silver", "gold"}
+    [variables] = blocks("locals").values()
+    assert variables["published"].keys() == published()
+    datasets = {a: b for a, b in blocks("resource").items() if a.startswith("google_bigquery_dataset.")}
+    assert datasets.keys() == {"google_bigquery_dataset.published", "google_bigquery_dataset.staging"}
+    assert datasets["google_bigquery_dataset.published"]["for_each"] == "${local.published}"
+    assert datasets["google_bigquery_dataset.published"]["dataset_id"] == "${each.key}"
+    assert text(datasets["google_bigquery_dataset.staging"]["dataset_id"]) == STAGING
+    for dataset in datasets.values():
+        assert dataset["project"] == "${var.project}"
+        assert dataset["location"] == "${var.location}"
+        assert "labels" in dataset
+        assert "description" in dataset
+
+
+def test_published_days_are_protected_and_staged_rows_expire() -> None:
+    days = blocks("resource")["google_bigquery_dataset.published"]
+    assert days["delete_contents_on_destroy"] is False
+    assert days["lifecycle"][0]["prevent_destroy"] is True
+    assert not {name for name in days if "expiration" in name}, "published days stay"
+    staging = blocks("resource")["google_bigquery_dataset.staging"]
+    assert staging["default_table_expiration_ms"] == STAGING_LIFE.total_seconds() * 1000
+
+
+# ---- access ----
+
+
+def test_it_gives_these_roles_and_no_others() -> None:
+    assert bindings() == {
+        "google_bigquery_dataset_iam_member.editor": (
+            "roles/bigquery.dataEditor",
+            "${local.account}",
+            "${local.datasets}",
+        ),
+        "google_project_iam_member.jobs": ("roles/bigquery.jobUser", "${local.account}", "once"),
+        "google_service_account_iam_member.impersonator": (
+            "roles/iam.serviceAccountTokenCreator",
+            "${each.key}",
+            "${var.impersonators}",
+        ),
+        "google_service_account_iam_member.workload": (
+            "roles/iam.workloadIdentityUser",
+            "${each.key}",
+            "${var.workload_identities}",
+        ),
+        "google_bigquery_dataset_iam_member.reader": (
+            "roles/bigquery.dataViewer",
+            "${each.value.member}",
+            bindings()["google_bigquery_dataset_iam_member.reader"][2],
+        ),
+    }
+    jobs = blocks("resource")["google_project_iam_member.jobs"]
+    assert jobs["project"] == "${local.billing_project}"
+
+
+def test_nobody_has_access_by_default_but_the_platform_and_there_is_no_key() -> None:
+    for name in ("impersonators", "workload_identities", "readers"):
+        assert blocks("variable")[name]["default"] == []
+    assert [text(name) for name in blocks("variable")["reader_datasets"]["default"]] == ["gold"]
+    [allowed] = blocks("variable")["reader_datasets"]["validation"]
+    assert set(re.findall(r'"(\w+)"', allowed["condition"])) == published()
+    assert not [address for address in blocks("resource") if "key" in address]
+
+
+GRANTED = {
+    # https://cloud.google.com/bigquery/docs/access-control, of roles/bigquery.dataEditor on a dataset
+    ("GET", "datasets"): "bigquery.datasets.get",
+    ("GET", "tables"): "bigquery.tables.get",
+    ("POST", "tables"): "bigquery.tables.create",
+    ("PUT", "tables"): "bigquery.tables.update",
+    ("PATCH", "tables"): "bigquery.tables.update",
+    ("DELETE", "tables"): "bigquery.tables.delete",
+    # of roles/bigquery.jobUser on the project that pays; whoever made a job may look at it
+    ("POST", "jobs"): "bigquery.jobs.create",
+    ("GET", "jobs"): "its own job",
+    ("GET", "queries"): "its own job",
+}
+"""Requests that the roles allow, and by which permission. Making a dataset is not among them."""
+
+
+class Prepared(Service):
+    """A project in which the datasets were made for us, and an account with these roles alone."""
+
+    def answer(self, method: str, path: str, body: Any) -> requests.Response:
+        kind = "tables" if "/tables" in path else path.split("/")[1]
+        if (method, kind) not in GRANTED:
+            return refuse(403, "accessDenied", f"Access Denied: {method} {path}")
+        if (method, kind) == ("GET", "datasets"):
+            project, _, dataset = path.split("/")
+            named = {"projectId": project, "datasetId": dataset}
+            return respond(200, {"location": WAREHOUSE.location, "datasetReference": named})
+        return super().answer(method, path, body)
+
+
+def test_the_roles_are_enough_to_publish_where_the_datasets_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = Prepared()
+    monkeypatch.setattr(
+        requests.Session, "request", lambda session, *args, **named: service.request(session, *args, **named)
+    )
+    published = publish()
+    assert published.rows == 3
+    made = {path for method, path, _ in service.asked if method == "POST" and path.endswith("/tables")}
+    assert made == {"shop/datasets/staging/tables", "shop/datasets/raw/tables"}
+
+
+# ---- settings ----
+
+
+def test_its_output_is_settings_that_there_are() -> None:
+    named = set(re.findall(r"\b(ECOMMERSSS_\w+) =", blocks("output")["env"]["value"]))
+    settings = {f"ECOMMERSSS_{field.upper()}" for field in Settings.model_fields}
+    assert named < settings
+    assert {name for name in settings if "BIGQUERY" in name} - named == {
+        "ECOMMERSSS_BIGQUERY_KEY_FILE",  # it makes none
+        "ECOMMERSSS_BIGQUERY_ENDPOINT",  # of emulators
+    }
+    assert (
+        text(blocks("variable")["location"]["default"]) == Settings.model_fields["bigquery_location"].default
+    )
+
+
+def test_every_variable_is_described_and_used() -> None:
+    files = "".join(path.read_text() for path in sorted(EXAMPLE.glob("*.tf")) if path.name != "variables.tf")
+    for name, variable in blocks("variable").items():
+        assert variable["description"], name
+        assert f"var.{name}" in files, name
+    assert set(re.findall(r"var\.(\w+)", files)) <= blocks("variable").keys()
+
+
+def test_terraform_finds_it_in_form(tmp_path: Path) -> None:
+    terraform = shutil.which("terraform") or shutil.which("tofu")
+    if terraform is None:
+        pytest.skip("neither terraform nor tofu on this machine")
+    checked = subprocess.run(
+        [terraform, "fmt", "-check", "-diff", "-recursive", EXAMPLE],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if not k.startswith("TF_")} | {"CHECKPOINT_DISABLE": "1"},
+        timeout=60,
+    )
+    assert (checked.returncode, checked.stdout) == (0, ""), checked.stdout + checked.stderr
