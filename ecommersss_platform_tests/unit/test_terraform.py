@@ -1,14 +1,16 @@
 """The Terraform example for BigQuery, held to the code: its datasets, its roles, its settings.
 
-Read as text; where Terraform is installed, it looks at the form too.
+Read as text, and where Terraform is installed planned by it, with a stand-in for the provider.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse.bigquery_client import STAGING_LIFE
 from ecommersss_platform.warehouse.names import STAGING
 from ecommersss_platform_tests.project import PROJECT
+from ecommersss_platform_tests.terraform_provider import running_provider
 from ecommersss_platform_tests.unit.test_bigquery import WAREHOUSE, Service, publish, refuse, respond
 
 EXAMPLE = PROJECT / "deploy" / "terraform" / "bigquery"
@@ -200,16 +203,119 @@ def test_every_variable_is_described_and_used() -> None:
     assert set(re.findall(r"var\.(\w+)", files)) <= blocks("variable").keys()
 
 
-def test_terraform_finds_it_in_form(tmp_path: Path) -> None:
-    terraform = shutil.which("terraform") or shutil.which("tofu")
-    if terraform is None:
-        pytest.skip("neither terraform nor tofu on this machine")
-    checked = subprocess.run(
-        [terraform, "fmt", "-check", "-diff", "-recursive", EXAMPLE],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if not k.startswith("TF_")} | {"CHECKPOINT_DISABLE": "1"},
-        timeout=60,
+# ---- by Terraform itself ----
+
+VARIABLES = {
+    "project": "shop",
+    "billing_project": "purse",
+    "maximum_bytes_billed": 10_000_000_000,
+    "impersonators": ["user:ana@example.com"],
+    "workload_identities": ["serviceAccount:shop.svc.id.goog[ecommersss/platform]"],
+    "readers": ["group:bi@example.com"],
+    "reader_datasets": ["gold", "silver"],
+}
+ACCOUNT = "ecommersss@shop.iam.gserviceaccount.com"
+
+Terraform = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def terraform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terraform]:
+    """Runs Terraform in a copy of the example, with a stand-in for the provider."""
+    program = shutil.which("terraform")
+    if program is None:
+        pytest.skip("no terraform on this machine")
+    folder = tmp_path_factory.mktemp("terraform")
+    for path in EXAMPLE.glob("*.tf"):
+        shutil.copy(path, folder)
+    (folder / "given.tfvars.json").write_text(json.dumps(VARIABLES))
+    with running_provider() as variables:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")} | variables
+
+        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [program, *arguments],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+
+        made = run("init", "-backend=false", "-no-color")
+        assert made.returncode == 0, made.stderr
+        yield run
+
+
+@pytest.fixture(scope="module")
+def planned(terraform: Terraform) -> dict[str, Any]:
+    made = terraform(
+        "plan", "-no-color", "-input=false", "-refresh=false", "-var-file=given.tfvars.json", "-out=plan"
     )
-    assert (checked.returncode, checked.stdout) == (0, ""), checked.stdout + checked.stderr
+    assert made.returncode == 0, made.stderr
+    values: dict[str, Any] = json.loads(terraform("show", "-json", "plan").stdout)["planned_values"]
+    return values
+
+
+def test_terraform_finds_it_valid_and_in_form(terraform: Terraform) -> None:
+    valid = terraform("validate", "-no-color")
+    assert (valid.returncode, valid.stdout.strip()) == (0, "Success! The configuration is valid."), (
+        valid.stderr
+    )
+    form = terraform("fmt", "-check", "-diff", ".")
+    assert (form.returncode, form.stdout) == (0, "")
+
+
+def test_the_plan_has_the_datasets_and_who_may_do_what(planned: dict[str, Any]) -> None:
+    resources = [(r["type"], r["values"]) for r in planned["root_module"]["resources"]]
+    datasets = {v["dataset_id"]: v for kind, v in resources if kind == "google_bigquery_dataset"}
+    assert datasets.keys() == published() | {STAGING}
+    assert {(v["project"], v["location"]) for v in datasets.values()} == {("shop", "asia-southeast2")}
+    granted = {
+        (v.get("dataset_id") or v.get("project") or "the account", v["role"], v["member"])
+        for kind, v in resources
+        if kind.endswith("_iam_member")
+    }
+    assert granted == {
+        *((name, "roles/bigquery.dataEditor", f"serviceAccount:{ACCOUNT}") for name in datasets),
+        ("purse", "roles/bigquery.jobUser", f"serviceAccount:{ACCOUNT}"),
+        ("gold", "roles/bigquery.dataViewer", "group:bi@example.com"),
+        ("silver", "roles/bigquery.dataViewer", "group:bi@example.com"),
+        ("the account", "roles/iam.serviceAccountTokenCreator", "user:ana@example.com"),
+        (
+            "the account",
+            "roles/iam.workloadIdentityUser",
+            "serviceAccount:shop.svc.id.goog[ecommersss/platform]",
+        ),
+    }
+
+
+def test_the_planned_output_is_an_env_file(
+    planned: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("ECOMMERSSS_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / ".env").write_text(planned["outputs"]["env"]["value"])
+    settings = Settings(_env_file=tmp_path / ".env")  # type: ignore[call-arg]
+    assert (settings.warehouse, settings.bigquery_project, settings.bigquery_billing_project) == (
+        "bigquery",
+        "shop",
+        "purse",
+    )
+    assert settings.bigquery_impersonate == ACCOUNT
+    assert settings.bigquery_maximum_bytes_billed == 10_000_000_000
+    assert settings.bigquery_key_file is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "refusal"),
+    [
+        ("maximum_bytes_billed=5", "a smaller\nbound refuses every one"),
+        ('reader_datasets=["staging"]', "The datasets with tables or views to read"),
+    ],
+)
+def test_terraform_refuses_what_cannot_work(terraform: Terraform, variable: str, refusal: str) -> None:
+    made = terraform("plan", "-no-color", "-input=false", "-var=project=shop", f"-var={variable}")
+    assert made.returncode == 1
+    assert refusal in made.stderr

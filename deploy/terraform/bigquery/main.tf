@@ -1,6 +1,6 @@
 # Datasets, a service account that may write to them and run jobs, and nothing more. No key is made.
 # README.md, "Go to BigQuery", has what it is for. Whoever applies it may make datasets, service accounts and
-# bindings in the project, and bindings in the billing project.
+# bindings in the project, and bindings in the billing project. State is a file in this folder until you add a backend.
 
 provider "google" {
   project = var.project
