@@ -15,6 +15,9 @@ from streaming.orders import business_day
 HISTORY_DAYS = 7
 """Days of history that a new embedded platform starts with."""
 
+# On DuckDB one that opens the warehouse, and beside it one that does not (the hourly marketplace).
+_RUNS_AT_ONCE = {"duckdb": 2, "bigquery": 10}
+
 
 class Settings(BaseSettings):
     """The platform's settings. Every field is the environment variable `ECOMMERSSS_<FIELD>`.
@@ -88,6 +91,12 @@ class Settings(BaseSettings):
         default=None,
         description="first daily partition; unset: the day recorded in the home when it was made",
     )
+    concurrent_runs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Dagster runs at once, of those that need not take turns at DuckDB; unset: 2 on DuckDB,"
+        " 10 on BigQuery",
+    )
     ui_port: int = Field(default=3000, ge=0, le=65535, description="port of the Dagster UI; 0: any free one")
     metrics_port: int | None = Field(
         default=None,
@@ -125,6 +134,11 @@ class Settings(BaseSettings):
         if self.warehouse == "bigquery" and self.bigquery_project is None:
             raise ValueError("ECOMMERSSS_BIGQUERY_PROJECT is needed when ECOMMERSSS_WAREHOUSE is bigquery")
         return self
+
+    @property
+    def runs_at_once(self) -> int:
+        """How many runs may be in progress at the same time: as many processes of a few hundred megabytes."""
+        return self.concurrent_runs or _RUNS_AT_ONCE[self.warehouse]
 
     @property
     def rules_path(self) -> Path:

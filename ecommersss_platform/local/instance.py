@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
+from string import Template
 from typing import TYPE_CHECKING
 
 from ecommersss_platform.settings import Settings
@@ -38,13 +39,14 @@ def environment(settings: Settings, dagster_url: str) -> dict[str, str]:
 
 
 def prepare_dagster_home(settings: Settings) -> None:
-    """Make Dagster's home and put `dagster.yaml` there; a newer platform's template replaces an older one."""
+    """Make Dagster's home and put `dagster.yaml` there; a newer template or setting replaces an older one."""
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     template = files("ecommersss_platform.local").joinpath("dagster.yaml").read_text()
+    text = Template(template).substitute(concurrent_runs=settings.runs_at_once)
     target = settings.dagster_home / "dagster.yaml"
-    if not target.exists() or target.read_text() != template:
+    if not target.exists() or target.read_text() != text:
         temporary = target.with_suffix(f".{os.getpid()}")
-        temporary.write_text(template)
+        temporary.write_text(text)
         temporary.replace(target)
 
 
@@ -67,6 +69,20 @@ def dagster_instance(settings: Settings, dagster_url: str) -> Iterator[DagsterIn
             os.environ.pop(DAGSTER_URL_VARIABLE, None)
         else:
             os.environ[DAGSTER_URL_VARIABLE] = before
+
+
+def announce_pool(instance: DagsterInstance, settings: Settings) -> None:
+    """Let Dagster's queue know the warehouse's pool. Idempotent.
+
+    To one that it sees for the first time it gives its limit only after it has let through every run that
+    waits at that moment: the first thirty days of a new platform would all start at once.
+    """
+    from ecommersss_platform.warehouse import make_warehouse
+
+    pool, storage = make_warehouse(settings).pool, instance.event_log_storage
+    # Dagster fails to announce one that PostgreSQL has.
+    if pool and pool not in {known.name for known in storage.get_pool_limits()}:
+        storage.initialize_concurrency_limit_to_default(pool)
 
 
 def alive(pid: int, seen_at: float, started_at: float | None) -> bool:

@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.instance.config import PoolGranularity
@@ -34,7 +36,13 @@ from dagster._utils.warnings import disable_dagster_warnings
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 
 from ecommersss_platform.jobs import MARKETPLACE_DAYS
-from ecommersss_platform.local.instance import dagster_instance, environment, fail_orphaned_runs
+from ecommersss_platform.local.instance import (
+    announce_pool,
+    dagster_instance,
+    environment,
+    fail_orphaned_runs,
+    prepare_dagster_home,
+)
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.materialize import Kind, MaterializeError, Progress, materialize
 from ecommersss_platform.partitions import Days
@@ -169,6 +177,7 @@ def platform(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactor
             dagster_instance(settings, url) as instance,
             WorkspaceProcessContext(instance, target) as context,
         ):
+            announce_pool(instance, settings)
             yield Platform(settings, url, instance, context)
 
 
@@ -191,6 +200,22 @@ def test_the_instance_is_what_its_template_says(platform: Platform) -> None:
     assert concurrency.run_queue_config is not None
     assert concurrency.run_queue_config.max_concurrent_runs == 2
     assert "postgresql://" not in (platform.settings.dagster_home / "dagster.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "at_once"),
+    [
+        ({}, 2),
+        ({"warehouse": "bigquery", "bigquery_project": "p"}, 10),
+        ({"warehouse": "bigquery", "bigquery_project": "p", "concurrent_runs": 30}, 30),
+    ],
+)
+def test_runs_at_once_are_a_setting(wanted: dict[str, Any], at_once: int, tmp_path: Path) -> None:
+    prepare_dagster_home(Settings(home=tmp_path, concurrent_runs=7))
+    settings = Settings(home=tmp_path, **wanted)
+    prepare_dagster_home(settings)
+    written = yaml.safe_load((settings.dagster_home / "dagster.yaml").read_text())
+    assert written["concurrency"]["runs"] == {"max_concurrent_runs": at_once}
 
 
 def test_a_backfill_of_the_job_is_one_run(platform: Platform) -> None:

@@ -83,7 +83,8 @@ def test_the_services_settings_are_valid(monkeypatch: pytest.MonkeyPatch) -> Non
     for name in [name for name in os.environ if name.startswith("ECOMMERSSS_")]:
         monkeypatch.delenv(name)
     for name, value in SERVICES["code"]["environment"].items():
-        monkeypatch.setenv(name, re.sub(r"\$\{ECOMMERSSS_FIRST_DAY:\?[^}]*\}", "2025-01-01", value))
+        value = re.sub(r"\$\{ECOMMERSSS_FIRST_DAY:\?[^}]*\}", "2025-01-01", value)
+        monkeypatch.setenv(name, re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value))
     settings = Settings(_env_file=None)  # type: ignore[call-arg]
     assert settings.database_url == "postgresql://ecommersss@postgres:5432/ecommersss"
     assert settings.dagster_url == "postgresql://ecommersss@postgres:5432/dagster"

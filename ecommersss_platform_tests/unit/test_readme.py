@@ -12,6 +12,7 @@ import yaml
 
 from ecommersss_platform.contracts import RAW_TABLES
 from ecommersss_platform.dbt import PROJECT_DIR
+from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse.bigquery import MOST_DAYS, BigQueryWarehouse
 from ecommersss_platform_tests.commands import check_command
 from ecommersss_platform_tests.project import PROJECT, make_targets
@@ -166,5 +167,5 @@ def test_the_figures_of_bigquery_are_those_of_the_code() -> None:
     assert f"one for each of {numbers[len(RAW_TABLES) + len(replaced_by_day)]} tables" in section
     assert f"sent again for {numbers[int(BigQueryWarehouse.patience // 60)]} minutes" in section
     assert f"{MOST_DAYS:,} days at most" in section
-    instance = yaml.safe_load((PROJECT / "ecommersss_platform" / "local" / "dagster.yaml").read_text())
-    assert f"`max_concurrent_runs` ({instance['concurrency']['runs']['max_concurrent_runs']})" in section
+    at_once = Settings(warehouse="bigquery", bigquery_project="p").runs_at_once
+    assert f"`ECOMMERSSS_CONCURRENT_RUNS` ({at_once}, " in section
