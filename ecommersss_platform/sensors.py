@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 ORDER_STREAM_SENSOR = "order_stream_sensor"
-SECONDS_BETWEEN_TICKS = 30
 LINES_PER_READ = 1000
 MOST_REQUESTS_PER_TICK = 8
 """Orders spread over many single days would otherwise queue a run for each of them at once."""
@@ -294,7 +293,7 @@ def order_stream_sensor(
     @sensor(
         name=ORDER_STREAM_SENSOR,
         job=job,
-        minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+        minimum_interval_seconds=settings.stream_interval_seconds,
         default_status=DefaultSensorStatus.RUNNING,
         description="Reads the flagged stream from its cursor and materialises again the days that new orders"
         " touch. One batch at a time; days that fail are asked for again, later each time.",

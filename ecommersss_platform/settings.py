@@ -118,6 +118,11 @@ class Settings(BaseSettings):
         ge=0,
         description="days that the flagged stream keeps its segments, longer until materialised; 0: for ever",
     )
+    stream_interval_seconds: int = Field(
+        default=30,
+        ge=1,
+        description="seconds between two looks of the stream sensor: fewer runs, where each is paid for",
+    )
     flagged_max_bytes_per_tick: int = Field(
         default=4_000_000, ge=1, description="most that the stream sensor reads of the flagged stream a tick"
     )

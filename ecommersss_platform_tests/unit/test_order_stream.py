@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from dagster import define_asset_job
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,8 +22,10 @@ from ecommersss_platform.sensors import (
     Request,
     Window,
     decide,
+    order_stream_sensor,
     retry_delay,
 )
+from ecommersss_platform.settings import Settings
 
 FIRST_DAY = date(2025, 1, 1)
 TODAY = date(2025, 1, 31)
@@ -234,3 +238,9 @@ def test_every_day_of_the_stream_ends_in_a_run_that_succeeded_after_it_was_read(
         if not cursor.pending and cursor.position == len(lines):
             break
     assert cursor == Cursor(len(lines), len(lines))
+
+
+def test_the_time_between_two_looks_is_a_setting(tmp_path: Path) -> None:
+    job = define_asset_job("days", selection="*")
+    settings = Settings(home=tmp_path, stream_interval_seconds=3600)
+    assert order_stream_sensor(job, settings, FIRST_DAY).minimum_interval_seconds == 3600
