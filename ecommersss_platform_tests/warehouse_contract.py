@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ecommersss_platform.contracts import ORDERS, PRODUCTS, USERS, Column, RawTable, Type
+from ecommersss_platform.contracts import LOAD_LOG, ORDERS, PRODUCTS, USERS, Column, RawTable, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse import (
     AuditError,
@@ -29,6 +29,7 @@ from ecommersss_platform.warehouse import (
     TableNotFound,
     Warehouse,
 )
+from ecommersss_platform.warehouse.checksum import checksums
 from ecommersss_platform_tests.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
 
 # Processes are forked from a clean one that has the imports: a second is saved for each.
@@ -55,6 +56,16 @@ def publish(
 
 def stored(warehouse: Warehouse, days: Days | None = None) -> list[dict[str, Any]]:
     return by_id(warehouse.read(ORDERS, days=days))
+
+
+def log_entries(warehouse: Warehouse) -> list[dict[str, Any]]:
+    """The load log, oldest load first, its days in order."""
+    entries = warehouse.read(LOAD_LOG).read_all().to_pylist()
+    return sorted(entries, key=lambda entry: (entry["loaded_at"], entry["partition_date"]))
+
+
+def logged(warehouse: Warehouse) -> list[tuple[str, int]]:
+    return [(entry["run_id"], entry["row_count"]) for entry in log_entries(warehouse)]
 
 
 def in_process(target: Callable[..., None], *args: Any) -> multiprocessing.process.BaseProcess:
@@ -139,18 +150,54 @@ class WarehouseContract:
         steps: list[Step] = []
         rows = orders([1, 2], DAY_1) + orders([3], DAY_3, is_fraud=True)
         published = publish(warehouse, rows, ALL, on_step=steps.append)
-        assert steps == [Step.OPENED, Step.STAGED, Step.AUDITED, Step.PUBLISHED]
+        assert steps == list(Step)
         assert published.rows_per_day == {DAY_1: 2, DAY_2: 0, DAY_3: 1}
         assert published.statuses == {DAY_1: {"false": 2}, DAY_2: {}, DAY_3: {"true": 1}}
+
+    def test_the_log_has_each_day_of_each_load_with_the_checksum_of_its_rows(
+        self, warehouse: Warehouse
+    ) -> None:
+        rows = [
+            order(
+                1,
+                DAY_1,
+                amount=Decimal("-0.01"),
+                payment_method="Rp;'\"\n☂" * 9,
+                fraud_reasons=["a", "", "b"],
+            ),
+            order(2, DAY_1, country="", shadow_reasons=[""]),
+            *orders([3], DAY_3, is_fraud=True),
+        ]
+        began = datetime.now(UTC)
+        publish(warehouse, rows, ALL, "first")
+        published = publish(warehouse, rows[1::-1], ONE, 'second\'s "run"')
+        entries = log_entries(warehouse)
+        assert [(*tuple(entry.values())[:4], entry["days"]) for entry in entries] == [
+            (DAY_1, "raw.orders", "first", 2, 3),
+            (DAY_2, "raw.orders", "first", 0, 3),
+            (DAY_3, "raw.orders", "first", 1, 3),
+            (DAY_1, "raw.orders", 'second\'s "run"', 2, 1),
+        ]
+        assert all(began <= entry["loaded_at"] <= datetime.now(UTC) for entry in entries)
+        # The same on every warehouse, for the rows and for what is read back of them.
+        sums = ["bcede53a05a3c729", "0000000000000000", "3483e37b79380884"]
+        assert [entry["checksum"] for entry in entries] == [*sums, sums[0]]
+        assert published.checksums == {DAY_1: sums[0]}
+        assert list(checksums(warehouse.read(ORDERS), ALL).values()) == sums
+        # Anybody may ask for it without saying which days.
+        [total] = warehouse.query("SELECT count(*) AS n FROM raw.load_log").to_pylist()
+        assert total == {"n": 4}
 
     def test_a_range_equals_its_days_one_by_one(self, warehouse: Warehouse) -> None:
         rows = orders(range(1, 5), DAY_1) + orders(range(5, 9), DAY_2) + orders(range(9, 13), DAY_3)
         for day in (DAY_3, DAY_1, DAY_2):
             mine = [row for row in rows if row["partition_date"] == day]
-            publish(warehouse, mine, Days.between(day, day))
+            publish(warehouse, mine, Days.between(day, day), "single")
         one_by_one = stored(warehouse)
-        publish(warehouse, rows, ALL)
+        publish(warehouse, rows, ALL, "range")
         assert one_by_one == stored(warehouse) == rows
+        entries = sorted(log_entries(warehouse), key=lambda entry: str(entry["partition_date"]))
+        assert [e["checksum"] for e in entries[::2]] == [e["checksum"] for e in entries[1::2]]
 
     def test_an_empty_day_is_published_as_empty(self, warehouse: Warehouse) -> None:
         publish(warehouse, orders([1], DAY_1) + orders([2], DAY_2), Days.between(DAY_1, DAY_2))
@@ -319,10 +366,16 @@ class WarehouseContract:
         publish(warehouse, old, Days.between(DAY_1, DAY_2))
         killed = in_process(publish_and_die, warehouse, new, ONE, step)
         assert ended(killed) == -signal.SIGKILL
-        expected = new + orders([5], DAY_2) if step == Step.PUBLISHED else old
+        expected = new + orders([5], DAY_2) if step in (Step.PUBLISHED, Step.LOGGED) else old
         assert stored(warehouse) == expected
-        publish(warehouse, new, ONE, "after")
+        # Every entry is of a load that was; BigQuery may lack that of a run that was killed right after it.
+        before = [("run", 4), ("run", 1)]
+        surely = [*before, ("killed", 10)] if step == Step.LOGGED else before
+        assert logged(warehouse) in (surely, [*before, ("killed", 10)] if expected != old else before)
+        publish(warehouse, new, ONE, "killed")  # the same run, tried again
+        publish(warehouse, new, ONE, "killed")
         assert stored(warehouse) == new + orders([5], DAY_2)
+        assert logged(warehouse) == [*before, ("killed", 10)]
 
     def test_killed_while_rows_arrive_the_days_are_old(self, warehouse: Warehouse) -> None:
         publish(warehouse, orders([1], DAY_1), ONE)

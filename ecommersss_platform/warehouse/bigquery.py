@@ -9,41 +9,39 @@ import hashlib
 import json
 import re
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ecommersss_platform.contracts import PARTITION_COLUMN, Column, RawTable, Type
+from ecommersss_platform.contracts import LOAD_LOG, PARTITION_COLUMN, Column, RawTable, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse import (
-    AuditError,
+    Job,
     OnStep,
     Published,
     QueryError,
     SchemaError,
-    Step,
     TableNotFound,
     WarehouseError,
     no_report,
 )
-from ecommersss_platform.warehouse.arrow import Tally, asked_schema, conformed, plain
+from ecommersss_platform.warehouse.arrow import Tally, asked_schema, plain
 from ecommersss_platform.warehouse.audit import (
     Dialect,
     audit_sql,
     day_filter,
-    findings,
-    per_day,
     required_columns,
     tally_sql,
 )
 from ecommersss_platform.warehouse.evolution import TableColumn, changes
+from ecommersss_platform.warehouse.load_log import append_sql
 from ecommersss_platform.warehouse.names import STAGING, full_name, split_name, staging_name
+from ecommersss_platform.warehouse.publication import Publication, write_audit_publish
 from streaming.orders import JAKARTA
 
 if TYPE_CHECKING:
@@ -125,65 +123,18 @@ class BigQueryWarehouse:
         run_id: str,
         on_step: OnStep = no_report,
     ) -> Published:
-        name = full_name(table)
+        return write_audit_publish(self._publication, table, rows, days, run_id, on_step)
+
+    @contextmanager
+    def _publication(self, table: RawTable, days: Days | None, run_id: str) -> Iterator[Publication]:
         if days is not None and len(days) > MOST_DAYS:
             raise WarehouseError(
-                f"{name}: BigQuery replaces at most {MOST_DAYS} partitions at once, and {days} has "
-                f"{len(days)}: ask for it in parts"
+                f"{full_name(table)}: BigQuery replaces at most {MOST_DAYS} partitions at once, and {days} "
+                f"has {len(days)}: ask for it in parts"
             )
-        tally = Tally(conformed(rows, table.arrow_schema, name))
         labels = {"dagster_run_id": label(run_id), "asset": label(f"{table.dataset}_{table.name}")}
         with self._session(labels) as session:
-            started = time.monotonic()
-            if days is not None:
-                existing = session.columns(table)
-                if existing:
-                    changes(name, existing, wanted_columns(table))
-            on_step(Step.OPENED)
-            with spooled(tally.reader) as spool:
-                attempt = f"{staging_name(table, run_id)}_{spool.digest[:16]}"
-                load = session.stage(table, attempt, spool.file)
-            staging = self._quoted(STAGING, attempt)
-            try:
-                on_step(Step.STAGED)
-                counts = session.rows(audit_sql(table, staging, days, DIALECT), "audit")[0]
-                # An array is never NULL in BigQuery: it would turn what is missing into what is empty.
-                counts |= {f"null_{column}": spool.nulls[column] for column in required_arrays(table)}
-                found = findings(table, days, tally.rows, counts)
-                if found:
-                    raise AuditError(name, days, found)
-                rows_per_day: dict[date, int] = {}
-                statuses: dict[date, dict[str, int]] = {}
-                if days is not None:
-                    counted = session.rows(tally_sql(table, staging, DIALECT), "tally")
-                    rows_per_day, statuses = per_day(table, days, [tuple(row.values()) for row in counted])
-                on_step(Step.AUDITED)
-                staged = time.monotonic()
-                target = self._quoted(*split_name(table))
-                if days is None:
-                    session.ensure_dataset(table.dataset)
-                    sql = replace_sql(table, target, staging)
-                else:
-                    session.ensure_table(table)
-                    sql = merge_sql(table, target, staging, days)
-                session.execute(sql, attempt, self.patience)
-            finally:
-                # What cannot be dropped now expires.
-                with suppress(WarehouseError):
-                    session.drop_staging(attempt)
-            published = time.monotonic()
-            on_step(Step.PUBLISHED)
-            return Published(
-                table=name,
-                days=days,
-                rows=tally.rows,
-                bytes=tally.bytes,
-                stage_seconds=staged - started,
-                publish_seconds=published - staged,
-                rows_per_day=rows_per_day,
-                statuses=statuses,
-                jobs=(load, *session.jobs),
-            )
+            yield _Publication(self, session, table, days, run_id)
 
     def read(
         self, table: RawTable | str, columns: Sequence[str] | None = None, days: Days | None = None
@@ -247,6 +198,81 @@ class BigQueryWarehouse:
         return quote(f"{self.project}.{dataset}.{table}")
 
 
+class _Publication:
+    """A publication in a session of the client."""
+
+    def __init__(
+        self,
+        warehouse: BigQueryWarehouse,
+        session: Session,
+        table: RawTable,
+        days: Days | None,
+        run_id: str,
+    ) -> None:
+        self._warehouse, self._session = warehouse, session
+        self._table, self._days, self._run_id = table, days, run_id
+        self._attempt = ""
+        self._nulls: dict[str, int] = {}
+        self.jobs: Sequence[Job] = session.jobs
+
+    def compare(self) -> None:
+        if self._days is not None:
+            existing = self._session.columns(self._table)
+            if existing:
+                changes(full_name(self._table), existing, wanted_columns(self._table))
+
+    def stage(self, tally: Tally) -> None:
+        with spooled(tally.reader) as spool:
+            # The same run with the same rows is the same attempt, whichever process makes it.
+            self._attempt = f"{staging_name(self._table, self._run_id)}_{spool.digest[:16]}"
+            self._nulls = spool.nulls
+            self._session.stage(self._table, self._attempt, spool.file)
+
+    @property
+    def _staging(self) -> str:
+        return self._warehouse._quoted(STAGING, self._attempt)
+
+    def counts(self) -> dict[str, Any]:
+        sql = audit_sql(self._table, self._staging, self._days, DIALECT)
+        [counts] = self._session.rows(sql, "audit")
+        # An array is never NULL in BigQuery: it would turn what is missing into what is empty.
+        return counts | {f"null_{column}": self._nulls[column] for column in required_arrays(self._table)}
+
+    def tally(self) -> list[tuple[Any, ...]]:
+        sql = tally_sql(self._table, self._staging, DIALECT)
+        return [tuple(row.values()) for row in self._session.rows(sql, "tally")]
+
+    def swap(self, log: pa.Table) -> None:
+        target = self._warehouse._quoted(*split_name(self._table))
+        if self._days is None:
+            self._session.ensure_dataset(self._table.dataset)
+            sql = replace_sql(self._table, target, self._staging)
+        else:
+            # The log too, so that nothing is left to go wrong with it once the days are replaced.
+            self._session.ensure_table(LOAD_LOG)
+            self._session.ensure_table(self._table)
+            sql = merge_sql(self._table, target, self._staging, self._days)
+        self._session.execute(sql, "publish", self._attempt, self._warehouse.patience)
+
+    def log(self, log: pa.Table) -> None:
+        """A statement of its own, after the days were replaced.
+
+        A transaction over both tables would make runs on different days fail each other. So a crash in
+        between leaves a load that the log does not have, never an entry of a load that was not. The retry of
+        the run replaces the days by the same rows and logs that, once, however often it is repeated. Without
+        a retry the checksum of the day's rows is not that of its newest entry.
+        """
+        if self._days is not None:
+            target = self._warehouse._quoted(*split_name(LOAD_LOG))
+            sql = log_sql(target, log, self._days)
+            self._session.execute(sql, "log", self._attempt, self._warehouse.patience)
+
+    def drop_staging(self) -> None:
+        # What cannot be dropped now expires.
+        if self._attempt:
+            self._session.drop_staging(self._attempt)
+
+
 # Decisions
 
 
@@ -265,8 +291,8 @@ def required_arrays(table: RawTable) -> list[str]:
 
 
 def requires_filter(table: RawTable) -> bool:
-    """Whether queries of the table must say which days: where every row has one."""
-    return any(c.name == PARTITION_COLUMN and not c.nullable for c in table.columns)
+    """Whether queries must say which days: where every row has one, unless the contract spares them."""
+    return not table.whole and any(c.name == PARTITION_COLUMN and not c.nullable for c in table.columns)
 
 
 def is_partitioned(table: RawTable) -> bool:
@@ -303,6 +329,23 @@ def replace_sql(table: RawTable, target: str, staging: str) -> str:
         f"CREATE OR REPLACE TABLE {target} ({columns}){partitioned}{clustered} OPTIONS({options}) "  # noqa: S608
         f"AS SELECT {names} FROM {staging}"
     )
+
+
+def log_sql(target: str, log: pa.Table, days: Days) -> str:
+    """The statement that appends these entries, of these days, to the load log."""
+    rows = ", ".join(
+        f"STRUCT({', '.join(f'{_literal(value)} AS {quote(name)}' for name, value in row.items())})"
+        for row in log.to_pylist()
+    )
+    return append_sql(target, f"UNNEST([{rows}])", day_filter(days, f"old.{PARTITION_COLUMN}"), quote)
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"TIMESTAMP '{value.isoformat(sep=' ')}'"
+    if isinstance(value, date):
+        return f"DATE '{value}'"
+    return _text(value) if isinstance(value, str) else str(value)
 
 
 def _definition(column: Column) -> str:

@@ -16,7 +16,7 @@ import requests
 from google.api_core import exceptions
 from pydantic import ValidationError
 
-from ecommersss_platform.contracts import ORDERS, USERS
+from ecommersss_platform.contracts import LOAD_LOG, ORDERS, USERS
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import AuditError, TableNotFound, WarehouseError, make_warehouse
@@ -145,14 +145,14 @@ def digest() -> str:
 def test_a_publication_is_a_load_an_audit_a_tally_and_one_merge(service: Service) -> None:
     published = publish()
     attempt = f"raw_orders_run_1_{digest()}"
-    assert [job.step for job in published.jobs] == ["load", "audit", "tally", "publish"]
+    assert [job.step for job in published.jobs] == ["load", "audit", "tally", "publish", "log"]
     assert (published.jobs[0].bytes, published.jobs[3].bytes, published.jobs[3].slot_ms) == (789, 1234, 56)
     assert published.jobs[3].id == f"{attempt}_publish_0"
     assert published.jobs[3].url == (
         "https://console.cloud.google.com/bigquery?project=shop"
         f"&j=bq:asia-southeast2:{attempt}_publish_0&page=queryresults"
     )
-    load, audit, _tally, merge = service.bodies("POST", "shop/jobs")
+    load, audit, _tally, merge, log = service.bodies("POST", "shop/jobs")
     assert load["jobReference"]["jobId"] == f"{attempt}_load_0"
     schema = load["configuration"]["load"].pop("schema")["fields"]
     assert load["configuration"] == {
@@ -173,11 +173,25 @@ def test_a_publication_is_a_load_an_audit_a_tally_and_one_merge(service: Service
     assert merge["configuration"]["query"]["query"] == merge_sql(
         ORDERS, "`shop.raw.orders`", f"`shop.staging.{attempt}`", ONE
     )
+    assert log["jobReference"]["jobId"] == f"{attempt}_log_0"
+    entries = log["configuration"]["query"]["query"]
+    when = re.search(r"TIMESTAMP '[^']+'", entries)
+    assert when is not None
+    columns = ", ".join(f"`{c.name}`" for c in LOAD_LOG.columns)
+    assert entries == (
+        f"INSERT INTO `shop.raw.load_log` ({columns}) SELECT {columns} "
+        "FROM UNNEST([STRUCT(DATE '2024-06-10' AS `partition_date`, \"raw.orders\" AS `table_name`, "
+        f'"Run-1" AS `run_id`, 3 AS `row_count`, "{published.checksums[DAY_1]}" AS `checksum`, 1 AS `days`, '
+        f"{when[0]} AS `loaded_at`)]) AS new WHERE NOT EXISTS (SELECT 1 FROM `shop.raw.load_log` AS old "
+        "WHERE old.partition_date >= DATE '2024-06-10' AND old.partition_date < DATE '2024-06-11' "
+        "AND old.`partition_date` = new.`partition_date` AND old.`table_name` = new.`table_name` "
+        "AND old.`run_id` = new.`run_id` AND old.`checksum` = new.`checksum`)"
+    )
     assert service.asked[-1][:2] == ("DELETE", f"shop/datasets/staging/tables/{attempt}")
     staging = service.bodies("POST", "staging/tables")[0]
     life = datetime.fromtimestamp(int(staging["expirationTime"]) / 1000, UTC) - datetime.now(UTC)
     assert timedelta(hours=23) < life <= timedelta(hours=24)
-    assert [body["location"] for body in service.bodies("POST", "shop/datasets")] == ["asia-southeast2"] * 2
+    assert [body["location"] for body in service.bodies("POST", "shop/datasets")] == ["asia-southeast2"] * 3
 
 
 def test_an_answer_that_got_lost_neither_loads_nor_publishes_twice(service: Service) -> None:
