@@ -268,16 +268,19 @@ class WarehouseContract:
     @pytest.mark.parametrize(
         ("columns", "says"),
         [
-            (ORDERS.columns[:-2] + ORDERS.columns[-1:], ["position", "gone from the contract"]),
+            (
+                ORDERS.columns[:-2] + ORDERS.columns[-1:],
+                ["position", "gone from", "--drop position`"],
+            ),
             (
                 tuple(
                     replace(c, name="paid_with") if c.name == "payment_method" else c for c in ORDERS.columns
                 ),
-                ["payment_method", "paid_with"],
+                ["payment_method", "--rename payment_method=paid_with`"],
             ),
             (
                 tuple(replace(c, type=Type.INT64) if c.name == "amount" else c for c in ORDERS.columns),
-                ["amount"],
+                ["amount", "ecommersss warehouse migrate --table raw.orders`"],
             ),
             ((*ORDERS.columns, Column("coupon", Type.STRING, "Coupon.")), ["coupon", "not nullable"]),
         ],
@@ -298,6 +301,80 @@ class WarehouseContract:
             warehouse.publish(changed, rows, ONE, "changed")
         assert all(text in str(failure.value) for text in ["raw.orders", *says]), failure.value
         assert stored(warehouse) == orders([1], DAY_1)
+
+    def test_a_migration_renames_casts_adds_and_drops_in_one_step(self, warehouse: Warehouse) -> None:
+        rows = [
+            order(1, DAY_1, amount=Decimal("7.00"), fraud_reasons=["a", "b"]),
+            order(2, DAY_2, quantity=9_007_199_254_740_991),
+        ]
+        with pytest.raises(TableNotFound):
+            warehouse.migrate(ORDERS, {}, [])
+        publish(warehouse, rows, ALL)
+        changed = with_columns(
+            (
+                Column("coupon", Type.STRING, "Coupon.", nullable=True),
+                *(
+                    replace(c, **new)
+                    for c in ORDERS.columns
+                    if c.name != "flagged_at"
+                    for new in [
+                        {
+                            "payment_method": {"name": "paid_with"},
+                            "quantity": {"type": Type.FLOAT64},
+                            "country": {"nullable": True},
+                            "position": {"type": Type.STRING},
+                        }.get(c.name, {})
+                    ]
+                ),
+            )
+        )
+        with pytest.raises(SchemaError, match="flagged_at"):
+            publish(warehouse, [], ONE, table=changed)
+        asked: Any = (changed, {"payment_method": "paid_with"}, ["flagged_at"])
+        would = warehouse.migrate(*asked, dry_run=True)
+        assert stored(warehouse) == rows
+        assert warehouse.migrate(*asked) == would
+        assert [clause.split()[0] for clause in would] == [
+            "coupon",
+            "quantity",
+            "payment_method",
+            "country",
+            "position",
+            "flagged_at",
+        ]
+        expected = [
+            {("paid_with" if name == "payment_method" else name): value for name, value in row.items()}
+            | {"coupon": None, "position": str(row["position"]), "quantity": float(row["quantity"])}
+            for row in rows
+        ]
+        for row in expected:
+            del row["flagged_at"]
+        assert by_id(warehouse.read(changed)) == expected
+        assert by_id(warehouse.read(changed, days=ONE)) == expected[:1]
+        assert warehouse.migrate(changed, {}, []) == ()
+        publish(warehouse, expected[1:], TWO, table=changed)
+        assert by_id(warehouse.read(changed)) == expected
+
+    @pytest.mark.parametrize(
+        ("column", "type_", "says"),
+        [
+            ("amount", Type.INT64, "1 values of amount cannot be"),
+            ("created_date", Type.DATE, "2 values of created_date cannot be"),
+            ("country", Type.BOOL, "2 values of country cannot be"),
+        ],
+    )
+    def test_a_migration_that_would_lose_values_is_refused(
+        self, warehouse: Warehouse, column: str, type_: Type, says: str
+    ) -> None:
+        rows = [order(1, DAY_1), order(2, DAY_2, amount=Decimal("3.00"))]
+        publish(warehouse, rows, ALL)
+        changed = with_columns(
+            tuple(replace(c, type=type_) if c.name == column else c for c in ORDERS.columns)
+        )
+        for dry_run in (True, False):
+            with pytest.raises(SchemaError, match=says):
+                warehouse.migrate(changed, {}, [], dry_run=dry_run)
+        assert stored(warehouse) == rows
 
     def test_rows_without_a_required_column_are_refused(self, warehouse: Warehouse) -> None:
         rows = reader(orders([1], DAY_1)).read_all().drop_columns(["amount"])

@@ -6,7 +6,7 @@ exactly the asked days in one atomic step. A failure or a crash before that step
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
@@ -141,6 +141,17 @@ class Warehouse(Protocol):
 
         Raises SchemaError for columns that do not fit, AuditError for rows that must not be published,
         WarehouseBusy, and whatever the reader raises. After any of them the table is as it was.
+        """
+
+    def migrate(
+        self, table: RawTable, renames: Mapping[str, str], drops: Collection[str], *, dry_run: bool = False
+    ) -> tuple[str, ...]:
+        """Make the table anew as its contract says, atomically; what changes (or would), each a clause.
+
+        `renames` are new names by old names, `drops` columns to lose. Nothing else is lost. Nothing changes
+        when the table fits its contract.
+
+        Raises TableNotFound, SchemaError for what is not said or would lose values, WarehouseBusy.
         """
 
     def read(

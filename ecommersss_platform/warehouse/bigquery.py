@@ -9,12 +9,13 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pyarrow as pa
 
@@ -38,7 +39,14 @@ from ecommersss_platform.warehouse.audit import (
     required_columns,
     tally_sql,
 )
-from ecommersss_platform.warehouse.evolution import TableColumn, changes
+from ecommersss_platform.warehouse.evolution import (
+    TableColumn,
+    changes,
+    check_losses,
+    losses_sql,
+    migration,
+    selected,
+)
 from ecommersss_platform.warehouse.load_log import append_sql
 from ecommersss_platform.warehouse.names import STAGING, full_name, split_name, staging_name
 from ecommersss_platform.warehouse.publication import Publication, write_audit_publish
@@ -75,7 +83,15 @@ def quote(identifier: str) -> str:
     return f"`{identifier}`"
 
 
-DIALECT = Dialect(quote=quote, business_day=lambda instant: f"DATE({instant}, '{JAKARTA}')")
+def try_cast(value: str, type_: str) -> str:
+    cast = f"SAFE_CAST({value} AS {type_})"
+    # NUMERIC has nine places; the only one of the contracts has two.
+    return f"ROUND({cast}, 2)" if type_ == TYPES[Type.MONEY] else cast
+
+
+DIALECT = Dialect(
+    quote=quote, business_day=lambda instant: f"DATE({instant}, '{JAKARTA}')", try_cast=try_cast
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,25 @@ class BigQueryWarehouse:
         with self._session(labels) as session:
             yield _Publication(self, session, table, days, run_id)
 
+    def migrate(
+        self, table: RawTable, renames: Mapping[str, str], drops: Collection[str], *, dry_run: bool = False
+    ) -> tuple[str, ...]:
+        name, target = full_name(table), self._quoted(*split_name(table))
+        with self._session({"asset": label(name)}) as session:
+            existing = session.columns(table)
+            if not existing:
+                raise self._not_found(name)
+            todo = migration(name, existing, wanted_columns(table), renames, drops)
+            if not todo.told:
+                return ()
+            source = f"{target}{f' WHERE {ANY_DAY}' if session.requires_filter(table) else ''}"
+            if sql := losses_sql(todo, source, DIALECT):
+                check_losses(todo, session.rows(sql, "losses")[0])
+            if not dry_run:
+                sql = replace_sql(table, target, f"SELECT {selected(todo, DIALECT)} FROM {source}")  # noqa: S608
+                session.execute(sql, "migrate", f"{label(name)}_{uuid4().hex}", self.patience)
+            return todo.told
+
     def read(
         self, table: RawTable | str, columns: Sequence[str] | None = None, days: Days | None = None
     ) -> pa.RecordBatchReader:
@@ -144,7 +179,7 @@ class BigQueryWarehouse:
             session = stack.enter_context(self._session({"asset": label(name)}))
             existing = session.arrow_schema(table)
             if existing is None:
-                raise TableNotFound(f"{name} is not in the project {self.project} yet: materialise it first")
+                raise self._not_found(name)
             schema = asked_schema(table, columns, existing.names)
             if schema is None:
                 unknown = [c for c in columns or () if c not in existing.names]
@@ -186,6 +221,9 @@ class BigQueryWarehouse:
                 newest: date | None = session.rows(sql, "newest day")[0]["newest"]
                 return newest
             return None
+
+    def _not_found(self, name: str) -> TableNotFound:
+        return TableNotFound(f"{name} is not in the project {self.project} yet: materialise it first")
 
     @contextmanager
     def _session(self, labels: dict[str, str]) -> Iterator[Session]:
@@ -246,7 +284,8 @@ class _Publication:
         target = self._warehouse._quoted(*split_name(self._table))
         if self._days is None:
             self._session.ensure_dataset(self._table.dataset)
-            sql = replace_sql(self._table, target, self._staging)
+            columns = ", ".join(quote(c.name) for c in self._table.columns)
+            sql = replace_sql(self._table, target, f"SELECT {columns} FROM {self._staging}")  # noqa: S608
         else:
             # The log too, so that nothing is left to go wrong with it once the days are replaced.
             self._session.ensure_table(LOAD_LOG)
@@ -315,8 +354,8 @@ def merge_sql(table: RawTable, target: str, staging: str, days: Days) -> str:
     )
 
 
-def replace_sql(table: RawTable, target: str, staging: str) -> str:
-    """One statement that puts what is staged in the place of the whole table, columns and all."""
+def replace_sql(table: RawTable, target: str, select: str) -> str:
+    """One statement that puts what is selected in the place of the whole table, columns and all."""
     columns = ", ".join(_definition(c) for c in table.columns)
     partitioned = f" PARTITION BY {PARTITION_COLUMN}" if is_partitioned(table) else ""
     clustered = f" CLUSTER BY {', '.join(map(quote, table.clustering))}" if table.clustering else ""
@@ -324,10 +363,8 @@ def replace_sql(table: RawTable, target: str, staging: str) -> str:
     options = f"description={_text(table.description)}, labels=[{labels}]"
     if requires_filter(table):
         options += ", require_partition_filter=TRUE"
-    names = ", ".join(quote(c.name) for c in table.columns)
     return (
-        f"CREATE OR REPLACE TABLE {target} ({columns}){partitioned}{clustered} OPTIONS({options}) "  # noqa: S608
-        f"AS SELECT {names} FROM {staging}"
+        f"CREATE OR REPLACE TABLE {target} ({columns}){partitioned}{clustered} OPTIONS({options}) AS {select}"
     )
 
 

@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
@@ -36,7 +36,14 @@ from ecommersss_platform.warehouse import (
 )
 from ecommersss_platform.warehouse.arrow import Tally, asked_schema, plain
 from ecommersss_platform.warehouse.audit import Dialect, audit_sql, day_filter, tally_sql
-from ecommersss_platform.warehouse.evolution import TableColumn, changes
+from ecommersss_platform.warehouse.evolution import (
+    TableColumn,
+    changes,
+    check_losses,
+    losses_sql,
+    migration,
+    selected,
+)
 from ecommersss_platform.warehouse.load_log import append_sql
 from ecommersss_platform.warehouse.names import STAGING, full_name, split_name, staging_name
 from ecommersss_platform.warehouse.publication import Publication, write_audit_publish
@@ -69,7 +76,9 @@ def quote(identifier: str) -> str:
 
 
 DIALECT = Dialect(
-    quote=quote, business_day=lambda instant: f"CAST({instant} AT TIME ZONE '{JAKARTA}' AS DATE)"
+    quote=quote,
+    business_day=lambda instant: f"CAST({instant} AT TIME ZONE '{JAKARTA}' AS DATE)",
+    try_cast=lambda value, type_: f"TRY_CAST({value} AS {type_})",
 )
 
 
@@ -106,6 +115,31 @@ class DuckDbWarehouse:
         with self._writing() as connection:
             yield _Publication(connection, table, days, run_id)
 
+    def migrate(
+        self, table: RawTable, renames: Mapping[str, str], drops: Collection[str], *, dry_run: bool = False
+    ) -> tuple[str, ...]:
+        name, target = full_name(table), _quoted(table)
+        self._must_exist()
+        with self._reading() if dry_run else self._writing() as connection:
+            existing = _columns(connection, table)
+            if not existing:
+                raise self._not_found(name)
+            todo = migration(name, existing, wanted_columns(table), renames, drops)
+            if not todo.told:
+                return ()
+            if sql := losses_sql(todo, target, DIALECT):
+                check_losses(todo, connection.execute(sql).to_arrow_table().to_pylist()[0])
+            if not dry_run:
+                old = f"{table.name}__old"
+                made = ";".join(_migration(connection, table, replace=True))
+                source = _quoted(f"{table.dataset}.{old}")
+                connection.execute(
+                    f"BEGIN TRANSACTION; ALTER TABLE {target} RENAME TO {quote(old)}; {made}; "  # noqa: S608
+                    f"INSERT INTO {target} SELECT {selected(todo, DIALECT)} FROM {source}; "
+                    f"DROP TABLE {source}; COMMIT"
+                )
+            return todo.told
+
     def read(
         self, table: RawTable | str, columns: Sequence[str] | None = None, days: Days | None = None
     ) -> pa.RecordBatchReader:
@@ -113,7 +147,7 @@ class DuckDbWarehouse:
         with self._reading() as connection:
             existing = [c.name for c in _columns(connection, table)]
             if not existing:
-                raise TableNotFound(f"{name} is not in {self.path} yet: materialise it first")
+                raise self._not_found(name)
             schema = asked_schema(table, columns, existing)
             selected = _selected(schema, columns, existing)
             where = f" WHERE {day_filter(days)}" if days else ""
@@ -148,6 +182,16 @@ class DuckDbWarehouse:
         except TableNotFound:
             return None
 
+    def _must_exist(self) -> None:
+        if not self.path.exists():
+            raise TableNotFound(
+                f"there is no warehouse at {self.path} yet: materialise a day first "
+                "(`ecommersss materialize --from DAY --to DAY`, or from the Dagster UI)"
+            )
+
+    def _not_found(self, name: str) -> TableNotFound:
+        return TableNotFound(f"{name} is not in {self.path} yet: materialise it first")
+
     @contextmanager
     def _writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
         with _writers_guard:
@@ -168,11 +212,7 @@ class DuckDbWarehouse:
 
     @contextmanager
     def _reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        if not self.path.exists():
-            raise TableNotFound(
-                f"there is no warehouse at {self.path} yet: materialise a day first "
-                "(`ecommersss materialize --from DAY --to DAY`, or from the Dagster UI)"
-            )
+        self._must_exist()
         connection = self._open(read_only=True, deadline=time.monotonic() + self.patience)
         try:
             yield connection
@@ -247,12 +287,16 @@ def _columns(connection: duckdb.DuckDBPyConnection, table: RawTable | str) -> li
     return [TableColumn(*row) for row in rows]
 
 
+def wanted_columns(table: RawTable) -> list[TableColumn]:
+    return [TableColumn(c.name, _TYPES[c.type.value], c.nullable) for c in table.columns]
+
+
 def _migration(connection: duckdb.DuckDBPyConnection, table: RawTable, *, replace: bool) -> list[str]:
     """The statements that make the table fit the contract: none, a CREATE, or ALTERs.
 
     Raises SchemaError for a table that cannot follow. A table that is replaced whole is made anew.
     """
-    wanted = [TableColumn(c.name, _TYPES[c.type.value], c.nullable) for c in table.columns]
+    wanted = wanted_columns(table)
     existing = _columns(connection, table)
     name = _quoted(table)
     if not existing or replace:
