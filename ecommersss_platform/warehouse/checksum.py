@@ -126,13 +126,12 @@ def _of_texts(column: pa.Array) -> _Numbers:
     # A word begins at every byte.
     words = np.ndarray(len(used) + 1, "<u8", buffer=text.data, strides=(1,))
     numbers = _mixed(lengths.astype(np.uint64))
-    rest = np.arange(len(numbers))
-    done = 0
-    while len(rest):
+    numbers = _mixed(numbers ^ (words[starts] & _WORD_MASKS[np.minimum(lengths, 8)]))
+    done = 8
+    while len(rest := np.flatnonzero(lengths > done)):
         mine = words[starts[rest] + done] & _WORD_MASKS[np.minimum(lengths[rest] - done, 8)]
         numbers[rest] = _mixed(numbers[rest] ^ mine)
         done += 8
-        rest = rest[lengths[rest] > done]
     return numbers
 
 

@@ -40,7 +40,7 @@ _PREVIEW_ROWS = 5
 # The list is on the event of every day of a range, each of which shows its own rows anyway.
 _DAYS_LISTED = 31
 _STATUS_WORDS = {"is_fraud": {"true": "fraud", "false": "genuine"}}
-_CONTRACTS = {(table.dataset, table.name): table for table in RAW_TABLES}
+CONTRACTS = {(table.dataset, table.name): table for table in RAW_TABLES}
 
 
 class WarehouseIOManager(IOManager):
@@ -83,7 +83,7 @@ class WarehouseIOManager(IOManager):
     def load_input(self, context: InputContext) -> object:
         key = context.asset_key
         columns = context.definition_metadata.get("columns")
-        rows = self.warehouse.read(_CONTRACTS.get(_name(key), ".".join(_name(key))), columns, _days(context))
+        rows = self.warehouse.read(CONTRACTS.get(_name(key), ".".join(_name(key))), columns, _days(context))
         return as_input(rows, context.dagster_type.typing_type)
 
 
@@ -145,7 +145,7 @@ def table_of(key: AssetKey, schema: pa.Schema, *, partitioned: bool) -> RawTable
     whose rows do not say which day they belong to.
     """
     dataset, name = _name(key)
-    contract = _CONTRACTS.get((dataset, name))
+    contract = CONTRACTS.get((dataset, name))
     if contract:
         return contract
     if partitioned and PARTITION_COLUMN not in schema.names:
