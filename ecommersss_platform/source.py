@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from ecommersss_platform.contracts import PARTITION_COLUMN, RawTable, Type
 from ecommersss_platform.warehouse import SchemaError
+from ecommersss_platform.warehouse.evolution import guessed_renames, to_migrate
 from ecommersss_platform.warehouse.names import full_name
 
 _TYPES = {
@@ -50,15 +51,12 @@ def check_source(table: RawTable, columns: Mapping[str, str]) -> None:
     problems += [
         f"column {name} is {columns[name]}, and {needed[name].name} in the contract" for name in retyped
     ]
-    command = f"ecommersss warehouse migrate --table {full_name(table)}"
-    came = [name for name in columns if name not in needed]
-    for name in gone:
-        renamed = next((n for n in came if re.fullmatch(_TYPES[needed[name]], columns[n])), None)
-        if renamed:
-            came.remove(renamed)
-        command += f" --rename {name}={renamed}" if renamed else f" --drop {name}"
+    renames = guessed_renames(
+        list(needed), list(columns), lambda old, new: bool(re.fullmatch(_TYPES[needed[old]], columns[new]))
+    )
+    drops = [name for name in gone if name not in renames]
     raise SchemaError(
         f"nothing was published: {table.source} in PostgreSQL no longer fits the contract of "
-        f"{full_name(table)}: {'; '.join(problems)}. Change it back, or change the contract, type "
-        f"`{command}` and run again"
+        f"{full_name(table)}: {'; '.join(problems)}. Change it back, or change the contract, "
+        f"{to_migrate(full_name(table), renames, drops)} and run again"
     )

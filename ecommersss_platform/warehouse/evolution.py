@@ -6,7 +6,7 @@ told to drop: a value is cast only when casting it back gives the same value.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,25 +72,39 @@ def changes(table: str, existing: Sequence[TableColumn], wanted: Sequence[TableC
 
 
 def _what_to_do(table: str, existing: Sequence[TableColumn], wanted: Sequence[TableColumn]) -> str:
-    """The command that migrates, as it is to be typed. It takes a new column of the same type as renamed."""
-    new = [c for c in wanted if c.name not in {e.name for e in existing}]
-    command = f"ecommersss warehouse migrate --table {table}"
-    dropped = []
-    for column in existing:
-        if column.name in {c.name for c in wanted}:
-            continue
-        renamed = next((c for c in new if c.type == column.type), None)
-        if renamed:
-            new.remove(renamed)
-            command += f" --rename {column.name}={renamed.name}"
-        else:
-            dropped.append(column.name)
-            command += f" --drop {column.name}"
-    without_values = [c.name for c in new if not c.nullable]
+    old, new = {c.name: c for c in existing}, {c.name: c for c in wanted}
+    renames = guessed_renames(list(old), list(new), lambda before, after: old[before].type == new[after].type)
+    drops = [name for name in old if name not in new and name not in renames]
+    without_values = [
+        c.name for c in wanted if not c.nullable and c.name not in old and c.name not in renames.values()
+    ]
     if without_values:
         return f"Make {', '.join(without_values)} nullable in the contract, or change it back"
-    losing = f" (which loses the values of {', '.join(dropped)})" if dropped else ""
-    return f"Change the contract back, or type `{command}`{losing} and run again"
+    return f"Change the contract back, or {to_migrate(table, renames, drops)} and run again"
+
+
+def guessed_renames(
+    old: Sequence[str], new: Sequence[str], fits: Callable[[str, str], bool]
+) -> dict[str, str]:
+    """Names that are gone, each with what most likely took its place: of a type that fits, and nearest."""
+    gone = [name for name in old if name not in new]
+    guessed: dict[str, str] = {}
+    for name in new:
+        left = [one for one in gone if one not in guessed and fits(one, name)]
+        if name not in old and left:
+            guessed[min(left, key=lambda one: abs(old.index(one) - new.index(name)))] = name
+    return guessed
+
+
+def to_migrate(table: str, renames: Mapping[str, str], drops: Sequence[str]) -> str:
+    """What to do, as a clause: the command exactly as it is to be typed, and what it takes for granted."""
+    command = f"ecommersss warehouse migrate --table {table}"
+    command += "".join(f" --rename {old}={new}" for old, new in renames.items())
+    command += "".join(f" --drop {name}" for name in drops)
+    granted = [f"{old} was renamed to {new}" for old, new in renames.items()]
+    granted += [f"the values of {name} may be lost" for name in drops]
+    condition = f" (if {', '.join(granted)})" if granted else ""
+    return f"type `{command}`{condition}"
 
 
 @dataclass(frozen=True)

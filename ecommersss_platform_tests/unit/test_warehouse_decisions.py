@@ -130,13 +130,13 @@ MIGRATE = "type `ecommersss warehouse migrate --table raw.t"
             [A, B],
             [A],
             "column b is VARCHAR in the warehouse and gone from the contract",
-            f"{MIGRATE} --drop b` (which loses the values of b) and run again",
+            f"{MIGRATE} --drop b` (if the values of b may be lost) and run again",
         ),
         (
             [A, B],
             [A, replace(B, name="c")],
             "column b is VARCHAR in the warehouse and gone from the contract",
-            f"{MIGRATE} --rename b=c` and run again",
+            f"{MIGRATE} --rename b=c` (if b was renamed to c) and run again",
         ),
         (
             [A],
