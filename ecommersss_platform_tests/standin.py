@@ -54,7 +54,7 @@ def ran(context: AssetExecutionContext, step: str) -> None:
     time.sleep(float(seconds.read_text()) if seconds.exists() else 0)
     if step == "raw_orders" and days:
         asked = Days.between(*map(date.fromisoformat, days))
-        rows = [order(day.toordinal(), day) for day in asked]
+        rows = [order(day.timetuple().tm_yday, day) for day in asked]
         WAREHOUSE.publish(ORDERS, reader(rows), asked, context.run.run_id)
     assets = sorted(key.to_user_string() for key in context.selected_asset_keys)
     line = {"run": context.run.run_id, "assets": assets, "days": days, "began": began, "ended": time.time()}

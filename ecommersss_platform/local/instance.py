@@ -69,6 +69,16 @@ def dagster_instance(settings: Settings, dagster_url: str) -> Iterator[DagsterIn
             os.environ[DAGSTER_URL_VARIABLE] = before
 
 
+def announce_pool(instance: DagsterInstance, pool: str | None) -> None:
+    """Let the instance know the pool before a run does.
+
+    Dagster 1.13 gives a pool that it sees for the first time its default limit, and counts by it only from
+    the next round of the queue on: the first round would launch two runs at once.
+    """
+    if pool is not None:
+        instance.event_log_storage.initialize_concurrency_limit_to_default(pool)
+
+
 def alive(pid: int, seen_at: float, started_at: float | None) -> bool:
     """Whether the process that reported itself as `pid` at `seen_at` still runs.
 

@@ -28,6 +28,7 @@ from ecommersss_platform.warehouse import (
     QueryError,
     SchemaError,
     TableNotFound,
+    WarehouseBusy,
     WarehouseError,
     no_report,
 )
@@ -40,6 +41,7 @@ from ecommersss_platform.warehouse.audit import (
     tally_sql,
 )
 from ecommersss_platform.warehouse.evolution import (
+    Migration,
     TableColumn,
     changes,
     check_losses,
@@ -155,7 +157,7 @@ class BigQueryWarehouse:
     def migrate(
         self, table: RawTable, renames: Mapping[str, str], drops: Collection[str], *, dry_run: bool = False
     ) -> tuple[str, ...]:
-        name, target = full_name(table), self._quoted(*split_name(table))
+        name = full_name(table)
         with self._session({"asset": label(name)}) as session:
             existing = session.columns(table)
             if not existing:
@@ -163,13 +165,33 @@ class BigQueryWarehouse:
             todo = migration(name, existing, wanted_columns(table), renames, drops)
             if not todo.told:
                 return ()
-            source = f"{target}{f' WHERE {ANY_DAY}' if session.requires_filter(table) else ''}"
+            where = f" WHERE {ANY_DAY}" if session.requires_filter(table) else ""
+            source = f"{self._quoted(*split_name(table))}{where}"
             if sql := losses_sql(todo, source, DIALECT):
                 check_losses(todo, session.rows(sql, "losses")[0])
             if not dry_run:
-                sql = replace_sql(table, target, f"SELECT {selected(todo, DIALECT)} FROM {source}")  # noqa: S608
-                session.execute(sql, "migrate", f"{label(name)}_{uuid4().hex}", self.patience)
+                self._replace(session, table, todo, source)
             return todo.told
+
+    def _replace(self, session: Session, table: RawTable, todo: Migration, source: str) -> None:
+        """Write, audit, publish of a table's own rows: each of several ALTERs could be the last that ran."""
+        attempt = staging_name(table, f"migration_{uuid4().hex}")
+        staging = self._quoted(STAGING, attempt)
+        columns = ", ".join(quote(c.name) for c in table.columns)
+        session.create_staging(table, attempt)
+        try:
+            select = selected(todo, DIALECT)
+            insert = f"INSERT INTO {staging} ({columns}) SELECT {select} FROM {source}"  # noqa: S608
+            session.execute(insert, "migrate", attempt, self.patience)
+            counted = f"SELECT count(*) AS n FROM {staging} UNION ALL SELECT count(*) FROM {source}"  # noqa: S608
+            if len({row["n"] for row in session.rows(counted, "audit")}) != 1:
+                raise WarehouseBusy(f"{todo.table} gained rows meanwhile; run again when no run loads it")
+            select = f"SELECT {columns} FROM {staging}"  # noqa: S608
+            replacement = replace_sql(table, self._quoted(*split_name(table)), select)
+            session.execute(replacement, "publish", attempt, self.patience)
+        finally:
+            with suppress(WarehouseError):
+                session.drop_staging(attempt)
 
     def read(
         self, table: RawTable | str, columns: Sequence[str] | None = None, days: Days | None = None

@@ -435,6 +435,13 @@ class Session:
             return
         raise WarehouseBusy(f"{full_name(table)}: others kept changing its columns; run again")
 
+    def create_staging(self, table: RawTable, name: str) -> None:
+        """Make the staging table, which expires by itself, if it is missing."""
+        self.ensure_dataset(STAGING)
+        definition = staging_definition(table, self._warehouse.project, name, datetime.now(UTC))
+        with told(self._warehouse):
+            self._client.create_table(definition, exists_ok=True)
+
     def drop_staging(self, name: str) -> None:
         with told(self._warehouse):
             self._client.delete_table(self._reference(f"{STAGING}.{name}"), not_found_ok=True)
@@ -447,9 +454,7 @@ class Session:
         The attempt names the content: a job of its that is there already, for an answer got lost or an
         earlier process did it, is waited for instead of loading again.
         """
-        self.ensure_dataset(STAGING)
         reference = self._reference(f"{STAGING}.{attempt}")
-        definition = staging_definition(table, self._warehouse.project, attempt, datetime.now(UTC))
         size = file.seek(0, 2)
 
         def start(job_id: str) -> bigquery.LoadJob:
@@ -459,7 +464,7 @@ class Session:
 
         with told(self._warehouse):
             for number in range(_LOADS):
-                self._client.create_table(definition, exists_ok=True)
+                self.create_staging(table, attempt)
                 job, ours = self._started(f"{attempt}_load_{number}", start)
                 try:
                     job.result()

@@ -35,13 +35,19 @@ from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, Postgr
 
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.jobs import MARKETPLACE_DAYS
-from ecommersss_platform.local.instance import dagster_instance, environment, fail_orphaned_runs
+from ecommersss_platform.local.instance import (
+    announce_pool,
+    dagster_instance,
+    environment,
+    fail_orphaned_runs,
+)
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.materialize import Kind, MaterializeError, Progress, materialize
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.sensors import Cursor, Request
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.streams import flagged_stream
+from ecommersss_platform.warehouse import make_warehouse
 from ecommersss_platform.warehouse.duckdb import DuckDbWarehouse
 from ecommersss_platform_tests.conftest import administer
 from streaming.orders import JAKARTA, Order, business_day, encode_flagged, flag
@@ -189,6 +195,7 @@ def platform(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactor
             dagster_instance(settings, url) as instance,
             WorkspaceProcessContext(instance, target) as context,
         ):
+            announce_pool(instance, make_warehouse(settings).pool)
             yield Platform(settings, url, instance, context)
 
 
