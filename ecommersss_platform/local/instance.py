@@ -75,8 +75,10 @@ def announce_pool(instance: DagsterInstance, pool: str | None) -> None:
     Dagster 1.13 gives a pool that it sees for the first time its default limit, and counts by it only from
     the next round of the queue on: the first round would launch two runs at once.
     """
-    if pool is not None:
-        instance.event_log_storage.initialize_concurrency_limit_to_default(pool)
+    storage = instance.event_log_storage
+    # Dagster's own way to do it fails on PostgreSQL for a pool that is known already.
+    if pool is not None and pool not in storage.get_concurrency_keys():
+        storage.initialize_concurrency_limit_to_default(pool)
 
 
 def alive(pid: int, seen_at: float, started_at: float | None) -> bool:
