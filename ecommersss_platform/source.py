@@ -30,7 +30,7 @@ COLUMNS_SCHEMA = pa.schema([("name", pa.string()), ("type", pa.string())])
 def columns_sql(table: RawTable) -> tuple[str, dict[str, str]]:
     """The SELECT of the source's columns, as `COLUMNS_SCHEMA`, and its parameters."""
     return (
-        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+        "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute "
         "WHERE attrelid = to_regclass(%(source)s) AND attnum > 0 AND NOT attisdropped",
         {"source": table.source},
     )
