@@ -356,25 +356,19 @@ class WarehouseContract:
         publish(warehouse, expected[1:], TWO, table=changed)
         assert by_id(warehouse.read(changed)) == expected
 
-    @pytest.mark.parametrize(
-        ("column", "type_", "says"),
-        [
-            ("amount", Type.INT64, "1 values of amount cannot be"),
-            ("created_date", Type.DATE, "2 values of created_date cannot be"),
-            ("country", Type.BOOL, "2 values of country cannot be"),
-        ],
-    )
-    def test_a_migration_that_would_lose_values_is_refused(
-        self, warehouse: Warehouse, column: str, type_: Type, says: str
-    ) -> None:
+    def test_a_migration_that_would_lose_values_is_refused(self, warehouse: Warehouse) -> None:
         rows = [order(1, DAY_1), order(2, DAY_2, amount=Decimal("3.00"))]
         publish(warehouse, rows, ALL)
-        changed = with_columns(
-            tuple(replace(c, type=type_) if c.name == column else c for c in ORDERS.columns)
-        )
-        for dry_run in (True, False):
-            with pytest.raises(SchemaError, match=says):
-                warehouse.migrate(changed, {}, [], dry_run=dry_run)
+        for column, type_, lost in (
+            ("amount", Type.INT64, 1),
+            ("created_date", Type.DATE, 2),
+            ("country", Type.BOOL, 2),
+        ):
+            changed = with_columns(
+                tuple(replace(c, type=type_) if c.name == column else c for c in ORDERS.columns)
+            )
+            with pytest.raises(SchemaError, match=f"{lost} values of {column} cannot be"):
+                warehouse.migrate(changed, {}, [])
         assert stored(warehouse) == rows
 
     def test_rows_without_a_required_column_are_refused(self, warehouse: Warehouse) -> None:
@@ -470,7 +464,6 @@ class WarehouseContract:
         surely = [*before, ("killed", 10)] if step == Step.LOGGED else before
         assert logged(warehouse) in (surely, [*before, ("killed", 10)] if expected != old else before)
         publish(warehouse, new, ONE, "killed")  # the same run, tried again
-        publish(warehouse, new, ONE, "killed")
         assert stored(warehouse) == new + orders([5], DAY_2)
         assert logged(warehouse) == [*before, ("killed", 10)]
 

@@ -396,7 +396,7 @@ def log_sql(target: str, log: pa.Table, days: Days) -> str:
         f"STRUCT({', '.join(f'{_literal(value)} AS {quote(name)}' for name, value in row.items())})"
         for row in log.to_pylist()
     )
-    return append_sql(target, f"UNNEST([{rows}])", day_filter(days, f"old.{PARTITION_COLUMN}"), quote)
+    return append_sql(target, f"UNNEST([{rows}])", day_filter(days, f"logged.{PARTITION_COLUMN}"), quote)
 
 
 def _literal(value: object) -> str:

@@ -36,19 +36,18 @@ class Checksums:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Take a batch whose columns have the types of `contracts.Type`. Rows without a day are left out."""
+        days = batch.column(PARTITION_COLUMN)
+        if days.null_count:
+            batch = batch.filter(days.is_valid())
         if not batch.num_rows:
             return
-        rows = row_numbers(batch)
-        days = batch.column(PARTITION_COLUMN)
-        known = days.is_valid().to_numpy(zero_copy_only=False)
-        numbers = days.fill_null(date(1970, 1, 1)).cast(pa.int32()).to_numpy()
-        found = np.unique(numbers)
-        for number in found:
-            mine = known if len(found) == 1 else known & (numbers == number)
-            if mine.any():
-                day = date.fromordinal(_EPOCH + int(number))
-                total = int(rows[mine].sum(dtype=np.uint64))
-                self._sums[day] = (self._sums.get(day, 0) + total) % 2**64
+        numbers = batch.column(PARTITION_COLUMN).cast(pa.int32()).to_numpy()
+        order = np.argsort(numbers, kind="stable")
+        found, starts = np.unique(numbers[order], return_index=True)
+        totals = np.add.reduceat(row_numbers(batch)[order], starts)
+        for number, total in zip(found.tolist(), totals.tolist(), strict=True):
+            day = date.fromordinal(_EPOCH + number)
+            self._sums[day] = (self._sums.get(day, 0) + total) % 2**64
 
     def per_day(self, days: Iterable[date]) -> dict[date, str]:
         """Each day's checksum, 16 hexadecimal digits; zeros for a day without rows."""

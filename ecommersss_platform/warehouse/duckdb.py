@@ -372,9 +372,9 @@ class _Publication:
         execute(f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {self._staging}")  # noqa: S608
         if self._days is not None:
             execute(";".join(_migration(self._connection, LOAD_LOG, replace=False)))
-            old_days = day_filter(self._days, f"old.{PARTITION_COLUMN}")
+            logged_days = day_filter(self._days, f"logged.{PARTITION_COLUMN}")
             self._connection.register("load_log", log)
-            execute(append_sql(_quoted(LOAD_LOG), "load_log", old_days, quote))
+            execute(append_sql(_quoted(LOAD_LOG), "load_log", logged_days, quote))
             self._connection.unregister("load_log")
         execute(f"DROP TABLE {self._staging}; COMMIT")
         self._staging = ""

@@ -34,14 +34,14 @@ def entries(
     )
 
 
-def append_sql(target: str, source: str, old_days: str, quote: Callable[[str], str]) -> str:
+def append_sql(target: str, source: str, logged_days: str, quote: Callable[[str], str]) -> str:
     """A statement that appends the source's entries which the log does not have yet.
 
-    `old_days` is a condition on `old.partition_date`, with constant bounds around the days of the source.
+    `logged_days` is a condition on `logged.partition_date`, with constant bounds around the days of the source.
     """
     columns = ", ".join(quote(c.name) for c in LOAD_LOG.columns)
-    same = " AND ".join(f"old.{quote(name)} = new.{quote(name)}" for name in _SAME)
+    same = " AND ".join(f"logged.{quote(name)} = entry.{quote(name)}" for name in _SAME)
     return (
-        f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {source} AS new "  # noqa: S608
-        f"WHERE NOT EXISTS (SELECT 1 FROM {target} AS old WHERE {old_days} AND {same})"
+        f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {source} AS entry "  # noqa: S608
+        f"WHERE NOT EXISTS (SELECT 1 FROM {target} AS logged WHERE {logged_days} AND {same})"
     )

@@ -30,7 +30,7 @@ from dagster import (
     define_asset_job,
 )
 
-from ecommersss_platform.assets.raw import extract, raw_assets
+from ecommersss_platform.assets.raw import raw_assets
 from ecommersss_platform.checks import FACTS, day_checks, newest_due_day, raw_checks, reconcile
 from ecommersss_platform.contracts import ORDERS, RAW_TABLES, USERS, Column, Type
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
@@ -41,6 +41,7 @@ from ecommersss_platform.resources import (
     PostgresResource,
 )
 from ecommersss_platform.source import COLUMNS_SCHEMA
+from ecommersss_platform.warehouse import Published
 from ecommersss_platform.warehouse.duckdb import DuckDbWarehouse
 from ecommersss_platform.warehouse.io_manager import CONTRACTS, WarehouseIOManager
 from ecommersss_platform_tests import shop
@@ -567,10 +568,14 @@ def test_a_year_in_one_go_equals_its_days_one_by_one(database: str, tmp_path: Pa
     store(database, [order(n, day) for n, day in enumerate(year, 1) if n % 5])
     postgres = PostgresResource(url=database)
     whole, single = (DuckDbWarehouse(tmp_path / name) for name in ("whole.duckdb", "single.duckdb"))
-    published = whole.publish(ORDERS, extract(ORDERS, year, postgres), year, "year")
+
+    def load(warehouse: DuckDbWarehouse, days: Days) -> Published:
+        rows = postgres.stream(*ORDERS.select(days), ORDERS.arrow_schema)
+        return warehouse.publish(ORDERS, rows, days, f"run of {days}")
+
+    published = load(whole, year)
     for day in year:
-        one = Days.between(day, day)
-        single.publish(ORDERS, extract(ORDERS, one, postgres), one, f"run of {day}")
+        load(single, Days.between(day, day))
     assert published.rows == 292
     assert by_id(whole.read(ORDERS)) == by_id(single.read(ORDERS))
     sql = "SELECT partition_date, row_count, checksum FROM raw.load_log ORDER BY 1"

@@ -184,10 +184,10 @@ def test_a_publication_is_a_load_an_audit_a_tally_and_one_merge(service: Service
         f"INSERT INTO `shop.raw.load_log` ({columns}) SELECT {columns} "
         "FROM UNNEST([STRUCT(DATE '2024-06-10' AS `partition_date`, \"raw.orders\" AS `table_name`, "
         f'"Run-1" AS `run_id`, 3 AS `row_count`, "{published.checksums[DAY_1]}" AS `checksum`, 1 AS `days`, '
-        f"{when[0]} AS `loaded_at`)]) AS new WHERE NOT EXISTS (SELECT 1 FROM `shop.raw.load_log` AS old "
-        "WHERE old.partition_date >= DATE '2024-06-10' AND old.partition_date < DATE '2024-06-11' "
-        "AND old.`partition_date` = new.`partition_date` AND old.`table_name` = new.`table_name` "
-        "AND old.`run_id` = new.`run_id` AND old.`checksum` = new.`checksum`)"
+        f"{when[0]} AS `loaded_at`)]) AS entry WHERE NOT EXISTS (SELECT 1 FROM `shop.raw.load_log` AS logged "
+        "WHERE logged.partition_date >= DATE '2024-06-10' AND logged.partition_date < DATE '2024-06-11' "
+        "AND logged.`partition_date` = entry.`partition_date` AND logged.`table_name` = entry.`table_name` "
+        "AND logged.`run_id` = entry.`run_id` AND logged.`checksum` = entry.`checksum`)"
     )
     assert service.asked[-1][:2] == ("DELETE", f"shop/datasets/staging/tables/{attempt}")
     staging = service.bodies("POST", "staging/tables")[0]
