@@ -37,7 +37,7 @@ def entries(
 def append_sql(target: str, source: str, logged_days: str, quote: Callable[[str], str]) -> str:
     """A statement that appends the source's entries which the log does not have yet.
 
-    `logged_days` is a condition on `logged.partition_date`, with constant bounds around the days of the source.
+    `logged_days` is a condition on `logged.partition_date`, with constant bounds: the days of the source.
     """
     columns = ", ".join(quote(c.name) for c in LOAD_LOG.columns)
     same = " AND ".join(f"logged.{quote(name)} = entry.{quote(name)}" for name in _SAME)
