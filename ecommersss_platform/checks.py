@@ -1,4 +1,4 @@
-"""Asset checks of the raw tables: is the newest closed day there, and is it what PostgreSQL has?"""
+"""Asset checks of days: is the newest closed one there, and is it the same in PostgreSQL, raw and facts?"""
 
 # Annotations must be real here: Dagster judges `context` and the resources by them.
 from collections.abc import Collection, Mapping
@@ -19,7 +19,7 @@ from dagster import (
     asset_check,
 )
 
-from ecommersss_platform.contracts import PARTITION_COLUMN, RAW_TABLES, RawTable, Type
+from ecommersss_platform.contracts import ORDERS, PARTITION_COLUMN, RAW_TABLES, RawTable, Type
 from ecommersss_platform.jobs import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
 from ecommersss_platform.partitions import DAY, Days
 from ecommersss_platform.resources import PostgresResource
@@ -35,13 +35,33 @@ _MARKS = {"orders": "position", "users": "version", "products": "version"}
 """Per table, the column that grows with the order in which rows were written."""
 
 
+FACTS = AssetKey(["silver", "fact_orders"])
+
+
+def day_checks(partitions_def: DailyPartitionsDefinition, pool: str | None) -> list[AssetChecksDefinition]:
+    """The checks of what is loaded by day. `pool` is the warehouse's (`Warehouse.pool`).
+
+    Those that reconcile block what comes after: the marts are made only of days whose rows and money are in
+    PostgreSQL, in raw and in the facts the same.
+    """
+    return [
+        *raw_checks(partitions_def, pool),
+        _freshness(FACTS, partitions_def),
+        _fact_reconciliation(pool),
+    ]
+
+
 def raw_checks(partitions_def: DailyPartitionsDefinition, pool: str | None) -> list[AssetChecksDefinition]:
-    """The checks of every raw table. `pool` is the warehouse's (`Warehouse.pool`)."""
+    """The checks of every raw table."""
     return [
         check
         for table in RAW_TABLES
-        for check in (_freshness(table, partitions_def), _reconciliation(table, pool))
+        for check in (_freshness(_key(table), partitions_def), _reconciliation(table, pool))
     ]
+
+
+def _key(table: RawTable) -> AssetKey:
+    return AssetKey([table.dataset, table.name])
 
 
 def newest_due_day(now: datetime) -> date:
@@ -56,9 +76,7 @@ def missing_days(first: date, newest_due: date, present: Collection[str]) -> lis
     return [day for day in Days.between(first, newest_due) if day.isoformat() not in present]
 
 
-def _freshness(table: RawTable, partitions_def: DailyPartitionsDefinition) -> AssetChecksDefinition:
-    key = AssetKey([table.dataset, table.name])
-
+def _freshness(key: AssetKey, partitions_def: DailyPartitionsDefinition) -> AssetChecksDefinition:
     @asset_check(
         asset=key,
         name="newest_closed_day_present",
@@ -99,10 +117,14 @@ class Total:
         return f"{self.rows} rows, {self.money} rupiah" if self.money else f"{self.rows} rows"
 
 
-def differences(source: Mapping[date, Total], target: Mapping[date, Total]) -> list[str]:
-    """One sentence for each day on which PostgreSQL (source) and the warehouse (target) differ."""
+def differences(
+    source: Mapping[date, Total],
+    target: Mapping[date, Total],
+    names: tuple[str, str] = ("PostgreSQL", "the warehouse"),
+) -> list[str]:
+    """One sentence for each day on which the source and the target, so named, differ."""
     return [
-        f"{day}: PostgreSQL has {source.get(day, Total())}, the warehouse {target.get(day, Total())}"
+        f"{day}: {names[0]} has {source.get(day, Total())}, {names[1]} {target.get(day, Total())}"
         for day in sorted({*source, *target})
         if source.get(day, Total()) != target.get(day, Total())
     ]
@@ -119,7 +141,7 @@ def asked_days(tags: Mapping[str, str], present: Collection[str]) -> Days | None
 
 
 def _reconciliation(table: RawTable, pool: str | None) -> AssetChecksDefinition:
-    key = AssetKey([table.dataset, table.name])
+    key = _key(table)
 
     @asset_check(
         asset=key,
@@ -137,6 +159,55 @@ def _reconciliation(table: RawTable, pool: str | None) -> AssetChecksDefinition:
         return reconcile(table, days, postgres, warehouse, today=business_day(datetime.now(JAKARTA)))
 
     return reconciles_with_postgres
+
+
+def _fact_reconciliation(pool: str | None) -> AssetChecksDefinition:
+    @asset_check(
+        asset=FACTS,
+        name="reconciles_with_raw",
+        description="Rows and money of each day of the run (else of the newest day) are those in raw.orders.",
+        blocking=True,
+        pool=pool,
+    )
+    def reconciles_with_raw(
+        context: AssetCheckExecutionContext, warehouse: ResourceParam[Warehouse]
+    ) -> AssetCheckResult:
+        days = asked_days(context.run.tags, context.instance.get_materialized_partitions(FACTS))
+        if days is None:
+            return AssetCheckResult(passed=True, description="nothing is materialised yet")
+        return reconcile_facts(days, warehouse)
+
+    return reconciles_with_raw
+
+
+def reconcile_facts(days: Days, warehouse: Warehouse) -> AssetCheckResult:
+    """Compare the days of the facts with those of `raw.orders`. Any difference is an error."""
+    source, target = (
+        _totals(warehouse.query(totals_sql(name, days, "amount")))
+        for name in (full_name(ORDERS), ".".join(FACTS.path))
+    )
+    wrong = differences(source, target, (full_name(ORDERS), ".".join(FACTS.path)))
+    return AssetCheckResult(
+        passed=not wrong,
+        severity=AssetCheckSeverity.ERROR,
+        description="; ".join(wrong) or None,
+        metadata={
+            "rows": sum(total.rows for total in target.values()),
+            "rupiah": str(sum((total.money for total in target.values()), Decimal(0))),
+        },
+    )
+
+
+def totals_sql(table: str, days: Days, money: str, *more: str) -> str:
+    """A SELECT of `day`, `n` (rows), `money` (summed up) and more, of each day that has rows."""
+    columns = ", ".join(
+        [f"{PARTITION_COLUMN} AS day", "count(*) AS n", f"coalesce(sum({money}), 0) AS money", *more]
+    )
+    return f"SELECT {columns} FROM {table} WHERE {day_filter(days)} GROUP BY 1"  # noqa: S608
+
+
+def _totals(rows: pa.Table) -> dict[date, Total]:
+    return {row["day"]: Total(row["n"], Decimal(row["money"])) for row in rows.to_pylist()}
 
 
 def reconcile(
@@ -173,19 +244,15 @@ def reconcile(
 
 
 def _money(table: RawTable) -> str:
-    """The expression of a day's money: the sum of the table's money columns, or nothing."""
-    columns = [c.name for c in table.columns if c.type is Type.MONEY]
-    return f"coalesce(sum({' + '.join(columns)}), 0)" if columns else "0"
+    """A row's money: its money columns together, or nothing."""
+    return " + ".join(c.name for c in table.columns if c.type is Type.MONEY) or "0"
 
 
 def _warehouse_totals(table: RawTable, days: Days, warehouse: Warehouse) -> tuple[dict[date, Total], int]:
     """Per day what the warehouse has, and the mark of the newest row (-1 without rows)."""
-    rows = warehouse.query(
-        f"SELECT {PARTITION_COLUMN} AS day, count(*) AS n, {_money(table)} AS money, "  # noqa: S608
-        f"max({_MARKS[table.name]}) AS newest FROM {full_name(table)} WHERE {day_filter(days)} GROUP BY 1"
-    ).to_pylist()
-    totals = {row["day"]: Total(row["n"], Decimal(row["money"])) for row in rows}
-    return totals, max((row["newest"] for row in rows), default=-1)
+    newest = f"max({_MARKS[table.name]}) AS newest"
+    rows = warehouse.query(totals_sql(full_name(table), days, _money(table), newest))
+    return _totals(rows), max(rows.column("newest").to_pylist(), default=-1)
 
 
 def _postgres_totals(
@@ -196,7 +263,7 @@ def _postgres_totals(
     mark = _MARKS[table.name]
     rows = postgres.stream(
         f"SELECT {PARTITION_COLUMN} AS day, {mark} <= %(newest)s AS loaded, count(*) AS n, "  # noqa: S608
-        f"{_money(table)} AS money FROM ({sql}) AS rows GROUP BY 1, 2",
+        f"coalesce(sum({_money(table)}), 0) AS money FROM ({sql}) AS rows GROUP BY 1, 2",
         {**params, "newest": newest},
         pa.schema(
             [

@@ -16,6 +16,7 @@ import typer
 
 from ecommersss_platform.commands.lists import lists_app
 from ecommersss_platform.commands.rules import rules_app
+from ecommersss_platform.commands.warehouse import warehouse_app
 from ecommersss_platform.logs import configure_logging
 from ecommersss_platform.output import Format, StatusFormat, as_json, print_rows
 
@@ -41,6 +42,7 @@ app.add_typer(db_app, name="db")
 app.add_typer(rejected_app, name="rejected")
 app.add_typer(rules_app, name="rules")
 app.add_typer(lists_app, name="lists")
+app.add_typer(warehouse_app, name="warehouse")
 
 
 class Entity(StrEnum):

@@ -57,6 +57,8 @@ class RawTable:
     status: str | None = None
     """The column that materialisation metadata counts rows by, if there is one."""
     dataset: str = "raw"
+    whole: bool = False
+    """Whether queries may leave out which days they are about, where a warehouse can ask for it."""
 
     @property
     def arrow_schema(self) -> pa.Schema:
@@ -165,6 +167,25 @@ ORDERS = RawTable(
 )
 
 RAW_TABLES: tuple[RawTable, ...] = (USERS, PRODUCTS, ORDERS)
+
+LOAD_LOG = RawTable(
+    name="load_log",
+    description="Every load of a day into a partitioned table; the warehouse writes it as it publishes.",
+    source="",
+    instant="",
+    key=(),
+    clustering=("table_name",),
+    whole=True,
+    columns=(
+        Column(PARTITION_COLUMN, Type.DATE, "Business day (Asia/Jakarta) that was replaced."),
+        Column("table_name", Type.STRING, "Where, as dataset.table."),
+        Column("run_id", Type.STRING, "The Dagster run that loaded it."),
+        Column("row_count", Type.INT64, "Rows that the day has since."),
+        Column("checksum", Type.STRING, "Of these rows: the same for the same rows in any order."),
+        Column("days", Type.INT64, "How many days the load replaced, all in one step."),
+        Column("loaded_at", Type.TIMESTAMP, "When they were about to be published."),
+    ),
+)
 
 
 def preview(rows: pa.Table, table: RawTable, limit: int = 5) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from ecommersss_platform.assets.analytics import analytics_assets
 from ecommersss_platform.assets.fraud import fraud_assets
 from ecommersss_platform.assets.marketplace import marketplace_job
 from ecommersss_platform.assets.raw import raw_assets
-from ecommersss_platform.checks import raw_checks
+from ecommersss_platform.checks import day_checks
 from ecommersss_platform.dbt_resource import dbt_resource
 from ecommersss_platform.jobs import EXECUTOR, marketplace_days
 from ecommersss_platform.partitions import daily_partitions
@@ -37,7 +37,7 @@ topics_job = retention_job(settings)
 
 defs = Definitions(
     assets=[*raw, *analytics, *fraud],
-    asset_checks=raw_checks(days, pool),
+    asset_checks=day_checks(days, pool),
     jobs=[days_job, hours_job, topics_job],
     schedules=[
         daily_close(days_job, first_day),

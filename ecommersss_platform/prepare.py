@@ -29,6 +29,7 @@ def prepare_databases(settings: Settings) -> str:
     """Migrate the marketplace's database and Dagster's. Returns the revision of the former. Idempotent."""
     from ecommersss_platform.local.database import dagster_storage, operational_database
     from ecommersss_platform.local.instance import announce_pool, dagster_instance
+    from ecommersss_platform.warehouse import make_warehouse
     from streaming.database import migrate
 
     with operational_database(settings) as url:
@@ -36,7 +37,7 @@ def prepare_databases(settings: Settings) -> str:
     # Opening the instance makes the tables of a new database; upgrading changes those of an older Dagster.
     with dagster_storage(settings) as url, dagster_instance(settings, url) as instance:
         instance.upgrade()
-        announce_pool(instance, settings)
+        announce_pool(instance, make_warehouse(settings).pool)
     return revision
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ecommersss_platform.contracts import ORDERS, PRODUCTS, USERS, Column, RawTable, Type
+from ecommersss_platform.checks import reconcile_facts
+from ecommersss_platform.contracts import LOAD_LOG, ORDERS, PRODUCTS, USERS, Column, RawTable, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse import (
     AuditError,
@@ -29,6 +30,7 @@ from ecommersss_platform.warehouse import (
     TableNotFound,
     Warehouse,
 )
+from ecommersss_platform.warehouse.checksum import checksums
 from ecommersss_platform_tests.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
 
 # Processes are forked from a clean one that has the imports: a second is saved for each.
@@ -55,6 +57,16 @@ def publish(
 
 def stored(warehouse: Warehouse, days: Days | None = None) -> list[dict[str, Any]]:
     return by_id(warehouse.read(ORDERS, days=days))
+
+
+def log_entries(warehouse: Warehouse) -> list[dict[str, Any]]:
+    """The load log, oldest load first, its days in order."""
+    entries = warehouse.read(LOAD_LOG).read_all().to_pylist()
+    return sorted(entries, key=lambda entry: (entry["loaded_at"], entry["partition_date"]))
+
+
+def logged(warehouse: Warehouse) -> list[tuple[str, int]]:
+    return [(entry["run_id"], entry["row_count"]) for entry in log_entries(warehouse)]
 
 
 def in_process(target: Callable[..., None], *args: Any) -> multiprocessing.process.BaseProcess:
@@ -139,18 +151,54 @@ class WarehouseContract:
         steps: list[Step] = []
         rows = orders([1, 2], DAY_1) + orders([3], DAY_3, is_fraud=True)
         published = publish(warehouse, rows, ALL, on_step=steps.append)
-        assert steps == [Step.OPENED, Step.STAGED, Step.AUDITED, Step.PUBLISHED]
+        assert steps == list(Step)
         assert published.rows_per_day == {DAY_1: 2, DAY_2: 0, DAY_3: 1}
         assert published.statuses == {DAY_1: {"false": 2}, DAY_2: {}, DAY_3: {"true": 1}}
+
+    def test_the_log_has_each_day_of_each_load_with_the_checksum_of_its_rows(
+        self, warehouse: Warehouse
+    ) -> None:
+        rows = [
+            order(
+                1,
+                DAY_1,
+                amount=Decimal("-0.01"),
+                payment_method="Rp;'\"\n☂" * 9,
+                fraud_reasons=["a", "", "b"],
+            ),
+            order(2, DAY_1, country="", shadow_reasons=[""]),
+            *orders([3], DAY_3, is_fraud=True),
+        ]
+        began = datetime.now(UTC)
+        publish(warehouse, rows, ALL, "first")
+        published = publish(warehouse, rows[1::-1], ONE, 'second\'s "run"')
+        entries = log_entries(warehouse)
+        assert [(*tuple(entry.values())[:4], entry["days"]) for entry in entries] == [
+            (DAY_1, "raw.orders", "first", 2, 3),
+            (DAY_2, "raw.orders", "first", 0, 3),
+            (DAY_3, "raw.orders", "first", 1, 3),
+            (DAY_1, "raw.orders", 'second\'s "run"', 2, 1),
+        ]
+        assert all(began <= entry["loaded_at"] <= datetime.now(UTC) for entry in entries)
+        # The same on every warehouse, for the rows and for what is read back of them.
+        sums = ["bcede53a05a3c729", "0000000000000000", "3483e37b79380884"]
+        assert [entry["checksum"] for entry in entries] == [*sums, sums[0]]
+        assert published.checksums == {DAY_1: sums[0]}
+        assert list(checksums(warehouse.read(ORDERS), ALL).values()) == sums
+        # Anybody may ask for it without saying which days.
+        [total] = warehouse.query("SELECT count(*) AS n FROM raw.load_log").to_pylist()
+        assert total == {"n": 4}
 
     def test_a_range_equals_its_days_one_by_one(self, warehouse: Warehouse) -> None:
         rows = orders(range(1, 5), DAY_1) + orders(range(5, 9), DAY_2) + orders(range(9, 13), DAY_3)
         for day in (DAY_3, DAY_1, DAY_2):
             mine = [row for row in rows if row["partition_date"] == day]
-            publish(warehouse, mine, Days.between(day, day))
+            publish(warehouse, mine, Days.between(day, day), "single")
         one_by_one = stored(warehouse)
-        publish(warehouse, rows, ALL)
+        publish(warehouse, rows, ALL, "range")
         assert one_by_one == stored(warehouse) == rows
+        entries = sorted(log_entries(warehouse), key=lambda entry: str(entry["partition_date"]))
+        assert [e["checksum"] for e in entries[::2]] == [e["checksum"] for e in entries[1::2]]
 
     def test_an_empty_day_is_published_as_empty(self, warehouse: Warehouse) -> None:
         publish(warehouse, orders([1], DAY_1) + orders([2], DAY_2), Days.between(DAY_1, DAY_2))
@@ -221,16 +269,19 @@ class WarehouseContract:
     @pytest.mark.parametrize(
         ("columns", "says"),
         [
-            (ORDERS.columns[:-2] + ORDERS.columns[-1:], ["position", "gone from the contract"]),
+            (
+                ORDERS.columns[:-2] + ORDERS.columns[-1:],
+                ["position", "gone from", "--drop position`"],
+            ),
             (
                 tuple(
                     replace(c, name="paid_with") if c.name == "payment_method" else c for c in ORDERS.columns
                 ),
-                ["payment_method", "paid_with"],
+                ["payment_method", "--rename payment_method=paid_with`"],
             ),
             (
                 tuple(replace(c, type=Type.INT64) if c.name == "amount" else c for c in ORDERS.columns),
-                ["amount"],
+                ["amount", "ecommersss warehouse migrate --table raw.orders`"],
             ),
             ((*ORDERS.columns, Column("coupon", Type.STRING, "Coupon.")), ["coupon", "not nullable"]),
         ],
@@ -251,6 +302,74 @@ class WarehouseContract:
             warehouse.publish(changed, rows, ONE, "changed")
         assert all(text in str(failure.value) for text in ["raw.orders", *says]), failure.value
         assert stored(warehouse) == orders([1], DAY_1)
+
+    def test_a_migration_renames_casts_adds_and_drops_in_one_step(self, warehouse: Warehouse) -> None:
+        rows = [
+            order(1, DAY_1, amount=Decimal("7.00"), fraud_reasons=["a", "b"]),
+            order(2, DAY_2, quantity=9_007_199_254_740_991),
+        ]
+        with pytest.raises(TableNotFound):
+            warehouse.migrate(ORDERS, {}, [])
+        publish(warehouse, rows, ALL)
+        changed = with_columns(
+            (
+                Column("coupon", Type.STRING, "Coupon.", nullable=True),
+                *(
+                    replace(c, **new)
+                    for c in ORDERS.columns
+                    if c.name != "flagged_at"
+                    for new in [
+                        {
+                            "payment_method": {"name": "paid_with"},
+                            "quantity": {"type": Type.FLOAT64},
+                            "country": {"nullable": True},
+                            "position": {"type": Type.STRING},
+                        }.get(c.name, {})
+                    ]
+                ),
+            )
+        )
+        with pytest.raises(SchemaError, match="flagged_at"):
+            publish(warehouse, [], ONE, table=changed)
+        asked: Any = (changed, {"payment_method": "paid_with"}, ["flagged_at"])
+        would = warehouse.migrate(*asked, dry_run=True)
+        assert stored(warehouse) == rows
+        assert warehouse.migrate(*asked) == would
+        assert [clause.split()[0] for clause in would] == [
+            "coupon",
+            "quantity",
+            "payment_method",
+            "country",
+            "position",
+            "flagged_at",
+        ]
+        expected = [
+            {("paid_with" if name == "payment_method" else name): value for name, value in row.items()}
+            | {"coupon": None, "position": str(row["position"]), "quantity": float(row["quantity"])}
+            for row in rows
+        ]
+        for row in expected:
+            del row["flagged_at"]
+        assert by_id(warehouse.read(changed)) == expected
+        assert by_id(warehouse.read(changed, days=ONE)) == expected[:1]
+        assert warehouse.migrate(changed, {}, []) == ()
+        publish(warehouse, expected[1:], TWO, table=changed)
+        assert by_id(warehouse.read(changed)) == expected
+
+    def test_a_migration_that_would_lose_values_is_refused(self, warehouse: Warehouse) -> None:
+        rows = [order(1, DAY_1), order(2, DAY_2, amount=Decimal("3.00"))]
+        publish(warehouse, rows, ALL)
+        for column, type_, lost in (
+            ("amount", Type.INT64, 1),
+            ("created_date", Type.DATE, 2),
+            ("country", Type.BOOL, 2),
+        ):
+            changed = with_columns(
+                tuple(replace(c, type=type_) if c.name == column else c for c in ORDERS.columns)
+            )
+            with pytest.raises(SchemaError, match=f"{lost} values of {column} cannot be"):
+                warehouse.migrate(changed, {}, [])
+        assert stored(warehouse) == rows
 
     def test_rows_without_a_required_column_are_refused(self, warehouse: Warehouse) -> None:
         rows = reader(orders([1], DAY_1)).read_all().drop_columns(["amount"])
@@ -288,6 +407,25 @@ class WarehouseContract:
         with pytest.raises(QueryError, match="nonsense"):
             warehouse.query(f"SELECT nonsense FROM raw.orders WHERE {days}")
 
+    def test_days_reconcile_by_queries_of_these_days_alone(self, warehouse: Warehouse) -> None:
+        facts = replace(ORDERS, dataset="silver", name="fact_orders")
+        rows = orders([1, 2], DAY_1) + orders([3], DAY_3)
+        publish(warehouse, rows, ALL)
+        publish(warehouse, rows, ALL, table=facts)
+        result = reconcile_facts(ALL, warehouse)
+        assert (result.passed, result.metadata["rows"].value, result.metadata["rupiah"].value) == (
+            True,
+            3,
+            "4500.75",
+        )
+        publish(warehouse, rows[1:2], ONE, table=facts)
+        result = reconcile_facts(ALL, warehouse)
+        assert not result.passed
+        assert result.description == (
+            "2024-06-10: raw.orders has 2 rows, 3000.50 rupiah, silver.fact_orders 1 rows, 1500.25 rupiah"
+        )
+        assert reconcile_facts(TWO, warehouse).passed
+
     @pytest.mark.parametrize("sql", ["DELETE FROM raw.orders WHERE TRUE", "DROP TABLE raw.orders"])
     def test_a_query_only_reads(self, warehouse: Warehouse, sql: str) -> None:
         publish(warehouse, orders([1], DAY_1), ONE)
@@ -319,10 +457,15 @@ class WarehouseContract:
         publish(warehouse, old, Days.between(DAY_1, DAY_2))
         killed = in_process(publish_and_die, warehouse, new, ONE, step)
         assert ended(killed) == -signal.SIGKILL
-        expected = new + orders([5], DAY_2) if step == Step.PUBLISHED else old
+        expected = new + orders([5], DAY_2) if step in (Step.PUBLISHED, Step.LOGGED) else old
         assert stored(warehouse) == expected
-        publish(warehouse, new, ONE, "after")
+        # Every entry is of a load that was; BigQuery may lack that of a run that was killed right after it.
+        before = [("run", 4), ("run", 1)]
+        surely = [*before, ("killed", 10)] if step == Step.LOGGED else before
+        assert logged(warehouse) in (surely, [*before, ("killed", 10)] if expected != old else before)
+        publish(warehouse, new, ONE, "killed")  # the same run, tried again
         assert stored(warehouse) == new + orders([5], DAY_2)
+        assert logged(warehouse) == [*before, ("killed", 10)]
 
     def test_killed_while_rows_arrive_the_days_are_old(self, warehouse: Warehouse) -> None:
         publish(warehouse, orders([1], DAY_1), ONE)

@@ -14,6 +14,7 @@ from dagster import (
     AssetsDefinition,
     Backoff,
     DailyPartitionsDefinition,
+    Failure,
     Jitter,
     RetryPolicy,
     asset,
@@ -22,6 +23,8 @@ from dagster import (
 from ecommersss_platform.contracts import ORDERS, PRODUCTS, USERS, RawTable
 from ecommersss_platform.partitions import SINGLE_RUN, Days
 from ecommersss_platform.resources import WAREHOUSE_IO_MANAGER, PostgresResource
+from ecommersss_platform.source import COLUMNS_SCHEMA, check_source, columns_sql
+from ecommersss_platform.warehouse import SchemaError
 from ecommersss_platform.warehouse.io_manager import column_schema
 from ecommersss_platform.warehouse.names import full_name
 
@@ -67,7 +70,16 @@ def raw_assets(partitions_def: DailyPartitionsDefinition, pool: str | None) -> l
 
 
 def extract(table: RawTable, days: Days, postgres: PostgresResource) -> pa.RecordBatchReader:
-    """The table's rows of these days, as a stream that reads PostgreSQL when it is read."""
+    """The table's rows of these days, as a stream that reads PostgreSQL when it is read.
+
+    Raises Failure, which no retry follows, when PostgreSQL's table has not the columns of the contract.
+    """
+    sql, params = columns_sql(table)
+    columns = postgres.stream(sql, params, COLUMNS_SCHEMA).read_all()
+    try:
+        check_source(table, dict(zip(*columns.to_pydict().values(), strict=True)))
+    except SchemaError as error:
+        raise Failure(str(error), allow_retries=False) from error
     sql, params = table.select(days)
     return postgres.stream(sql, params, table.arrow_schema)
 

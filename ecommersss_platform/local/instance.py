@@ -71,17 +71,15 @@ def dagster_instance(settings: Settings, dagster_url: str) -> Iterator[DagsterIn
             os.environ[DAGSTER_URL_VARIABLE] = before
 
 
-def announce_pool(instance: DagsterInstance, settings: Settings) -> None:
-    """Let Dagster's queue know the warehouse's pool. Idempotent.
+def announce_pool(instance: DagsterInstance, pool: str | None) -> None:
+    """Let the instance know the pool before a run does.
 
-    To one that it sees for the first time it gives its limit only after it has let through every run that
-    waits at that moment: the first thirty days of a new platform would all start at once.
+    Dagster 1.13 gives a pool that it sees for the first time its default limit, and counts by it only from
+    the next round of the queue on: the first round would launch two runs at once.
     """
-    from ecommersss_platform.warehouse import make_warehouse
-
-    pool, storage = make_warehouse(settings).pool, instance.event_log_storage
-    # Dagster fails to announce one that PostgreSQL has.
-    if pool and pool not in {known.name for known in storage.get_pool_limits()}:
+    storage = instance.event_log_storage
+    # Dagster's own way to do it fails on PostgreSQL for a pool that is known already.
+    if pool is not None and pool not in storage.get_concurrency_keys():
         storage.initialize_concurrency_limit_to_default(pool)
 
 

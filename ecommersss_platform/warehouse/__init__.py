@@ -6,7 +6,7 @@ exactly the asked days in one atomic step. A failure or a crash before that step
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
@@ -60,6 +60,7 @@ class Step(StrEnum):
     STAGED = "staged"
     AUDITED = "audited"
     PUBLISHED = "published"
+    LOGGED = "logged"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Job:
     """A job that a warehouse ran for us, as its own console knows it."""
 
     step: str
-    """What it was for: load, audit, tally, publish."""
+    """What it was for: load, audit, tally, publish, log."""
     id: str
     url: str
     bytes: int | None
@@ -93,6 +94,8 @@ class Published:
     """Every asked day, also those without rows. Empty when the whole table was replaced."""
     statuses: Mapping[date, Mapping[str, int]] = field(default_factory=dict)
     """Per day, rows per value of the contract's status column. Empty when it has none."""
+    checksums: Mapping[date, str] = field(default_factory=dict)
+    """Of every asked day, as `warehouse/checksum.py` makes them and the load log keeps them."""
     jobs: tuple[Job, ...] = ()
     """What a service did for it; empty where the warehouse is a library in this process."""
 
@@ -133,10 +136,22 @@ class Warehouse(Protocol):
         """Replace exactly these days of the table (None: all of it) with the rows, atomically.
 
         The reader is consumed once, batch by batch. The table is made if it is missing, and gains the
-        nullable columns that the contract gained. Idempotent.
+        nullable columns that the contract gained. Idempotent. `raw.load_log` gains an entry for each day,
+        never of a load that did not happen; a retry of the run that loads the same rows adds none.
 
         Raises SchemaError for columns that do not fit, AuditError for rows that must not be published,
         WarehouseBusy, and whatever the reader raises. After any of them the table is as it was.
+        """
+
+    def migrate(
+        self, table: RawTable, renames: Mapping[str, str], drops: Collection[str], *, dry_run: bool = False
+    ) -> tuple[str, ...]:
+        """Make the table anew as its contract says, atomically; what changes (or would), each a clause.
+
+        `renames` are new names by old names, `drops` columns to lose. Nothing else is lost. Nothing changes
+        when the table fits its contract.
+
+        Raises TableNotFound, SchemaError for what is not said or would lose values, WarehouseBusy.
         """
 
     def read(

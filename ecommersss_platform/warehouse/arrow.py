@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from ecommersss_platform.contracts import RawTable
+from ecommersss_platform.contracts import PARTITION_COLUMN, RawTable
 from ecommersss_platform.warehouse import SchemaError
+from ecommersss_platform.warehouse.checksum import Checksums
 from ecommersss_platform.warehouse.names import full_name
 
 
@@ -92,7 +93,7 @@ def plain(field: pa.Field) -> pa.Field:
 
 
 class Tally:
-    """A reader that counts what passes, and keeps the error that ended it.
+    """A reader that counts and sums up what passes, and keeps the error that ended it.
 
     Engines that pull batches through the Arrow C interface turn an exception of the source into a text of
     their own; `error` is the exception itself, so that a lost connection can be told from a bad row.
@@ -101,12 +102,17 @@ class Tally:
     def __init__(self, reader: pa.RecordBatchReader) -> None:
         self.rows = 0
         self.bytes = 0
+        self.checksums = Checksums()
+        """Of the days of what has passed; of none when the rows have no day."""
         self.error: Exception | None = None
         self.reader = pa.RecordBatchReader.from_batches(reader.schema, self._counted(reader))
 
     def _counted(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        by_day = PARTITION_COLUMN in reader.schema.names
         try:
             for batch in reader:
+                if by_day:
+                    self.checksums.add(batch)
                 self.rows += batch.num_rows
                 self.bytes += batch.nbytes
                 yield batch

@@ -20,6 +20,8 @@ class Dialect:
     """An identifier as the dialect quotes it."""
     business_day: Callable[[str], str]
     """The business day (a DATE, Asia/Jakarta) of an expression that is an instant."""
+    try_cast: Callable[[str, str], str]
+    """An expression as a type, by the dialect's name of it; NULL where it cannot be."""
 
 
 def day_filter(days: Days, column: str = PARTITION_COLUMN) -> str:

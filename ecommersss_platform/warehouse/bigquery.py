@@ -9,41 +9,49 @@ import hashlib
 import json
 import re
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pyarrow as pa
 
-from ecommersss_platform.contracts import PARTITION_COLUMN, Column, RawTable, Type
+from ecommersss_platform.contracts import LOAD_LOG, PARTITION_COLUMN, Column, RawTable, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse import (
-    AuditError,
+    Job,
     OnStep,
     Published,
     QueryError,
     SchemaError,
-    Step,
     TableNotFound,
+    WarehouseBusy,
     WarehouseError,
     no_report,
 )
-from ecommersss_platform.warehouse.arrow import Tally, asked_schema, conformed, plain
+from ecommersss_platform.warehouse.arrow import Tally, asked_schema, plain
 from ecommersss_platform.warehouse.audit import (
     Dialect,
     audit_sql,
     day_filter,
-    findings,
-    per_day,
     required_columns,
     tally_sql,
 )
-from ecommersss_platform.warehouse.evolution import TableColumn, changes
+from ecommersss_platform.warehouse.evolution import (
+    Migration,
+    TableColumn,
+    changes,
+    check_losses,
+    losses_sql,
+    migration,
+    selected,
+)
+from ecommersss_platform.warehouse.load_log import append_sql
 from ecommersss_platform.warehouse.names import STAGING, full_name, split_name, staging_name
+from ecommersss_platform.warehouse.publication import Publication, write_audit_publish
 from streaming.orders import JAKARTA
 
 if TYPE_CHECKING:
@@ -77,7 +85,15 @@ def quote(identifier: str) -> str:
     return f"`{identifier}`"
 
 
-DIALECT = Dialect(quote=quote, business_day=lambda instant: f"DATE({instant}, '{JAKARTA}')")
+def try_cast(value: str, type_: str) -> str:
+    cast = f"SAFE_CAST({value} AS {type_})"
+    # NUMERIC has nine places; the only one of the contracts has two.
+    return f"ROUND({cast}, 2)" if type_ == TYPES[Type.MONEY] else cast
+
+
+DIALECT = Dialect(
+    quote=quote, business_day=lambda instant: f"DATE({instant}, '{JAKARTA}')", try_cast=try_cast
+)
 
 
 @dataclass(frozen=True)
@@ -125,65 +141,57 @@ class BigQueryWarehouse:
         run_id: str,
         on_step: OnStep = no_report,
     ) -> Published:
-        name = full_name(table)
+        return write_audit_publish(self._publication, table, rows, days, run_id, on_step)
+
+    @contextmanager
+    def _publication(self, table: RawTable, days: Days | None, run_id: str) -> Iterator[Publication]:
         if days is not None and len(days) > MOST_DAYS:
             raise WarehouseError(
-                f"{name}: BigQuery replaces at most {MOST_DAYS} partitions at once, and {days} has "
-                f"{len(days)}: ask for it in parts"
+                f"{full_name(table)}: BigQuery replaces at most {MOST_DAYS} partitions at once, and {days} "
+                f"has {len(days)}: ask for it in parts"
             )
-        tally = Tally(conformed(rows, table.arrow_schema, name))
         labels = {"dagster_run_id": label(run_id), "asset": label(f"{table.dataset}_{table.name}")}
         with self._session(labels) as session:
-            started = time.monotonic()
-            if days is not None:
-                existing = session.columns(table)
-                if existing:
-                    changes(name, existing, wanted_columns(table))
-            on_step(Step.OPENED)
-            with spooled(tally.reader) as spool:
-                attempt = f"{staging_name(table, run_id)}_{spool.digest[:16]}"
-                load = session.stage(table, attempt, spool.file)
-            staging = self._quoted(STAGING, attempt)
-            try:
-                on_step(Step.STAGED)
-                counts = session.rows(audit_sql(table, staging, days, DIALECT), "audit")[0]
-                # An array is never NULL in BigQuery: it would turn what is missing into what is empty.
-                counts |= {f"null_{column}": spool.nulls[column] for column in required_arrays(table)}
-                found = findings(table, days, tally.rows, counts)
-                if found:
-                    raise AuditError(name, days, found)
-                rows_per_day: dict[date, int] = {}
-                statuses: dict[date, dict[str, int]] = {}
-                if days is not None:
-                    counted = session.rows(tally_sql(table, staging, DIALECT), "tally")
-                    rows_per_day, statuses = per_day(table, days, [tuple(row.values()) for row in counted])
-                on_step(Step.AUDITED)
-                staged = time.monotonic()
-                target = self._quoted(*split_name(table))
-                if days is None:
-                    session.ensure_dataset(table.dataset)
-                    sql = replace_sql(table, target, staging)
-                else:
-                    session.ensure_table(table)
-                    sql = merge_sql(table, target, staging, days)
-                session.execute(sql, attempt, self.patience)
-            finally:
-                # What cannot be dropped now expires.
-                with suppress(WarehouseError):
-                    session.drop_staging(attempt)
-            published = time.monotonic()
-            on_step(Step.PUBLISHED)
-            return Published(
-                table=name,
-                days=days,
-                rows=tally.rows,
-                bytes=tally.bytes,
-                stage_seconds=staged - started,
-                publish_seconds=published - staged,
-                rows_per_day=rows_per_day,
-                statuses=statuses,
-                jobs=(load, *session.jobs),
-            )
+            yield _Publication(self, session, table, days, run_id)
+
+    def migrate(
+        self, table: RawTable, renames: Mapping[str, str], drops: Collection[str], *, dry_run: bool = False
+    ) -> tuple[str, ...]:
+        name = full_name(table)
+        with self._session({"asset": label(name)}) as session:
+            existing = session.columns(table)
+            if not existing:
+                raise self._not_found(name)
+            todo = migration(name, existing, wanted_columns(table), renames, drops)
+            if not todo.told:
+                return ()
+            where = f" WHERE {ANY_DAY}" if session.requires_filter(table) else ""
+            source = f"{self._quoted(*split_name(table))}{where}"
+            if sql := losses_sql(todo, source, DIALECT):
+                check_losses(todo, session.rows(sql, "losses")[0])
+            if not dry_run:
+                self._replace(session, table, todo, source)
+            return todo.told
+
+    def _replace(self, session: Session, table: RawTable, todo: Migration, source: str) -> None:
+        """Write, audit, publish of a table's own rows: each of several ALTERs could be the last that ran."""
+        attempt = staging_name(table, f"migration_{uuid4().hex}")
+        staging = self._quoted(STAGING, attempt)
+        columns = ", ".join(quote(c.name) for c in table.columns)
+        session.create_staging(table, attempt)
+        try:
+            select = selected(todo, DIALECT)
+            insert = f"INSERT INTO {staging} ({columns}) SELECT {select} FROM {source}"  # noqa: S608
+            session.execute(insert, "migrate", attempt, self.patience)
+            counted = f"SELECT count(*) AS n FROM {staging} UNION ALL SELECT count(*) FROM {source}"  # noqa: S608
+            if len({row["n"] for row in session.rows(counted, "audit")}) != 1:
+                raise WarehouseBusy(f"{todo.table} gained rows meanwhile; run again when no run loads it")
+            select = f"SELECT {columns} FROM {staging}"  # noqa: S608
+            replacement = replace_sql(table, self._quoted(*split_name(table)), select)
+            session.execute(replacement, "publish", attempt, self.patience)
+        finally:
+            with suppress(WarehouseError):
+                session.drop_staging(attempt)
 
     def read(
         self, table: RawTable | str, columns: Sequence[str] | None = None, days: Days | None = None
@@ -193,7 +201,7 @@ class BigQueryWarehouse:
             session = stack.enter_context(self._session({"asset": label(name)}))
             existing = session.arrow_schema(table)
             if existing is None:
-                raise TableNotFound(f"{name} is not in the project {self.project} yet: materialise it first")
+                raise self._not_found(name)
             schema = asked_schema(table, columns, existing.names)
             if schema is None:
                 unknown = [c for c in columns or () if c not in existing.names]
@@ -236,6 +244,9 @@ class BigQueryWarehouse:
                 return newest
             return None
 
+    def _not_found(self, name: str) -> TableNotFound:
+        return TableNotFound(f"{name} is not in the project {self.project} yet: materialise it first")
+
     @contextmanager
     def _session(self, labels: dict[str, str]) -> Iterator[Session]:
         from ecommersss_platform.warehouse import bigquery_client
@@ -245,6 +256,82 @@ class BigQueryWarehouse:
 
     def _quoted(self, dataset: str, table: str) -> str:
         return quote(f"{self.project}.{dataset}.{table}")
+
+
+class _Publication:
+    """A publication in a session of the client."""
+
+    def __init__(
+        self,
+        warehouse: BigQueryWarehouse,
+        session: Session,
+        table: RawTable,
+        days: Days | None,
+        run_id: str,
+    ) -> None:
+        self._warehouse, self._session = warehouse, session
+        self._table, self._days, self._run_id = table, days, run_id
+        self._attempt = ""
+        self._nulls: dict[str, int] = {}
+        self.jobs: Sequence[Job] = session.jobs
+
+    def compare(self) -> None:
+        if self._days is not None:
+            existing = self._session.columns(self._table)
+            if existing:
+                changes(full_name(self._table), existing, wanted_columns(self._table))
+
+    def stage(self, tally: Tally) -> None:
+        with spooled(tally.reader) as spool:
+            # The same run with the same rows is the same attempt, whichever process makes it.
+            self._attempt = f"{staging_name(self._table, self._run_id)}_{spool.digest[:16]}"
+            self._nulls = spool.nulls
+            self._session.stage(self._table, self._attempt, spool.file)
+
+    @property
+    def _staging(self) -> str:
+        return self._warehouse._quoted(STAGING, self._attempt)
+
+    def counts(self) -> dict[str, Any]:
+        sql = audit_sql(self._table, self._staging, self._days, DIALECT)
+        [counts] = self._session.rows(sql, "audit")
+        # An array is never NULL in BigQuery: it would turn what is missing into what is empty.
+        return counts | {f"null_{column}": self._nulls[column] for column in required_arrays(self._table)}
+
+    def tally(self) -> list[tuple[Any, ...]]:
+        sql = tally_sql(self._table, self._staging, DIALECT)
+        return [tuple(row.values()) for row in self._session.rows(sql, "tally")]
+
+    def swap(self, log: pa.Table) -> None:
+        target = self._warehouse._quoted(*split_name(self._table))
+        if self._days is None:
+            self._session.ensure_dataset(self._table.dataset)
+            columns = ", ".join(quote(c.name) for c in self._table.columns)
+            sql = replace_sql(self._table, target, f"SELECT {columns} FROM {self._staging}")  # noqa: S608
+        else:
+            # The log too, so that nothing is left to go wrong with it once the days are replaced.
+            self._session.ensure_table(LOAD_LOG)
+            self._session.ensure_table(self._table)
+            sql = merge_sql(self._table, target, self._staging, self._days)
+        self._session.execute(sql, "publish", self._attempt, self._warehouse.patience)
+
+    def log(self, log: pa.Table) -> None:
+        """A statement of its own, after the days were replaced.
+
+        A transaction over both tables would make runs on different days fail each other. So a crash in
+        between leaves a load that the log does not have, never an entry of a load that was not. The retry of
+        the run replaces the days by the same rows and logs that, once, however often it is repeated. Without
+        a retry the checksum of the day's rows is not that of its newest entry.
+        """
+        if self._days is not None:
+            target = self._warehouse._quoted(*split_name(LOAD_LOG))
+            sql = log_sql(target, log, self._days)
+            self._session.execute(sql, "log", self._attempt, self._warehouse.patience)
+
+    def drop_staging(self) -> None:
+        # What cannot be dropped now expires.
+        if self._attempt:
+            self._session.drop_staging(self._attempt)
 
 
 # Decisions
@@ -265,8 +352,8 @@ def required_arrays(table: RawTable) -> list[str]:
 
 
 def requires_filter(table: RawTable) -> bool:
-    """Whether queries of the table must say which days: where every row has one."""
-    return any(c.name == PARTITION_COLUMN and not c.nullable for c in table.columns)
+    """Whether queries must say which days: where every row has one, unless the contract spares them."""
+    return not table.whole and any(c.name == PARTITION_COLUMN and not c.nullable for c in table.columns)
 
 
 def is_partitioned(table: RawTable) -> bool:
@@ -289,8 +376,8 @@ def merge_sql(table: RawTable, target: str, staging: str, days: Days) -> str:
     )
 
 
-def replace_sql(table: RawTable, target: str, staging: str) -> str:
-    """One statement that puts what is staged in the place of the whole table, columns and all."""
+def replace_sql(table: RawTable, target: str, select: str) -> str:
+    """One statement that puts what is selected in the place of the whole table, columns and all."""
     columns = ", ".join(_definition(c) for c in table.columns)
     partitioned = f" PARTITION BY {PARTITION_COLUMN}" if is_partitioned(table) else ""
     clustered = f" CLUSTER BY {', '.join(map(quote, table.clustering))}" if table.clustering else ""
@@ -298,11 +385,26 @@ def replace_sql(table: RawTable, target: str, staging: str) -> str:
     options = f"description={_text(table.description)}, labels=[{labels}]"
     if requires_filter(table):
         options += ", require_partition_filter=TRUE"
-    names = ", ".join(quote(c.name) for c in table.columns)
     return (
-        f"CREATE OR REPLACE TABLE {target} ({columns}){partitioned}{clustered} OPTIONS({options}) "  # noqa: S608
-        f"AS SELECT {names} FROM {staging}"
+        f"CREATE OR REPLACE TABLE {target} ({columns}){partitioned}{clustered} OPTIONS({options}) AS {select}"
     )
+
+
+def log_sql(target: str, log: pa.Table, days: Days) -> str:
+    """The statement that appends these entries, of these days, to the load log."""
+    rows = ", ".join(
+        f"STRUCT({', '.join(f'{_literal(value)} AS {quote(name)}' for name, value in row.items())})"
+        for row in log.to_pylist()
+    )
+    return append_sql(target, f"UNNEST([{rows}])", day_filter(days, f"logged.{PARTITION_COLUMN}"), quote)
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"TIMESTAMP '{value.isoformat(sep=' ')}'"
+    if isinstance(value, date):
+        return f"DATE '{value}'"
+    return _text(value) if isinstance(value, str) else str(value)
 
 
 def _definition(column: Column) -> str:

@@ -362,7 +362,7 @@ class Session:
         self._warehouse = warehouse
         self._client = client
         self.jobs: list[Job] = []
-        """Queries and statements that are done."""
+        """What is done: loads, queries and statements."""
 
     # Tables
 
@@ -435,21 +435,26 @@ class Session:
             return
         raise WarehouseBusy(f"{full_name(table)}: others kept changing its columns; run again")
 
+    def create_staging(self, table: RawTable, name: str) -> None:
+        """Make the staging table, which expires by itself, if it is missing."""
+        self.ensure_dataset(STAGING)
+        definition = staging_definition(table, self._warehouse.project, name, datetime.now(UTC))
+        with told(self._warehouse):
+            self._client.create_table(definition, exists_ok=True)
+
     def drop_staging(self, name: str) -> None:
         with told(self._warehouse):
             self._client.delete_table(self._reference(f"{STAGING}.{name}"), not_found_ok=True)
 
     # Jobs
 
-    def stage(self, table: RawTable, attempt: str, file: IO[bytes]) -> Job:
+    def stage(self, table: RawTable, attempt: str, file: IO[bytes]) -> None:
         """Load a Parquet file into the staging table of this attempt, once.
 
         The attempt names the content: a job of its that is there already, for an answer got lost or an
         earlier process did it, is waited for instead of loading again.
         """
-        self.ensure_dataset(STAGING)
         reference = self._reference(f"{STAGING}.{attempt}")
-        definition = staging_definition(table, self._warehouse.project, attempt, datetime.now(UTC))
         size = file.seek(0, 2)
 
         def start(job_id: str) -> bigquery.LoadJob:
@@ -459,7 +464,7 @@ class Session:
 
         with told(self._warehouse):
             for number in range(_LOADS):
-                self._client.create_table(definition, exists_ok=True)
+                self.create_staging(table, attempt)
                 job, ours = self._started(f"{attempt}_load_{number}", start)
                 try:
                     job.result()
@@ -470,11 +475,12 @@ class Session:
                     time.sleep(random.uniform(0, _FIRST_PAUSE))  # noqa: S311
                     continue
                 if ours or self._client.get_table(reference).num_rows == job.output_rows:
-                    return self._done("load", job)
+                    self.jobs.append(self._done("load", job))
+                    return
         raise WarehouseError(f"{attempt}: {_LOADS} loads of the same rows failed or were dropped; run again")
 
-    def execute(self, sql: str, attempt: str, patience: float) -> None:
-        """Run the statement that publishes an attempt, once.
+    def execute(self, sql: str, step: str, attempt: str, patience: float) -> None:
+        """Run a statement that is a step of an attempt, once.
 
         It is sent again only after it failed without an effect: another statement on the table was faster, or
         a limit that passes was met. Raises WarehouseBusy after `patience` seconds of that.
@@ -489,7 +495,7 @@ class Session:
         pause = _FIRST_PAUSE
         with told(self._warehouse):
             for number in count():
-                job, ours = self._started(f"{attempt}_publish_{number}", start)
+                job, ours = self._started(f"{attempt}_{step}_{number}", start)
                 try:
                     job.result(job_retry=None)
                 except exceptions.GoogleAPICallError as error:
@@ -504,9 +510,9 @@ class Session:
                     time.sleep(random.uniform(pause / 2, pause))  # noqa: S311
                     pause = min(2 * pause, _LONGEST_PAUSE)
                     continue
-                # An earlier process of this run may have published the same; others may have since.
+                # An earlier process of this run may have done the same; others may have come since.
                 if ours:
-                    self.jobs.append(self._done("publish", job))
+                    self.jobs.append(self._done(step, job))
                     return
 
     def _started(self, job_id: str, start: Callable[[str], Any]) -> tuple[Any, bool]:

@@ -11,40 +11,42 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from ecommersss_platform.contracts import PARTITION_COLUMN, RawTable
+from ecommersss_platform.contracts import LOAD_LOG, PARTITION_COLUMN, RawTable
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse import (
-    AuditError,
+    Job,
     OnStep,
     Published,
     QueryError,
     SchemaError,
-    Step,
     TableNotFound,
     WarehouseBusy,
     WarehouseError,
     no_report,
 )
-from ecommersss_platform.warehouse.arrow import Tally, asked_schema, conformed, plain
-from ecommersss_platform.warehouse.audit import (
-    Dialect,
-    audit_sql,
-    day_filter,
-    findings,
-    per_day,
-    tally_sql,
+from ecommersss_platform.warehouse.arrow import Tally, asked_schema, plain
+from ecommersss_platform.warehouse.audit import Dialect, audit_sql, day_filter, tally_sql
+from ecommersss_platform.warehouse.evolution import (
+    TableColumn,
+    changes,
+    check_losses,
+    losses_sql,
+    migration,
+    selected,
 )
-from ecommersss_platform.warehouse.evolution import TableColumn, changes
+from ecommersss_platform.warehouse.load_log import append_sql
 from ecommersss_platform.warehouse.names import STAGING, full_name, split_name, staging_name
+from ecommersss_platform.warehouse.publication import Publication, write_audit_publish
 from streaming.orders import JAKARTA
 
 POOL = "duckdb"
@@ -74,7 +76,9 @@ def quote(identifier: str) -> str:
 
 
 DIALECT = Dialect(
-    quote=quote, business_day=lambda instant: f"CAST({instant} AT TIME ZONE '{JAKARTA}' AS DATE)"
+    quote=quote,
+    business_day=lambda instant: f"CAST({instant} AT TIME ZONE '{JAKARTA}' AS DATE)",
+    try_cast=lambda value, type_: f"TRY_CAST({value} AS {type_})",
 )
 
 
@@ -103,40 +107,38 @@ class DuckDbWarehouse:
         run_id: str,
         on_step: OnStep = no_report,
     ) -> Published:
-        name = full_name(table)
-        tally = Tally(conformed(rows, table.arrow_schema, name))
-        staging = f"{STAGING}.{quote(staging_name(table, run_id))}"
+        return write_audit_publish(self._publication, table, rows, days, run_id, on_step)
+
+    @contextmanager
+    def _publication(self, table: RawTable, days: Days | None, run_id: str) -> Iterator[Publication]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._writing() as connection:
-            started = time.monotonic()
-            _drop_dead_staging(connection)
-            migration = _migration(connection, table, replace=days is None)
-            on_step(Step.OPENED)
-            try:
-                _stage(connection, table, staging, tally)
-                on_step(Step.STAGED)
-                _audit(connection, table, staging, days, tally.rows)
-                rows_per_day, statuses = _count(connection, table, staging, days)
-                on_step(Step.AUDITED)
-                staged = time.monotonic()
-                _swap(connection, table, staging, days, migration)
-            except BaseException:
-                # What cannot be dropped now is dropped by the next writer.
-                with suppress(duckdb.Error):
-                    connection.execute(f"DROP TABLE IF EXISTS {staging}")
-                raise
-            published = time.monotonic()
-            on_step(Step.PUBLISHED)
-        return Published(
-            table=name,
-            days=days,
-            rows=tally.rows,
-            bytes=tally.bytes,
-            stage_seconds=staged - started,
-            publish_seconds=published - staged,
-            rows_per_day=rows_per_day,
-            statuses=statuses,
-        )
+            yield _Publication(connection, table, days, run_id)
+
+    def migrate(
+        self, table: RawTable, renames: Mapping[str, str], drops: Collection[str], *, dry_run: bool = False
+    ) -> tuple[str, ...]:
+        name, target = full_name(table), _quoted(table)
+        self._must_exist()
+        with self._reading() if dry_run else self._writing() as connection:
+            existing = _columns(connection, table)
+            if not existing:
+                raise self._not_found(name)
+            todo = migration(name, existing, wanted_columns(table), renames, drops)
+            if not todo.told:
+                return ()
+            if sql := losses_sql(todo, target, DIALECT):
+                check_losses(todo, connection.execute(sql).to_arrow_table().to_pylist()[0])
+            if not dry_run:
+                old = f"{table.name}__old"
+                made = ";".join(_migration(connection, table, replace=True))
+                source = _quoted(f"{table.dataset}.{old}")
+                connection.execute(
+                    f"BEGIN TRANSACTION; ALTER TABLE {target} RENAME TO {quote(old)}; {made}; "  # noqa: S608
+                    f"INSERT INTO {target} SELECT {selected(todo, DIALECT)} FROM {source}; "
+                    f"DROP TABLE {source}; COMMIT"
+                )
+            return todo.told
 
     def read(
         self, table: RawTable | str, columns: Sequence[str] | None = None, days: Days | None = None
@@ -145,7 +147,7 @@ class DuckDbWarehouse:
         with self._reading() as connection:
             existing = [c.name for c in _columns(connection, table)]
             if not existing:
-                raise TableNotFound(f"{name} is not in {self.path} yet: materialise it first")
+                raise self._not_found(name)
             schema = asked_schema(table, columns, existing)
             selected = _selected(schema, columns, existing)
             where = f" WHERE {day_filter(days)}" if days else ""
@@ -180,6 +182,16 @@ class DuckDbWarehouse:
         except TableNotFound:
             return None
 
+    def _must_exist(self) -> None:
+        if not self.path.exists():
+            raise TableNotFound(
+                f"there is no warehouse at {self.path} yet: materialise a day first "
+                "(`ecommersss materialize --from DAY --to DAY`, or from the Dagster UI)"
+            )
+
+    def _not_found(self, name: str) -> TableNotFound:
+        return TableNotFound(f"{name} is not in {self.path} yet: materialise it first")
+
     @contextmanager
     def _writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
         with _writers_guard:
@@ -200,11 +212,7 @@ class DuckDbWarehouse:
 
     @contextmanager
     def _reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        if not self.path.exists():
-            raise TableNotFound(
-                f"there is no warehouse at {self.path} yet: materialise a day first "
-                "(`ecommersss materialize --from DAY --to DAY`, or from the Dagster UI)"
-            )
+        self._must_exist()
         connection = self._open(read_only=True, deadline=time.monotonic() + self.patience)
         try:
             yield connection
@@ -279,12 +287,16 @@ def _columns(connection: duckdb.DuckDBPyConnection, table: RawTable | str) -> li
     return [TableColumn(*row) for row in rows]
 
 
+def wanted_columns(table: RawTable) -> list[TableColumn]:
+    return [TableColumn(c.name, _TYPES[c.type.value], c.nullable) for c in table.columns]
+
+
 def _migration(connection: duckdb.DuckDBPyConnection, table: RawTable, *, replace: bool) -> list[str]:
     """The statements that make the table fit the contract: none, a CREATE, or ALTERs.
 
     Raises SchemaError for a table that cannot follow. A table that is replaced whole is made anew.
     """
-    wanted = [TableColumn(c.name, _TYPES[c.type.value], c.nullable) for c in table.columns]
+    wanted = wanted_columns(table)
     existing = _columns(connection, table)
     name = _quoted(table)
     if not existing or replace:
@@ -321,43 +333,60 @@ def _stage(connection: duckdb.DuckDBPyConnection, table: RawTable, staging: str,
         connection.unregister("extracted")
 
 
-def _audit(
-    connection: duckdb.DuckDBPyConnection, table: RawTable, staging: str, days: Days | None, extracted: int
-) -> None:
-    cursor = connection.execute(audit_sql(table, staging, days, DIALECT))
-    row = cursor.fetchone()
-    assert row is not None
-    found = findings(table, days, extracted, dict(zip([c[0] for c in cursor.description], row, strict=True)))
-    if found:
-        raise AuditError(full_name(table), days, found)
+class _Publication:
+    """A publication on an open connection that may write."""
 
+    jobs: Sequence[Job] = ()
 
-def _count(
-    connection: duckdb.DuckDBPyConnection, table: RawTable, staging: str, days: Days | None
-) -> tuple[dict[date, int], dict[date, dict[str, int]]]:
-    """Staged rows per day, and per day and status."""
-    if days is None:
-        return {}, {}
-    return per_day(table, days, connection.execute(tally_sql(table, staging, DIALECT)).fetchall())
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, table: RawTable, days: Days | None, run_id: str
+    ) -> None:
+        self._connection, self._table, self._days = connection, table, days
+        self._staging = f"{STAGING}.{quote(staging_name(table, run_id))}"
+        self._migration: list[str] = []
 
+    def compare(self) -> None:
+        _drop_dead_staging(self._connection)
+        self._migration = _migration(self._connection, self._table, replace=self._days is None)
 
-def _swap(
-    connection: duckdb.DuckDBPyConnection,
-    table: RawTable,
-    staging: str,
-    days: Days | None,
-    migration: list[str],
-) -> None:
-    """Publish: one transaction, of which a crash leaves nothing or everything."""
-    columns = ", ".join(quote(c.name) for c in table.columns)
-    connection.execute("BEGIN TRANSACTION")
-    for statement in migration:
-        connection.execute(statement)
-    if days is not None:
-        connection.execute(f"DELETE FROM {_quoted(table)} WHERE {day_filter(days)}")  # noqa: S608
-    connection.execute(f"INSERT INTO {_quoted(table)} ({columns}) SELECT {columns} FROM {staging}")  # noqa: S608
-    connection.execute(f"DROP TABLE {staging}")
-    connection.execute("COMMIT")
+    def stage(self, tally: Tally) -> None:
+        _stage(self._connection, self._table, self._staging, tally)
+
+    def counts(self) -> dict[str, Any]:
+        sql = audit_sql(self._table, self._staging, self._days, DIALECT)
+        [row] = self._connection.execute(sql).to_arrow_table().to_pylist()
+        return row
+
+    def tally(self) -> list[tuple[date, Any, int]]:
+        return self._connection.execute(tally_sql(self._table, self._staging, DIALECT)).fetchall()
+
+    def swap(self, log: pa.Table) -> None:
+        """One transaction, of which a crash leaves nothing or everything: the days, and the log of them."""
+        execute = self._connection.execute
+        target = _quoted(self._table)
+        columns = ", ".join(quote(c.name) for c in self._table.columns)
+        execute("BEGIN TRANSACTION")
+        execute(";".join(self._migration))
+        if self._days is not None:
+            execute(f"DELETE FROM {target} WHERE {day_filter(self._days)}")  # noqa: S608
+        execute(f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {self._staging}")  # noqa: S608
+        if self._days is not None:
+            execute(";".join(_migration(self._connection, LOAD_LOG, replace=False)))
+            logged_days = day_filter(self._days, f"logged.{PARTITION_COLUMN}")
+            self._connection.register("load_log", log)
+            execute(append_sql(_quoted(LOAD_LOG), "load_log", logged_days, quote))
+            self._connection.unregister("load_log")
+        execute(f"DROP TABLE {self._staging}; COMMIT")
+        self._staging = ""
+
+    def log(self, log: pa.Table) -> None:
+        pass  # it was part of the transaction
+
+    def drop_staging(self) -> None:
+        # What cannot be dropped now is dropped by the next writer.
+        if self._staging:
+            with suppress(duckdb.Error):
+                self._connection.execute(f"DROP TABLE IF EXISTS {self._staging}")
 
 
 def _selected(schema: pa.Schema | None, columns: Sequence[str] | None, existing: Sequence[str]) -> str:

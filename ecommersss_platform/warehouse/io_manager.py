@@ -7,7 +7,7 @@ asset without partitions replaces its whole table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -26,13 +26,21 @@ from dagster import (
 
 from ecommersss_platform.contracts import PARTITION_COLUMN, RAW_TABLES, Column, RawTable, Type, preview
 from ecommersss_platform.partitions import Days
-from ecommersss_platform.warehouse import AuditError, Published, SchemaError, Step, Warehouse, WarehouseError
+from ecommersss_platform.warehouse import (
+    AuditError,
+    Job,
+    Published,
+    SchemaError,
+    Step,
+    Warehouse,
+    WarehouseError,
+)
 
 _PREVIEW_ROWS = 5
 # The list is on the event of every day of a range, each of which shows its own rows anyway.
 _DAYS_LISTED = 31
 _STATUS_WORDS = {"is_fraud": {"true": "fraud", "false": "genuine"}}
-_CONTRACTS = {(table.dataset, table.name): table for table in RAW_TABLES}
+CONTRACTS = {(table.dataset, table.name): table for table in RAW_TABLES}
 
 
 class WarehouseIOManager(IOManager):
@@ -75,7 +83,7 @@ class WarehouseIOManager(IOManager):
     def load_input(self, context: InputContext) -> object:
         key = context.asset_key
         columns = context.definition_metadata.get("columns")
-        rows = self.warehouse.read(_CONTRACTS.get(_name(key), ".".join(_name(key))), columns, _days(context))
+        rows = self.warehouse.read(CONTRACTS.get(_name(key), ".".join(_name(key))), columns, _days(context))
         return as_input(rows, context.dagster_type.typing_type)
 
 
@@ -137,7 +145,7 @@ def table_of(key: AssetKey, schema: pa.Schema, *, partitioned: bool) -> RawTable
     whose rows do not say which day they belong to.
     """
     dataset, name = _name(key)
-    contract = _CONTRACTS.get((dataset, name))
+    contract = CONTRACTS.get((dataset, name))
     if contract:
         return contract
     if partitioned and PARTITION_COLUMN not in schema.names:
@@ -222,7 +230,7 @@ def run_metadata(table: RawTable, published: Published, head: pa.Table) -> dict[
         "publish_seconds": round(published.publish_seconds, 3),
         "preview": MetadataValue.md(markdown(preview(head, table, _PREVIEW_ROWS))),
     }
-    metadata |= _status_metadata(table, published.rows_per_status)
+    metadata |= _status_metadata(table, published.rows_per_status) | job_metadata(published.jobs)
     if published.days and len(published.days) > 1:
         metadata["range"] = str(published.days)
         metadata["range_rows"] = published.rows
@@ -232,12 +240,33 @@ def run_metadata(table: RawTable, published: Published, head: pa.Table) -> dict[
     return metadata
 
 
-def day_metadata(table: RawTable, published: Published, day: date) -> dict[str, int]:
+def job_metadata(jobs: Sequence[Job]) -> dict[str, Any]:
+    """What a service did for a run, with links to its console, and what it cost; nothing without jobs."""
+    if not jobs:
+        return {}
+    rows = [
+        {
+            "step": job.step,
+            "job": f"[{job.id}]({job.url})",
+            "bytes": "" if job.bytes is None else f"{job.bytes:,}",
+            "slot_ms": "" if job.slot_ms is None else f"{job.slot_ms:,}",
+        }
+        for job in jobs
+    ]
+    return {
+        "jobs": MetadataValue.md(markdown(rows)),
+        "job_bytes": sum(job.bytes or 0 for job in jobs),
+        "job_slot_ms": sum(job.slot_ms or 0 for job in jobs),
+    }
+
+
+def day_metadata(table: RawTable, published: Published, day: date) -> dict[str, Any]:
     """What a run published for one day."""
     rows = published.rows_per_day[day]
     return {
         "dagster/row_count": rows,
         "dagster/partition_row_count": rows,
+        "checksum": published.checksums[day],
         **_status_metadata(table, published.statuses.get(day, {})),
     }
 

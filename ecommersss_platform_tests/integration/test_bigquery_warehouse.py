@@ -1,7 +1,7 @@
 """The BigQuery warehouse through the official client: the contract of every warehouse.
 
-On an emulator; with `make smoke-bigquery` on a real project, which must have no datasets `raw` and `staging`:
-they are made and deleted again.
+On an emulator; with `make smoke-bigquery` on a real project, which must have no datasets `raw`, `silver` and
+`staging`: they are made and deleted again.
 """
 
 from __future__ import annotations
@@ -9,17 +9,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import pyarrow as pa
 import pytest
+from dagster import DagsterInstance, asset, materialize
 
+from ecommersss_platform.partitions import SINGLE_RUN, daily_partitions
+from ecommersss_platform.resources import WAREHOUSE_IO_MANAGER
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse.bigquery import BigQueryWarehouse
+from ecommersss_platform.warehouse.io_manager import WarehouseIOManager
 from ecommersss_platform_tests.bigquery_emulator import empty_warehouse, running_emulator
+from ecommersss_platform_tests.orders_table import DAY_1, orders, reader
 from ecommersss_platform_tests.warehouse_contract import WarehouseContract
 
 pytestmark = [pytest.mark.bigquery, pytest.mark.slow]
 
 SMOKE = bool(os.environ.get("ECOMMERSSS_SMOKE_BIGQUERY"))
-DATASETS = ("raw", "staging")
+DATASETS = ("raw", "silver", "staging")
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +72,32 @@ def delete_datasets(warehouse: BigQueryWarehouse) -> None:
 
 class TestContract(WarehouseContract):
     pass
+
+
+def test_a_run_shows_its_jobs_with_links(warehouse: BigQueryWarehouse) -> None:
+    @asset(
+        key=["raw", "orders"],
+        partitions_def=daily_partitions(DAY_1),
+        backfill_policy=SINGLE_RUN,
+        io_manager_key=WAREHOUSE_IO_MANAGER,
+    )
+    def raw_orders() -> pa.RecordBatchReader:
+        return reader(orders([1, 2], DAY_1))
+
+    with DagsterInstance.ephemeral() as instance:
+        result = materialize(
+            [raw_orders],
+            instance=instance,
+            partition_key=str(DAY_1),
+            resources={WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse)},
+        )
+    [made] = result.asset_materializations_for_node("raw__orders")
+    jobs = made.metadata["jobs"].value
+    lines = jobs.splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in lines] == ["load", "audit", "tally", "publish", "log"]
+    for line in lines:
+        assert f"](https://console.cloud.google.com/bigquery?project={warehouse.project}&j=bq:" in line
+    assert made.metadata["job_bytes"].value >= 0
+    assert made.metadata["job_slot_ms"].value >= 0
+    [entry] = warehouse.query("SELECT run_id, checksum FROM raw.load_log").to_pylist()
+    assert entry == {"run_id": result.run_id, "checksum": made.metadata["checksum"].value}

@@ -59,6 +59,9 @@ def test_databases_are_prepared_and_once_more_changes_nothing(settings: Settings
     instance_file = settings.dagster_home / "dagster.yaml"
     written = instance_file.stat().st_mtime_ns
     assert prepare_databases(settings) == revision
+    with dagster_instance(settings, str(settings.dagster_url)) as instance:
+        # Known before its first run: see announce_pool.
+        assert instance.event_log_storage.get_concurrency_keys() == {"duckdb"}
     assert instance_file.stat().st_mtime_ns == written
     # The embedded server was not made: both URLs are set.
     assert not settings.postgres_dir.exists()

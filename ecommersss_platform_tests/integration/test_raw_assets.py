@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -29,8 +31,8 @@ from dagster import (
 )
 
 from ecommersss_platform.assets.raw import raw_assets
-from ecommersss_platform.checks import raw_checks, reconcile
-from ecommersss_platform.contracts import ORDERS, USERS
+from ecommersss_platform.checks import FACTS, day_checks, newest_due_day, raw_checks, reconcile
+from ecommersss_platform.contracts import ORDERS, RAW_TABLES, USERS, Column, Type
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
 from ecommersss_platform.resources import (
     POSTGRES,
@@ -38,9 +40,12 @@ from ecommersss_platform.resources import (
     WAREHOUSE_IO_MANAGER,
     PostgresResource,
 )
+from ecommersss_platform.source import COLUMNS_SCHEMA
+from ecommersss_platform.warehouse import Published
 from ecommersss_platform.warehouse.duckdb import DuckDbWarehouse
-from ecommersss_platform.warehouse.io_manager import WarehouseIOManager
+from ecommersss_platform.warehouse.io_manager import CONTRACTS, WarehouseIOManager
 from ecommersss_platform_tests import shop
+from ecommersss_platform_tests.commands import check_command
 from ecommersss_platform_tests.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
 from streaming.database import connect
 from streaming.orders import business_day
@@ -62,27 +67,45 @@ def instance() -> Iterator[DagsterInstance]:
 
 
 class FakePostgres:
-    """Stands in for the resource: remembers what was asked, answers with the rows of a table."""
+    """Stands in for the resource: remembers what was asked, answers with the rows of a table.
+
+    Its tables are what the contracts ask for.
+    """
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
         self.asked: list[tuple[str, Mapping[str, Any], pa.Schema]] = []
 
     def stream(self, sql: str, params: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatchReader:
+        if schema == COLUMNS_SCHEMA:
+            table = next(t for t in RAW_TABLES if t.source == params["source"])
+            return reader([{"name": c.name, "type": POSTGRES_TYPES[c.type]} for c in table.columns], schema)
         self.asked.append((sql, params, schema))
-        return reader(self.rows, schema)
+        return self.answer(reader(self.rows, schema))
+
+    def answer(self, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
+        return rows
+
+
+POSTGRES_TYPES = {
+    Type.INT64: "bigint",
+    Type.STRING: "text",
+    Type.STRINGS: "text[]",
+    Type.BOOL: "boolean",
+    Type.MONEY: "numeric(18,2)",
+    Type.TIMESTAMP: "timestamp with time zone",
+    Type.DATE: "date",
+}
 
 
 def raw(name: str) -> AssetsDefinition:
     return next(a for a in raw_assets(PARTITIONS, "duckdb") if a.key == AssetKey(["raw", name]))
 
 
-def definitions(
-    database: str, warehouse: DuckDbWarehouse, *more: AssetsDefinition, checks: bool = True
-) -> Definitions:
+def definitions(database: str, warehouse: DuckDbWarehouse, *more: AssetsDefinition) -> Definitions:
     return Definitions(
         assets=[*raw_assets(PARTITIONS, "duckdb"), *more],
-        asset_checks=raw_checks(PARTITIONS, "duckdb") if checks else [],
+        asset_checks=raw_checks(PARTITIONS, "duckdb"),
         jobs=[define_asset_job("everything")],
         resources={
             POSTGRES: PostgresResource(url=database),
@@ -200,6 +223,12 @@ def test_a_day_of_all_three_twice(
     assert stored == orders([1, 2], DAY_1)
 
 
+CHECKSUMS = """
+    SELECT table_name, partition_date, checksum, count(DISTINCT run_id) AS loads FROM raw.load_log
+    GROUP BY ALL ORDER BY ALL
+"""
+
+
 def test_a_past_day_is_the_same_day_whatever_changed_since(
     marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
 ) -> None:
@@ -210,12 +239,17 @@ def test_a_past_day_is_the_same_day_whatever_changed_since(
     run(defs, instance, past)
     before = [by_id(warehouse.read(name)) for name in ("raw.users", "raw.products")]
     assert all(before)
+    logged = warehouse.query(CHECKSUMS).to_pylist()
 
     with closing(connect(marketplace)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("UPDATE products SET price = price * 2")
         cursor.execute("UPDATE users SET email = 'moved.' || email")
-    run(defs, instance, past)
+    result = run(defs, instance, past)
     assert [by_id(warehouse.read(name, days=past)) for name in ("raw.users", "raw.products")] == before
+    # So says the load log, too, and so does the run.
+    assert warehouse.query(CHECKSUMS).to_pylist() == [row | {"loads": 2} for row in logged]
+    [shown] = metadata(result, "products").values()
+    assert shown["checksum"] == next(row["checksum"] for row in logged if row["table_name"] == "raw.products")
 
     # The change is a version of the day on which it was made, and only of that.
     run(defs, instance, Days.between(today, today))
@@ -279,16 +313,14 @@ def test_a_lost_connection_is_tried_again(
     warehouse: DuckDbWarehouse, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Flaky(FakePostgres):
-        def stream(self, sql: str, params: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatchReader:
-            rows = super().stream(sql, params, schema)
-
+        def answer(self, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
             def batches() -> Iterator[pa.RecordBatch]:
                 yield rows.read_next_batch()
                 if len(self.asked) == 1:
                     raise psycopg2.OperationalError("server closed the connection unexpectedly")
                 yield from rows
 
-            return pa.RecordBatchReader.from_batches(schema, batches())
+            return pa.RecordBatchReader.from_batches(rows.schema, batches())
 
     monkeypatch.setattr(
         "ecommersss_platform.assets.raw.RETRY", raw("orders").op.retry_policy._replace(delay=0)
@@ -418,8 +450,6 @@ def test_checks_pass_on_what_was_just_loaded(
 def test_the_newest_closed_day_counts_as_present_when_it_is_materialised(
     marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
 ) -> None:
-    from ecommersss_platform.checks import newest_due_day
-
     due = newest_due_day(datetime.now(UTC))
     found = checks(run(definitions(marketplace, warehouse), instance, Days.between(due, due)))
     assert found["orders", "newest_closed_day_present"].passed
@@ -463,3 +493,221 @@ def test_users_reconcile_by_version(marketplace: str, warehouse: DuckDbWarehouse
     result = reconcile(USERS, day, postgres, warehouse, today=date(2024, 6, 20))
     assert result.passed
     assert result.metadata["rows"].value == 10
+
+
+# Schema evolution, from the source to what is read
+
+
+def test_a_nullable_column_of_contract_and_source_appears_by_itself(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = Days.between(DAY_1, DAY_1), Days.between(DAY_2, DAY_2)
+    run(definitions(marketplace, warehouse), instance, one)
+    shop.execute(marketplace, "ALTER TABLE orders ADD COLUMN coupon TEXT")
+    shop.execute(marketplace, "UPDATE orders SET coupon = 'X' || id")
+    # The source is ahead of the contract: nothing happens.
+    run(definitions(marketplace, warehouse), instance, two)
+    assert by_id(warehouse.read(ORDERS, ["id", "partition_date"]))[-1]["id"] == 3
+
+    grown = replace(
+        ORDERS, columns=(*ORDERS.columns, Column("coupon", Type.STRING, "Coupon.", nullable=True))
+    )
+    monkeypatch.setattr("ecommersss_platform.assets.raw.ORDERS", grown)
+    monkeypatch.setitem(CONTRACTS, ("raw", "orders"), grown)
+    before = warehouse.query(CHECKSUMS).to_pylist()
+    result = run(definitions(marketplace, warehouse), instance, two)
+    assert [row["coupon"] for row in by_id(warehouse.read(grown))] == [None, None, "X3"]
+    assert by_id(warehouse.read(ORDERS))[:2] == orders([1, 2], DAY_1)
+    shown = metadata(result, "orders")[str(DAY_2)]
+    assert shown["dagster/column_schema"].columns[-1].name == "coupon"
+    assert shown["checksum"] not in {row["checksum"] for row in before}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("ALTER TABLE orders DROP COLUMN country", ["column country (STRING) is gone", "--drop country`"]),
+        (
+            "ALTER TABLE orders RENAME COLUMN payment_method TO paid_with",
+            ["column payment_method (STRING) is gone", "--rename payment_method=paid_with`"],
+        ),
+        (
+            "ALTER TABLE orders ALTER COLUMN quantity TYPE TEXT USING quantity::text",
+            ["column quantity is text, and INT64 in the contract", "warehouse migrate --table raw.orders`"],
+        ),
+        (
+            "ALTER TABLE orders ALTER COLUMN amount TYPE NUMERIC(18, 4)",
+            ["column amount is numeric(18,4), and MONEY in the contract"],
+        ),
+    ],
+    ids=["removed", "renamed", "retyped", "more places"],
+)
+def test_a_changed_source_stops_the_run_before_anything_is_published(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance, change: str, says: list[str]
+) -> None:
+    key = AssetKey(["raw", "orders"])
+    run(definitions(marketplace, warehouse), instance, ALL, [key])
+    shop.execute(marketplace, change)
+    result = run(definitions(marketplace, warehouse), instance, ALL, [key], ok=False)
+    [failure] = [e.step_failure_data for e in result.all_node_events if e.is_step_failure]
+    told = str(failure.user_failure_data.description)
+    assert all(text in told for text in ["raw.orders", *says]), told
+    assert result.retry_attempts_for_node("raw__orders") == 0
+    assert [row["id"] for row in by_id(warehouse.read(ORDERS))] == [1, 2, 3]
+    command = told.split("`")[1]
+    check_command(shlex.split(command)[1:])
+
+
+# Backfills
+
+
+def test_a_year_in_one_go_equals_its_days_one_by_one(database: str, tmp_path: Path) -> None:
+    """All 365 by extraction and warehouse alone; as runs of Dagster in the next test."""
+    shop.open_shop(database)
+    year = Days(FIRST, FIRST + timedelta(days=365))
+    store(database, [order(n, day) for n, day in enumerate(year, 1) if n % 5])
+    postgres = PostgresResource(url=database)
+    whole, single = (DuckDbWarehouse(tmp_path / name) for name in ("whole.duckdb", "single.duckdb"))
+
+    def load(warehouse: DuckDbWarehouse, days: Days) -> Published:
+        rows = postgres.stream(*ORDERS.select(days), ORDERS.arrow_schema)
+        return warehouse.publish(ORDERS, rows, days, f"run of {days}")
+
+    published = load(whole, year)
+    for day in year:
+        load(single, Days.between(day, day))
+    assert published.rows == 292
+    assert by_id(whole.read(ORDERS)) == by_id(single.read(ORDERS))
+    sql = "SELECT partition_date, row_count, checksum FROM raw.load_log ORDER BY 1"
+    logged = whole.query(sql)
+    assert logged == single.query(sql)
+    assert (len(logged), len(set(logged.column("checksum").to_pylist()))) == (365, 293)
+
+
+def test_runs_of_single_days_leave_what_a_run_of_the_range_does(
+    marketplace: str, tmp_path: Path, instance: DagsterInstance
+) -> None:
+    whole, single = (DuckDbWarehouse(tmp_path / name) for name in ("whole.duckdb", "single.duckdb"))
+    run(definitions(marketplace, whole), instance, ALL)
+    for day in reversed(list(ALL)):
+        run(definitions(marketplace, single), instance, Days.between(day, day))
+    for name in ("raw.users", "raw.products", "raw.orders"):
+        assert by_id(whole.read(name)) == by_id(single.read(name))
+    sql = "SELECT partition_date, table_name, row_count, checksum FROM raw.load_log ORDER BY ALL"
+    assert whole.query(sql) == single.query(sql)
+
+
+def test_a_range_that_fails_publishes_none_of_its_days_and_is_run_again_whole(
+    warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    key = AssetKey(["raw", "orders"])
+    postgres = FakePostgres([*orders([1], DAY_1), *orders([2], DAY_2), order(7, DAY_3), order(7, DAY_3)])
+    defs = Definitions(
+        assets=[raw("orders")],
+        jobs=[define_asset_job("everything")],
+        resources={POSTGRES: postgres, WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse)},
+    )
+    assert not run(defs, instance, ALL, ok=False).success
+    assert instance.get_materialized_partitions(key) == set()
+    assert warehouse.newest_day(ORDERS) is None
+    postgres.rows.pop()
+    assert run(defs, instance, ALL).success
+    assert instance.get_materialized_partitions(key) == {str(day) for day in ALL}
+    assert [row["id"] for row in by_id(warehouse.read(ORDERS))] == [1, 2, 7]
+
+
+# Facts
+
+
+class Facts:
+    """Stands in for dbt's facts and marts: copies the days of raw orders but for the ids in `without`."""
+
+    def __init__(self) -> None:
+        self.without: list[int] = []
+        self.marts = 0
+
+    def assets(self) -> list[AssetsDefinition]:
+        @asset(
+            key=FACTS,
+            deps=[["raw", "orders"]],
+            partitions_def=PARTITIONS,
+            backfill_policy=SINGLE_RUN,
+            io_manager_key=WAREHOUSE_IO_MANAGER,
+            required_resource_keys={WAREHOUSE},
+        )
+        def facts(context):  # type: ignore[no-untyped-def]
+            days = Days.of_window(context.partition_time_window)
+            rows = context.resources.warehouse.read(
+                ORDERS, ["id", "amount", "partition_date"], days
+            ).read_all()
+            keep = [id not in self.without for id in rows.column("id").to_pylist()]
+            return rows.filter(pa.array(keep, pa.bool_()))
+
+        @asset(key=["gold", "mart"], deps=[FACTS])
+        def mart() -> None:
+            self.marts += 1
+
+        return [facts, mart]
+
+
+def with_facts(database: str, warehouse: DuckDbWarehouse, facts: Facts) -> Definitions:
+    return Definitions.merge(
+        definitions(database, warehouse, *facts.assets()),
+        Definitions(asset_checks=[c for c in day_checks(PARTITIONS, "duckdb") if is_of_facts(c)]),
+    )
+
+
+def is_of_facts(check: Any) -> bool:
+    return all(key.asset_key == FACTS for key in check.check_keys)
+
+
+def test_facts_that_are_not_raw_orders_stop_the_marts(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    facts = Facts()
+    defs = with_facts(marketplace, warehouse, facts)
+    result = run(defs, instance, ALL)
+    found = checks(result)["fact_orders", "reconciles_with_raw"]
+    assert (found.passed, found.blocking, found.metadata["rows"].value) == (True, True, 3)
+    assert found.metadata["rupiah"].value == "300003000.51"
+    assert facts.marts == 1
+
+    facts.without = [2, 3]
+    for days, told in (
+        (
+            ALL,
+            "2024-06-10: raw.orders has 2 rows, 3000.50 rupiah, silver.fact_orders 1 rows, 1500.25 rupiah; "
+            "2024-06-11: raw.orders has 1 rows, 300000000.01 rupiah, silver.fact_orders 0 rows",
+        ),
+        (
+            Days.between(DAY_2, DAY_2),
+            "2024-06-11: raw.orders has 1 rows, 300000000.01 rupiah, silver.fact_orders 0 rows",
+        ),
+    ):
+        result = run(defs, instance, days, ok=False)
+        assert not result.success
+        found = checks(result)["fact_orders", "reconciles_with_raw"]
+        assert (found.passed, found.severity.value, found.description) == (False, "ERROR", told)
+        assert facts.marts == 1  # as it was
+
+    # A day that is right is not stopped by another that is not.
+    assert run(defs, instance, Days.between(DAY_3, DAY_3)).success
+    assert facts.marts == 2
+
+
+def test_the_newest_closed_day_must_be_in_the_facts_too(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    defs = with_facts(marketplace, warehouse, Facts())
+    due = newest_due_day(datetime.now(UTC))
+    for day, fresh in ((DAY_1, False), (due, True)):
+        found = checks(run(defs, instance, Days.between(day, day)))[
+            "fact_orders", "newest_closed_day_present"
+        ]
+        assert (found.passed, found.blocking, found.severity.value) == (fresh, False, "WARN")
+
+
+def test_on_bigquery_no_step_is_in_a_pool() -> None:
+    steps = [*raw_assets(PARTITIONS, None), *day_checks(PARTITIONS, None)]
+    assert {step.op.pool for step in steps} == {None}
+    assert {step.op.pool for step in raw_assets(PARTITIONS, "duckdb")} == {"duckdb"}

@@ -13,16 +13,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.instance.config import PoolGranularity
 from dagster._core.scheduler.instigation import SensorInstigatorData
@@ -35,6 +35,7 @@ from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._utils.warnings import disable_dagster_warnings
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 
+from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.jobs import MARKETPLACE_DAYS
 from ecommersss_platform.local.instance import (
     announce_pool,
@@ -49,6 +50,8 @@ from ecommersss_platform.partitions import Days
 from ecommersss_platform.sensors import Cursor, Request
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.streams import flagged_stream
+from ecommersss_platform.warehouse import make_warehouse
+from ecommersss_platform.warehouse.duckdb import DuckDbWarehouse
 from ecommersss_platform_tests.conftest import administer
 from streaming.orders import JAKARTA, Order, business_day, encode_flagged, flag
 
@@ -56,6 +59,7 @@ STANDIN = "ecommersss_platform_tests.standin"
 FIRST_DAY = date(2025, 1, 1)
 MONTH = Days(date(2025, 1, 2), date(2025, 2, 1))
 SOME_DAYS = Days(date(2025, 1, 2), date(2025, 1, 5))
+SINGLE_DAYS = 30 if os.environ.get("ECOMMERSSS_FAULT_RUNS") else 3
 ACTIVE = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 STEPS = [
     {"raw/orders"},
@@ -75,6 +79,7 @@ class Platform:
     def __init__(self, settings: Settings, url: str, instance: DagsterInstance, context: Any) -> None:
         self.settings, self.url, self.instance, self.context = settings, url, instance, context
         self.ticks = 0
+        self.numbers = count()
 
     @property
     def repository(self) -> Any:
@@ -89,8 +94,9 @@ class Platform:
         for name in ("ran.jsonl", "FAIL", "OLD", "SECONDS"):
             (self.settings.home / name).unlink(missing_ok=True)
 
-    def fail(self, step: str, error: str) -> None:
-        (self.settings.home / "FAIL").write_text(json.dumps({"step": step, "error": error}))
+    def fail(self, step: str, error: str, day: date | None = None) -> None:
+        told = {"step": step, "error": error, "day": day and day.isoformat()}
+        (self.settings.home / "FAIL").write_text(json.dumps(told))
 
     def slow(self, seconds: float) -> None:
         (self.settings.home / "SECONDS").write_text(str(seconds))
@@ -117,8 +123,23 @@ class Platform:
         assert now.status == BulkActionStatus.COMPLETED_SUCCESS
         return self.runs(backfill=backfill.backfill_id)[::-1]
 
-    def job_backfill(self, name: str, days: Days) -> PartitionBackfill:
-        """What the UI asks for with "Materialize all" on the page of the job."""
+    def add_single_days(self, days: Iterable[date]) -> list[str]:
+        """Ask for a run of each day, all at once; the names of their backfills."""
+        names = [f"{day}-{next(self.numbers)}" for day in days]
+        for name in names:
+            day = date.fromisoformat(name[:10])
+            self.instance.add_backfill(self.job_backfill(name, [day]))
+        with disable_dagster_warnings():
+            list(execute_backfill_iteration(self.context, logging.getLogger(__name__)))
+        return names
+
+    def missing(self, days: Iterable[date]) -> list[date]:
+        """The days that the UI shows as failed or missing, and offers to launch alone."""
+        present = self.instance.get_materialized_partitions(AssetKey(["silver", "fact_orders"]))
+        return [day for day in days if str(day) not in present]
+
+    def job_backfill(self, name: str, days: Iterable[date]) -> PartitionBackfill:
+        """What the UI asks for with "Materialize" on the page of the job, for the days that are picked."""
         graph = self.context.create_request_context().asset_graph
         sets = {found.name: found for found in self.repository.get_partition_sets()}
         return PartitionBackfill(
@@ -177,7 +198,7 @@ def platform(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactor
             dagster_instance(settings, url) as instance,
             WorkspaceProcessContext(instance, target) as context,
         ):
-            announce_pool(instance, settings)
+            announce_pool(instance, make_warehouse(settings).pool)
             yield Platform(settings, url, instance, context)
 
 
@@ -265,23 +286,42 @@ def test_a_backfill_of_the_assets_makes_each_of_them_once_in_the_order_of_the_li
     assert len(runs) == 4
 
 
-def test_runs_of_the_pool_take_turns_in_the_queue(platform: Platform) -> None:
+@pytest.mark.faults
+def test_runs_of_single_days_take_turns_in_the_queue_and_the_failed_ones_are_asked_for_again(
+    platform: Platform,
+) -> None:
+    """Three runs; thirty with `make faults`."""
+    days = Days(date(2025, 3, 1), date(2025, 3, 1) + timedelta(days=SINGLE_DAYS))
     platform.slow(0.1)
-    for number in (5, 6, 7):
-        day = date(2025, 1, number)
-        platform.instance.add_backfill(platform.job_backfill(f"day{number}", Days.between(day, day)))
-    list(execute_backfill_iteration(platform.context, logging.getLogger(__name__)))
+    failing = days.last
+    platform.fail("fact", "no such column", failing)
+    names = platform.add_single_days(days)
     platform.dequeue()
-    statuses = [run.status for number in (5, 6, 7) for run in platform.runs(backfill=f"day{number}")]
-    assert statuses.count(DagsterRunStatus.QUEUED) == 2  # though two runs may be under way at once
+    statuses = [run.status for name in names for run in platform.runs(backfill=name)]
+    assert statuses.count(DagsterRunStatus.QUEUED) == len(days) - 1  # though two may be under way at once
     platform.work_off()
+    statuses = [run.status for name in names for run in platform.runs(backfill=name)]
+    assert statuses == [*[DagsterRunStatus.SUCCESS] * (len(days) - 1), DagsterRunStatus.FAILURE]
+    # What is published before the step that failed is whole; what comes after it is missing.
+    warehouse = DuckDbWarehouse(platform.settings.warehouse_path)
+    stored = warehouse.read(ORDERS, ["partition_date"], days).read_all()
+    assert sorted(stored.column(0).to_pylist()) == list(days)
+    assert platform.missing(days) == [failing]
+
     spans: dict[str, tuple[float, float]] = {}
     for line in platform.ran():
         began, _ = spans.get(line["run"], (line["began"], 0))
         spans[line["run"]] = (began, line["ended"])
     ordered = sorted(spans.values())
-    assert len(ordered) == 3
+    assert len(ordered) == len(days)
     assert all(ended <= began for (_, ended), (began, _) in pairwise(ordered))
+
+    # The cause is gone. What the UI calls "missing" is one backfill: a run for each stretch of such days.
+    platform.forget()
+    [run] = platform.backfill(platform.job_backfill("rest", platform.missing(days)))
+    assert run.tags["dagster/asset_partition_range_start"] == str(failing)
+    assert run.tags["dagster/asset_partition_range_end"] == str(failing)
+    assert platform.missing(days) == []
 
 
 def test_materialize_runs_the_job_once_for_the_range(platform: Platform) -> None:

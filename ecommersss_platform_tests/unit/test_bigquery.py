@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import requests
 from google.api_core import exceptions
 from pydantic import ValidationError
 
-from ecommersss_platform.contracts import ORDERS, USERS
+from ecommersss_platform.contracts import LOAD_LOG, ORDERS, USERS, Column, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.warehouse import AuditError, TableNotFound, WarehouseError, make_warehouse
+from ecommersss_platform.warehouse import AuditError, Step, TableNotFound, WarehouseError, make_warehouse
 from ecommersss_platform.warehouse.bigquery import (
     BigQueryWarehouse,
     label,
@@ -75,7 +76,8 @@ class Service:
         return respond(200, body)
 
     def done(self, body: dict[str, Any]) -> dict[str, Any]:
-        statistics: dict[str, Any] = {"query": {"totalBytesProcessed": "1234", "totalSlotMs": "56"}}
+        query = {"totalBytesProcessed": "1234", "totalSlotMs": "56", "statementType": "SELECT"}
+        statistics: dict[str, Any] = {"query": query}
         if "load" in body["configuration"]:
             self.loaded += 1
             statistics = {"load": {"outputRows": str(self.staged_rows), "outputBytes": "789"}}
@@ -145,14 +147,14 @@ def digest() -> str:
 def test_a_publication_is_a_load_an_audit_a_tally_and_one_merge(service: Service) -> None:
     published = publish()
     attempt = f"raw_orders_run_1_{digest()}"
-    assert [job.step for job in published.jobs] == ["load", "audit", "tally", "publish"]
+    assert [job.step for job in published.jobs] == ["load", "audit", "tally", "publish", "log"]
     assert (published.jobs[0].bytes, published.jobs[3].bytes, published.jobs[3].slot_ms) == (789, 1234, 56)
     assert published.jobs[3].id == f"{attempt}_publish_0"
     assert published.jobs[3].url == (
         "https://console.cloud.google.com/bigquery?project=shop"
         f"&j=bq:asia-southeast2:{attempt}_publish_0&page=queryresults"
     )
-    load, audit, _tally, merge = service.bodies("POST", "shop/jobs")
+    load, audit, _tally, merge, log = service.bodies("POST", "shop/jobs")
     assert load["jobReference"]["jobId"] == f"{attempt}_load_0"
     schema = load["configuration"]["load"].pop("schema")["fields"]
     assert load["configuration"] == {
@@ -173,19 +175,106 @@ def test_a_publication_is_a_load_an_audit_a_tally_and_one_merge(service: Service
     assert merge["configuration"]["query"]["query"] == merge_sql(
         ORDERS, "`shop.raw.orders`", f"`shop.staging.{attempt}`", ONE
     )
+    assert log["jobReference"]["jobId"] == f"{attempt}_log_0"
+    entries = log["configuration"]["query"]["query"]
+    when = re.search(r"TIMESTAMP '[^']+'", entries)
+    assert when is not None
+    columns = ", ".join(f"`{c.name}`" for c in LOAD_LOG.columns)
+    assert entries == (
+        f"INSERT INTO `shop.raw.load_log` ({columns}) SELECT {columns} "
+        "FROM UNNEST([STRUCT(DATE '2024-06-10' AS `partition_date`, \"raw.orders\" AS `table_name`, "
+        f'"Run-1" AS `run_id`, 3 AS `row_count`, "{published.checksums[DAY_1]}" AS `checksum`, 1 AS `days`, '
+        f"{when[0]} AS `loaded_at`)]) AS entry WHERE NOT EXISTS (SELECT 1 FROM `shop.raw.load_log` AS logged "
+        "WHERE logged.partition_date >= DATE '2024-06-10' AND logged.partition_date < DATE '2024-06-11' "
+        "AND logged.`partition_date` = entry.`partition_date` AND logged.`table_name` = entry.`table_name` "
+        "AND logged.`run_id` = entry.`run_id` AND logged.`checksum` = entry.`checksum`)"
+    )
     assert service.asked[-1][:2] == ("DELETE", f"shop/datasets/staging/tables/{attempt}")
     staging = service.bodies("POST", "staging/tables")[0]
     life = datetime.fromtimestamp(int(staging["expirationTime"]) / 1000, UTC) - datetime.now(UTC)
     assert timedelta(hours=23) < life <= timedelta(hours=24)
-    assert [body["location"] for body in service.bodies("POST", "shop/datasets")] == ["asia-southeast2"] * 2
+    assert [body["location"] for body in service.bodies("POST", "shop/datasets")] == ["asia-southeast2"] * 3
+
+
+def test_tables_are_made_as_their_contracts_say(service: Service) -> None:
+    publish()
+    made = {body["tableReference"]["tableId"]: body for body in service.bodies("POST", "datasets/raw/tables")}
+    assert made == {
+        name: table_definition(table, "shop").to_api_repr()
+        for name, table in {"load_log": LOAD_LOG, "orders": ORDERS}.items()
+    }
+    assert made["orders"]["requirePartitionFilter"] is True
+    # The log is small, and may be looked at as a whole.
+    assert made["load_log"]["requirePartitionFilter"] is False
+    assert made["load_log"]["timePartitioning"] == {"type": "DAY", "field": "partition_date"}
+    # All of it before the days are replaced.
+    assert [path for method, path, _ in service.asked if method == "POST"][-2:] == ["shop/jobs"] * 2
+
+
+def test_a_column_that_the_contract_gained_is_added_before_the_days_are_replaced(service: Service) -> None:
+    answer = service.answer
+
+    def answers(method: str, path: str, body: Any) -> requests.Response:
+        if method in ("GET", "PATCH") and path.endswith("/datasets/raw/tables/orders"):
+            return respond(200, table_definition(ORDERS, "shop").to_api_repr() | {"etag": "tag"})
+        return answer(method, path, body)
+
+    service.answer = answers  # type: ignore[method-assign]
+    coupon = Column("coupon", Type.STRING, "Coupon.", nullable=True)
+    grown = replace(ORDERS, columns=(*ORDERS.columns, coupon))
+    WAREHOUSE.publish(grown, reader(orders([1, 2, 3], DAY_1), ORDERS.arrow_schema), ONE, "run")
+    [change] = service.bodies("PATCH", "datasets/raw/tables/orders")
+    assert list(change) == ["schema"]
+    assert [field["name"] for field in change["schema"]["fields"]] == [c.name for c in grown.columns]
+    assert change["schema"]["fields"][-1] == {
+        "name": "coupon",
+        "type": "STRING",
+        "mode": "NULLABLE",
+        "description": "Coupon.",
+    }
+    asked = [(method, path) for method, path, _ in service.asked]
+    merges = [n for n, (_, _, body) in enumerate(service.asked) if "MERGE" in str(body)]
+    assert asked.index(("PATCH", "shop/datasets/raw/tables/orders")) < merges[0]
+
+
+def test_every_setting_arrives_in_every_job(service: Service) -> None:
+    warehouse = replace(
+        WAREHOUSE,
+        billing_project="payer",
+        location="EU",
+        maximum_bytes_billed=10**9,
+        endpoint="http://f.invalid",
+    )
+    warehouse.publish(ORDERS, reader(orders([1, 2, 3], DAY_1)), ONE, "Run-1")
+    published = len(service.bodies("POST", "/jobs"))
+    warehouse.query("SELECT 1")
+    jobs = service.bodies("POST", "/jobs")
+    assert {path for method, path, _ in service.asked if method == "POST" and path.endswith("/jobs")} == {
+        "payer/jobs"
+    }
+    references = [job["jobReference"] for job in jobs]
+    assert {(one["projectId"], one["location"]) for one in references} == {("payer", "EU")}
+    labels = {"dagster_run_id": "run-1", "asset": "raw_orders"}
+    assert [j["configuration"].get("labels", {}) for j in jobs] == [labels] * published + [{}, {}]
+    [load, *queries] = [j["configuration"] for j in jobs]
+    assert load["load"]["destinationTable"]["projectId"] == "shop"
+    for one in queries:
+        assert one["query"]["maximumBytesBilled"] == str(10**9)
+        assert one["query"]["connectionProperties"] == [{"key": "dataset_project_id", "value": "shop"}]
+    assert [one.get("dryRun") for one in queries[-2:]] == [True, None]
+    # Datasets and tables are those of the project that has them, where it has them.
+    others = {path.split("/")[0] for _, path, _ in service.asked if "/datasets" in path}
+    assert others == {"shop"}
+    assert {body["location"] for body in service.bodies("POST", "shop/datasets")} == {"EU"}
 
 
 def test_an_answer_that_got_lost_neither_loads_nor_publishes_twice(service: Service) -> None:
     service.answer = with_table(service, rows=3)  # type: ignore[method-assign]
-    service.lost = lambda job_id: "_load_" in job_id or "_publish_" in job_id
+    service.lost = lambda job_id: "_load_" in job_id or "_publish_" in job_id or "_log_" in job_id
     published = publish()
     assert published.rows == 3
     assert service.loaded == 1
+    assert [job_id.rsplit("_", 2)[1:] for job_id in service.jobs if "_log_" in job_id] == [["log", "0"]]
     assert [job.id.rsplit("_", 2)[1:] for job in published.jobs if job.step in ("load", "publish")] == [
         ["load", "0"],
         ["publish", "0"],
@@ -197,6 +286,24 @@ def test_a_retry_takes_new_ids_once_its_staging_table_is_gone(service: Service) 
     first, second = publish(), publish()
     assert [job.id.rsplit("_", 1)[1] for job in (first.jobs[0], second.jobs[0])] == ["0", "1"]
     assert [job.id.rsplit("_", 1)[1] for job in (first.jobs[3], second.jobs[3])] == ["0", "1"]
+
+
+def test_a_process_that_died_before_it_logged_is_followed_by_one_that_does(service: Service) -> None:
+    service.answer = with_table(service, rows=3)  # type: ignore[method-assign]
+
+    def die(step: Step) -> None:
+        if step == Step.PUBLISHED:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        WAREHOUSE.publish(ORDERS, reader(orders([1, 2, 3], DAY_1)), ONE, "Run-1", die)
+    steps = [job_id.rsplit("_", 2)[1:] for job_id in service.jobs if job_id.startswith("raw_orders")]
+    assert steps == [["load", "0"], ["publish", "0"]]
+    publish()
+    publish()
+    steps = [job_id.rsplit("_", 2)[1:] for job_id in service.jobs if job_id.startswith("raw_orders")]
+    # What is appended twice is one entry: see the statement.
+    assert [step for step in steps if step[0] == "log"] == [["log", "0"], ["log", "1"]]
 
 
 def test_a_retry_uses_what_its_first_attempt_loaded(service: Service) -> None:
@@ -265,15 +372,16 @@ def test_a_table_is_defined_by_its_contract() -> None:
 
 
 def test_a_whole_table_is_replaced_by_one_statement() -> None:
-    sql = replace_sql(ORDERS, "`t`", "`s`")
+    sql = replace_sql(ORDERS, "`t`", "SELECT * FROM `s`")
     assert sql.startswith(
         'CREATE OR REPLACE TABLE `t` (`id` INT64 NOT NULL OPTIONS(description="The order."), '
     )
     assert (
         "PARTITION BY partition_date CLUSTER BY `user_id`, `product_id` "
         f'OPTIONS(description="{ORDERS.description}", labels=[("managed_by", "ecommersss")], '
-        "require_partition_filter=TRUE) AS SELECT `id`, " in sql
+        "require_partition_filter=TRUE) AS SELECT * FROM `s`" in sql
     )
+    assert "require_partition_filter" not in replace_sql(LOAD_LOG, "`t`", "SELECT 1")
 
 
 def test_labels_are_what_bigquery_takes() -> None:

@@ -204,6 +204,8 @@ def test_checks(location: dict[str, Any]) -> None:
     for table in RAW:
         assert checks[f"{table}: reconciles_with_postgres"] is True
         assert checks[f"{table}: newest_closed_day_present"] is False
+    assert checks["silver/fact_orders: reconciles_with_raw"] is True
+    assert checks["silver/fact_orders: newest_closed_day_present"] is False
     for key, column in [
         ("bronze/stg_users", "user_id"),
         ("bronze/stg_products", "product_id"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -23,17 +24,29 @@ from ecommersss_platform.checks import (
 )
 from ecommersss_platform.contracts import ORDERS, USERS, Type
 from ecommersss_platform.partitions import Days
-from ecommersss_platform.warehouse import Published, SchemaError
+from ecommersss_platform.warehouse import Job, Published, SchemaError
 from ecommersss_platform.warehouse.arrow import Tally, conformed
 from ecommersss_platform.warehouse.audit import Dialect, audit_sql, findings, required_columns
 from ecommersss_platform.warehouse.duckdb import busy_message, is_taken
-from ecommersss_platform.warehouse.evolution import TableColumn, changes
+from ecommersss_platform.warehouse.evolution import (
+    TableColumn,
+    changes,
+    check_losses,
+    losses_sql,
+    migration,
+    selected,
+)
 from ecommersss_platform.warehouse.io_manager import as_reader, day_metadata, markdown, run_metadata, table_of
 from ecommersss_platform.warehouse.names import full_name, split_name, staging_name
+from ecommersss_platform_tests.commands import check_command
 
 DAY = date(2024, 6, 10)
 ONE = Days.between(DAY, DAY)
-PLAIN = Dialect(quote=str, business_day=lambda instant: f"BUSINESS_DAY({instant})")
+PLAIN = Dialect(
+    quote=str,
+    business_day=lambda instant: f"BUSINESS_DAY({instant})",
+    try_cast=lambda value, type_: f"TRY({value} AS {type_})",
+)
 SMALL = replace(
     USERS, columns=tuple(c for c in USERS.columns if c.name in ("version", "valid_from", "partition_date"))
 )
@@ -107,26 +120,103 @@ def test_a_nullable_column_is_added_and_a_required_one_relaxed() -> None:
     assert (todo.added, todo.relaxed) == ((B,), (replace(A, nullable=True),))
 
 
+MIGRATE = "type `ecommersss warehouse migrate --table raw.t"
+
+
 @pytest.mark.parametrize(
-    ("existing", "wanted", "says"),
+    ("existing", "wanted", "says", "command"),
     [
-        ([A, B], [A], "column b is VARCHAR in the warehouse and gone from the contract"),
-        ([A], [A, replace(B, nullable=False)], "column b (VARCHAR) is new in the contract and not nullable"),
+        (
+            [A, B],
+            [A],
+            "column b is VARCHAR in the warehouse and gone from the contract",
+            f"{MIGRATE} --drop b` (if the values of b may be lost) and run again",
+        ),
+        (
+            [A, B],
+            [A, replace(B, name="c")],
+            "column b is VARCHAR in the warehouse and gone from the contract",
+            f"{MIGRATE} --rename b=c` (if b was renamed to c) and run again",
+        ),
+        (
+            [A],
+            [A, replace(B, nullable=False)],
+            "column b (VARCHAR) is new in the contract and not nullable",
+            "Make b nullable in the contract",
+        ),
         (
             [A, B],
             [replace(A, type="VARCHAR"), B],
             "column a is BIGINT in the warehouse and VARCHAR in the contract",
+            f"{MIGRATE}` and run again",
         ),
-        ([A, B], [A, replace(B, nullable=False)], "column b is nullable in the warehouse and required"),
+        (
+            [A, B],
+            [A, replace(B, nullable=False)],
+            "column b is nullable in the warehouse and required",
+            f"{MIGRATE}` and run again",
+        ),
     ],
 )
-def test_what_old_days_cannot_follow_is_named_with_both_types(
-    existing: list[TableColumn], wanted: list[TableColumn], says: str
+def test_what_old_days_cannot_follow_is_named_with_both_types_and_the_command(
+    existing: list[TableColumn], wanted: list[TableColumn], says: str, command: str
 ) -> None:
     with pytest.raises(SchemaError) as failure:
         changes("raw.t", existing, wanted)
     assert says in str(failure.value)
-    assert "ALTER TABLE" in str(failure.value)
+    assert command in str(failure.value)
+    if MIGRATE in command:
+        check_command(shlex.split(command.split("`")[1])[1:])
+
+
+def test_a_migration_makes_each_column_of_what_there_is() -> None:
+    old = [A, B, TableColumn("gone", "DATE", True)]
+    wanted = [TableColumn("new", "DATE", True), TableColumn("c", "DOUBLE", False), A]
+    todo = migration("raw.t", old, wanted, {"b": "c"}, ["gone"])
+    assert todo.told == (
+        "new (DATE) is new, and NULL in what is there",
+        "b is renamed to c",
+        "c becomes DOUBLE from VARCHAR",
+        "c is required",
+        "gone (DATE) is dropped with its values",
+    )
+    assert selected(todo, PLAIN) == "CAST(NULL AS DATE) AS new, TRY(b AS DOUBLE) AS c, a AS a"
+    assert losses_sql(todo, "raw.t WHERE x", PLAIN) == (
+        "SELECT count(CASE WHEN b IS NOT NULL AND (TRY(b AS DOUBLE) IS NULL "
+        "OR TRY(TRY(b AS DOUBLE) AS VARCHAR) IS DISTINCT FROM b) THEN 1 END) AS lost_c, "
+        "count(CASE WHEN b IS NULL THEN 1 END) AS null_c "
+        "FROM raw.t WHERE x"
+    )
+    check_losses(todo, {"lost_c": 0, "null_c": 0})
+    with pytest.raises(SchemaError) as failure:
+        check_losses(todo, {"lost_c": 2, "null_c": 1})
+    assert "2 values of c cannot be DOUBLE and VARCHAR again" in str(failure.value)
+    assert "1 rows have no c, which the contract requires" in str(failure.value)
+    fits = migration("raw.t", [A, B], [A, B], {}, [])
+    assert fits.told == ()
+    assert losses_sql(fits, "raw.t", PLAIN) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "renames", "drops", "says"),
+    [
+        ([A], {}, [], "b (VARCHAR) is not in the contract: say --rename b=NEW, or --drop b to lose it"),
+        ([A], {"x": "a"}, ["b"], "there is no column x"),
+        ([A], {}, ["b", "x"], "there is no column x"),
+        ([A, B], {}, ["b"], "b is in the contract, so it stays"),
+        ([A], {"b": "x"}, [], "the contract has no column x"),
+        ([A], {"b": "a"}, [], "there is a column a already"),
+        ([A, replace(B, name="c")], {"b": "c"}, ["b"], "b is both renamed and dropped"),
+        ([replace(A, name="c")], {"a": "c", "b": "c"}, [], "two columns are to have one name"),
+        ([A, B, replace(A, name="n")], {}, [], "n is required and new: make it nullable in the contract"),
+    ],
+)
+def test_a_migration_is_refused_unless_it_says_what_becomes_of_each_column(
+    wanted: list[TableColumn], renames: dict[str, str], drops: list[str], says: str
+) -> None:
+    with pytest.raises(SchemaError) as failure:
+        migration("raw.t", [A, B], wanted, renames, drops)
+    assert says in str(failure.value)
 
 
 def test_names() -> None:
@@ -245,13 +335,27 @@ def test_a_range_lists_its_days_up_to_a_month() -> None:
 
 
 def test_each_day_shows_every_status() -> None:
-    published = Published("raw.orders", ONE, 3, 1, 0.0, 0.0, {DAY: 3}, {DAY: {"false": 3}})
+    published = Published("raw.orders", ONE, 3, 1, 0.0, 0.0, {DAY: 3}, {DAY: {"false": 3}}, {DAY: "00ff"})
     assert day_metadata(ORDERS, published, DAY) == {
         "dagster/row_count": 3,
         "dagster/partition_row_count": 3,
+        "checksum": "00ff",
         "rows_fraud": 0,
         "rows_genuine": 3,
     }
+
+
+def test_jobs_are_shown_with_links_and_what_they_cost() -> None:
+    jobs = (Job("load", "j_1", "https://x/?a=b&c=d", 5_000, None), Job("publish", "j_2", "https://y", 11, 12))
+    published = Published("raw.orders", ONE, 0, 0, 0.0, 0.0, jobs=jobs)
+    shown = run_metadata(ORDERS, published, ORDERS.arrow_schema.empty_table())
+    assert (shown["job_bytes"], shown["job_slot_ms"]) == (5_011, 12)
+    assert shown["jobs"].value == (
+        "| step | job | bytes | slot_ms |\n| --- | --- | --- | --- |\n"
+        "| load | [j_1](https://x/?a=b&c=d) | 5,000 |  |\n| publish | [j_2](https://y) | 11 | 12 |"
+    )
+    without = run_metadata(ORDERS, replace(published, jobs=()), ORDERS.arrow_schema.empty_table())
+    assert [name for name in without if "job" in name] == []
 
 
 @pytest.mark.parametrize(
