@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagster import MetadataValue
 from dagster_dbt import DbtCliInvocation, DbtCliResource
 from packaging.version import Version
 from pydantic import Field
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 KEPT_RUNS = 15
 """How many runs of dbt keep their artifacts (compiled SQL, results, log) on disk."""
 
+RUN_ID = "DBT_ENV_CUSTOM_ENV_DAGSTER_RUN_ID"
+"""What dbt knows the run by: in the labels of its jobs (macro `job_labels`), and in its artifacts."""
+
 _METADATA = "metadata "
 
 
@@ -50,7 +54,10 @@ class PlatformDbt(DbtCliResource):
         prune(artifacts, KEPT_RUNS - 1)
         if not (artifacts / PARTIAL_PARSE).exists() and (TARGET_DIR / PARTIAL_PARSE).exists():
             _copy(TARGET_DIR / PARTIAL_PARSE, artifacts / PARTIAL_PARSE)
-        with _environment(self.environment):
+        told = dict(self.environment)
+        if context := options.get("context"):
+            told[RUN_ID] = context.run_id
+        with _environment(told):
             return super().cli(args, **options)
 
     @property
@@ -82,6 +89,26 @@ def told_metadata(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, int]] | 
     if raw_event["info"]["name"] != "JinjaLogInfo" or not message.startswith(_METADATA):
         return None
     return raw_event["data"]["node_info"]["unique_id"], json.loads(message.removeprefix(_METADATA))
+
+
+def job_metadata(raw_event: Mapping[str, Any]) -> dict[str, Any]:
+    """What a service that built the event's model says of its job: empty where the warehouse runs none.
+
+    Bytes are those scanned, and those paid for; `slot_ms` is computing time in milliseconds of a slot. What
+    the service did not say is left out.
+    """
+    response = raw_event["data"].get("run_result", {}).get("adapter_response") or {}
+    if not response.get("job_id"):
+        return {}
+    from ecommersss_platform.warehouse.bigquery_client import console_url
+
+    url = console_url(response["project_id"], response["location"], response["job_id"])
+    figures = {name: response.get(name) for name in ("bytes_processed", "bytes_billed", "slot_ms")}
+    return {
+        "job": MetadataValue.url(url),
+        "job_id": response["job_id"],
+        **{name: int(value) for name, value in figures.items() if value is not None},
+    }
 
 
 def keep_parse(invocation: DbtCliInvocation) -> None:

@@ -16,6 +16,20 @@
     {{ return('insert_overwrite') }}
 {%- endmacro %}
 
+{# How many days one run can replace; none: any number. #}
+{% macro most_days() -%}
+    {{ return(adapter.dispatch('most_days')()) }}
+{%- endmacro %}
+
+{% macro duckdb__most_days() -%}
+    {{ return(none) }}
+{%- endmacro %}
+
+{# Partitions that BigQuery lets one job modify. #}
+{% macro bigquery__most_days() -%}
+    {{ return(4000) }}
+{%- endmacro %}
+
 {% macro get_incremental_replace_days_sql(arg_dict) -%}
     {%- set columns = get_quoted_csv(arg_dict['dest_columns'] | map(attribute='name')) -%}
     {%- if window() is none -%}

@@ -1,4 +1,4 @@
-{{ config(partition_by=partition_by_day('business_day')) }}
+{{ config(cluster_by=['business_day']) }}
 
 with
 

@@ -1,4 +1,4 @@
-{{ config(partition_by=partition_by_day('business_day'), cluster_by=['rule_name']) }}
+{{ config(cluster_by=['business_day', 'rule_name']) }}
 
 with
 
