@@ -319,7 +319,6 @@ def test_a_window_is_replaced_whole_and_nothing_else_is_touched(project: Project
 
 def test_a_window_that_is_none_is_refused(project: Project) -> None:
     eleven_years = {"first_day": "2024-01-01", "end_day": "2034-12-15"}
-    injected = {"first_day": "2024-03-01' or true --", "end_day": "2024-03-02"}
     refused = {
         "give both vars first_day and end_day, or neither": ("duckdb", {"first_day": "2024-03-01"}),
         "the window of days is empty": ("duckdb", {"first_day": "2024-03-01", "end_day": "2024-03-01"}),

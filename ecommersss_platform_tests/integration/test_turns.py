@@ -21,7 +21,7 @@ HOLDERS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid =
 
 
 @pytest.fixture
-def postgres(database: str, monkeypatch: pytest.MonkeyPatch) -> PostgresResource:
+def shared(database: str, monkeypatch: pytest.MonkeyPatch) -> PostgresResource:
     monkeypatch.setattr(turns, "_PAUSE", 0.01)
     return PostgresResource(url=database)
 
@@ -32,7 +32,7 @@ def holders(database: str) -> int:
 
 
 def test_the_second_waits_until_the_first_is_done(
-    database: str, postgres: PostgresResource, caplog: pytest.LogCaptureFixture
+    database: str, shared: PostgresResource, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, LOG.name)
     order: list[str] = []
@@ -43,13 +43,13 @@ def test_the_second_waits_until_the_first_is_done(
             asked.set()
 
     def second() -> None:
-        with dbt_turn(BIGQUERY, postgres, LOG):
+        with dbt_turn(BIGQUERY, shared, LOG):
             order.append("second")
 
     listener = Listener()
     LOG.addHandler(listener)
     thread = threading.Thread(target=second, daemon=True)
-    with dbt_turn(BIGQUERY, postgres, LOG):
+    with dbt_turn(BIGQUERY, shared, LOG):
         thread.start()
         assert asked.wait(60)
         assert holders(database) == 1
@@ -62,23 +62,23 @@ def test_the_second_waits_until_the_first_is_done(
 
 
 def test_a_turn_ends_with_the_step_that_failed_and_with_the_connection_of_one_that_died(
-    database: str, postgres: PostgresResource
+    database: str, shared: PostgresResource
 ) -> None:
-    with pytest.raises(ValueError, match="dbt failed"), dbt_turn(BIGQUERY, postgres, LOG):
+    with pytest.raises(ValueError, match="dbt failed"), dbt_turn(BIGQUERY, shared, LOG):
         raise ValueError("dbt failed")
     assert holders(database) == 0
-    with dbt_turn(BIGQUERY, postgres, LOG):
+    with dbt_turn(BIGQUERY, shared, LOG):
         shop.query(
             database,
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s",
             [turns.DBT_TURN],
         )
-        with dbt_turn(BIGQUERY, postgres, LOG):
+        with dbt_turn(BIGQUERY, shared, LOG):
             assert holders(database) == 1
 
 
-def test_no_transaction_is_left_open_meanwhile(database: str, postgres: PostgresResource) -> None:
-    with dbt_turn(BIGQUERY, postgres, LOG):
+def test_no_transaction_is_left_open_meanwhile(database: str, shared: PostgresResource) -> None:
+    with dbt_turn(BIGQUERY, shared, LOG):
         states = "SELECT state FROM pg_stat_activity WHERE application_name = 'ecommersss dbt turn'"
         assert shop.query(database, states) == [("idle",)]
 
