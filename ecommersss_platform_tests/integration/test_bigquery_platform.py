@@ -39,7 +39,7 @@ from datetime import date
 
 job = defs.resolve_job_def("marketplace_days")
 graph = defs.resolve_asset_graph()
-clients = ("google.cloud", "google.auth", "dagster_gcp", "dbt.adapters.bigquery")
+clients = ("google.cloud.", "google.auth", "dagster_gcp", "dbt.adapters.bigquery")
 loaded = sorted(name for name in sys.modules if name.startswith(clients))
 days = Days.between(*map(date.fromisoformat, sys.argv[2:]))
 with DagsterInstance.ephemeral() as instance:
