@@ -80,34 +80,35 @@ def dbt_resource(settings: Settings) -> PlatformDbt:
     )
 
 
-def told_metadata(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, int]] | None:
+def told_metadata(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """The node and its metadata, if this event of dbt is how the project tells them; else None.
 
-    `dagster/row_count`: rows of the table; `rows_in_window`: those in the days that the run replaced.
+    `dagster/row_count`: rows of the table; `rows_in_window`: those in the days that the run replaced. Of the
+    service that built it, where there is one: `job` (a link) and `job_id` of the statement that replaced the
+    table, and over all its statements `bytes_processed` (scanned), `bytes_billed` and `slot_ms` (slot time,
+    milliseconds). What was not said is left out.
     """
     message = raw_event["info"]["msg"]
     if raw_event["info"]["name"] != "JinjaLogInfo" or not message.startswith(_METADATA):
         return None
-    return raw_event["data"]["node_info"]["unique_id"], json.loads(message.removeprefix(_METADATA))
+    metadata = json.loads(message.removeprefix(_METADATA))
+    return raw_event["data"]["node_info"]["unique_id"], metadata | _job_metadata(metadata.pop("jobs", []))
 
 
-def job_metadata(raw_event: Mapping[str, Any]) -> dict[str, Any]:
-    """What a service that built the event's model says of its job: empty where the warehouse runs none.
-
-    Bytes are those scanned, and those paid for; `slot_ms` is computing time in milliseconds of a slot. What
-    the service did not say is left out.
-    """
-    response = raw_event["data"].get("run_result", {}).get("adapter_response") or {}
-    if not response.get("job_id"):
+def _job_metadata(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not jobs:
         return {}
     from ecommersss_platform.warehouse.bigquery_client import console_url
 
-    url = console_url(response["project_id"], response["location"], response["job_id"])
-    figures = {name: response.get(name) for name in ("bytes_processed", "bytes_billed", "slot_ms")}
+    last = jobs[-1]
+    said = {
+        figure: [int(job[figure]) for job in jobs if job.get(figure) is not None]
+        for figure in ("bytes_processed", "bytes_billed", "slot_ms")
+    }
     return {
-        "job": MetadataValue.url(url),
-        "job_id": response["job_id"],
-        **{name: int(value) for name, value in figures.items() if value is not None},
+        "job": MetadataValue.url(console_url(last["project_id"], last["location"], last["job_id"])),
+        "job_id": last["job_id"],
+        **{figure: sum(values) for figure, values in said.items() if values},
     }
 
 

@@ -20,7 +20,7 @@ from dagster import (
 from dagster_dbt import DbtCliResource, dbt_assets
 
 from ecommersss_platform.dbt import MANIFEST, DbtError, build_arguments
-from ecommersss_platform.dbt_resource import job_metadata, keep_parse, told_metadata
+from ecommersss_platform.dbt_resource import keep_parse, told_metadata
 from ecommersss_platform.partitions import SINGLE_RUN, Days
 from ecommersss_platform.resources import PostgresResource
 from ecommersss_platform.turns import dbt_turn
@@ -107,7 +107,7 @@ def _built(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | Non
     # dagster-dbt asks the context for what the asset's own deprecates; the op's, under it, has all of it.
     op_context = context.op_execution_context
     invocation = dbt.cli(build_arguments(days), context=op_context)
-    told: dict[str, dict[str, int]] = {}
+    told: dict[str, dict[str, Any]] = {}
     for event in invocation.stream_raw_events():
         if metadata := told_metadata(event.raw_event):
             told.update([metadata])
@@ -120,20 +120,14 @@ def _built(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | Non
         ):
             if isinstance(result, Output):
                 node = str(result.metadata["unique_id"].value)
-                yield result.with_metadata(
-                    {
-                        **result.metadata,
-                        **table_metadata(told.get(node, {}), days),
-                        **job_metadata(event.raw_event),
-                    }
-                )
+                yield result.with_metadata({**result.metadata, **table_metadata(told.get(node, {}), days)})
             else:
                 yield result
     if days is None:
         keep_parse(invocation)
 
 
-def table_metadata(told: Mapping[str, int], days: Days | None) -> dict[str, int]:
+def table_metadata(told: Mapping[str, Any], days: Days | None) -> dict[str, Any]:
     """What dbt told of a table, for a run over these days: a single day's rows are its partition's."""
     metadata = dict(told)
     if days is not None and len(days) == 1 and "rows_in_window" in metadata:

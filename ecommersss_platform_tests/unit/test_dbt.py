@@ -28,7 +28,7 @@ from ecommersss_platform.dbt import (
     outdated,
     prepare_manifest,
 )
-from ecommersss_platform.dbt_resource import dbt_resource, job_metadata, prune, told_metadata
+from ecommersss_platform.dbt_resource import dbt_resource, prune, told_metadata
 from ecommersss_platform.partitions import Days, daily_partitions
 from ecommersss_platform.settings import Settings
 from streaming.orders import JAKARTA
@@ -364,40 +364,45 @@ def test_rows_of_a_single_day_are_those_of_its_partition() -> None:
     assert table_metadata({}, None) == {}
 
 
-def result_event(response: dict[str, Any]) -> dict[str, Any]:
-    return {"data": {"run_result": {"adapter_response": response}}}
+JOB = {
+    "_message": "CREATE TABLE (10.0 rows, 3.1 KiB processed)",
+    "code": "CREATE TABLE",
+    "rows_affected": 10,
+    "bytes_processed": 3175,
+    "bytes_billed": 10485760,
+    "location": "asia-southeast2",
+    "project_id": "payer",
+    "job_id": "476b6fc3",
+    "slot_ms": 1234,
+}
+
+
+def told_of_jobs(*jobs: dict[str, Any]) -> dict[str, Any]:
+    told = told_metadata(event("JinjaLogInfo", f"metadata {json.dumps({'jobs': jobs})}"))
+    assert told is not None
+    return told[1]
 
 
 def test_a_job_of_bigquery_is_linked_with_what_it_cost() -> None:
-    response = {
-        "_message": "CREATE TABLE (10.0 rows, 3.1 KiB processed)",
-        "code": "CREATE TABLE",
-        "rows_affected": 10,
-        "bytes_processed": 3175,
-        "bytes_billed": 10485760,
-        "location": "asia-southeast2",
-        "project_id": "payer",
-        "job_id": "476b6fc3",
-        "slot_ms": 1234,
-    }
-    found = job_metadata(result_event(response))
-    assert found.pop("job") == MetadataValue.url(
-        "https://console.cloud.google.com/bigquery?project=payer&j=bq:asia-southeast2:476b6fc3&page=queryresults"
-    )
-    assert found == {
+    assert told_of_jobs(JOB) == {
+        "job": MetadataValue.url(
+            "https://console.cloud.google.com/bigquery?project=payer&j=bq:asia-southeast2:476b6fc3"
+            "&page=queryresults"
+        ),
         "job_id": "476b6fc3",
         "bytes_processed": 3175,
         "bytes_billed": 10485760,
         "slot_ms": 1234,
     }
-    # Reservations bill no bytes, and views have no slots.
-    unsaid = job_metadata(result_event(response | {"bytes_billed": None, "slot_ms": None}))
-    assert set(unsaid) == {"job", "job_id", "bytes_processed"}
 
 
-def test_duckdb_has_no_jobs() -> None:
-    assert job_metadata(result_event({"_message": "OK"})) == {}
-    assert job_metadata({"data": {}}) == {}
+def test_a_model_costs_what_all_its_jobs_do_and_what_is_not_said_is_left_out() -> None:
+    prepared = JOB | {"job_id": "0", "bytes_billed": None}
+    merged = {name: value for name, value in JOB.items() if name not in ("bytes_billed", "slot_ms")}
+    found = told_of_jobs(prepared, merged)
+    assert found.pop("job") is not None
+    assert found == {"job_id": "476b6fc3", "bytes_processed": 6350, "slot_ms": 1234}
+    assert told_of_jobs() == {}
 
 
 # Facts that dbt's files repeat, and their owners
