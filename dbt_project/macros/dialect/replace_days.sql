@@ -25,7 +25,10 @@
     {{ return(none) }}
 {%- endmacro %}
 
-{# Partitions that BigQuery lets one job modify. #}
+{#
+    Partitions that BigQuery lets one job modify. So a table with more days than that is not built anew in one go either, only
+    in windows; and it holds 10,000 at most, 27 years.
+#}
 {% macro bigquery__most_days() -%}
     {{ return(4000) }}
 {%- endmacro %}
