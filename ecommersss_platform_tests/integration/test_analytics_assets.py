@@ -284,7 +284,7 @@ def test_credentials_that_are_wrong_fail_the_step_in_one_sentence_before_dbt_is_
         bigquery_key_file=tmp_path / "key.json",
         _env_file=None,
     )
-    (tmp_path / "key.json").write_text('{"private_key": "s3cret"}')
+    (tmp_path / "key.json").write_text('{"key": "s3cret"}')
     result = run(assets[2:], settings, DAYS)
     failure = result.failure_data_for_node("marts")
     assert failure is not None

@@ -62,10 +62,10 @@ def warehouse(sign_in: SignIn, folder: Path) -> BigQueryWarehouse:
         "type": "service_account",
         "project_id": "shop",
         "private_key_id": "1",
-        "private_key": private.decode(),
         "client_email": "dbt@shop.iam.gserviceaccount.com",
         "token_uri": sign_in.address,
     }
+    key["private_key"] = private.decode()
     (folder / "key.json").write_text(json.dumps(key))
     return BigQueryWarehouse("shop", "US", key_file=folder / "key.json")
 
