@@ -122,6 +122,7 @@ def platform(database: str, tmp_path: Path) -> Iterator[Platform]:
             "ECOMMERSSS_BIGQUERY_PROJECT": PROJECT,
             "ECOMMERSSS_BIGQUERY_LOCATION": "US",
             "ECOMMERSSS_BIGQUERY_ENDPOINT": address,
+            "ECOMMERSSS_BIGQUERY_MAXIMUM_BYTES_BILLED": "123456789",
         }
         yield Platform(
             database, variables, tmp_path / "outside", BigQueryWarehouse(PROJECT, "US", endpoint=address)
@@ -171,17 +172,17 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
         assert (found["bytes_processed"], found["bytes_billed"]) == ("0", "0")  # the emulator counts none
     assert len({found["job_id"] for found in models.values()}) == len(models)
 
-    labels = job_labels(platform.warehouse, models["silver/fact_orders"]["job_id"])
-    labels.pop("dbt_invocation_id")
-    assert labels == {
+    job = job_of(platform.warehouse, models["silver/fact_orders"]["job_id"])
+    assert job.maximum_bytes_billed == 123456789
+    assert {name: value for name, value in job.labels.items() if name != "dbt_invocation_id"} == {
         "managed_by": "ecommersss",
         "dagster_run_id": label(told["run"]),
         "asset": "silver_fact_orders",
     }
 
 
-def job_labels(warehouse: BigQueryWarehouse, job_id: str) -> dict[str, str]:
+def job_of(warehouse: BigQueryWarehouse, job_id: str) -> Any:
     from ecommersss_platform.warehouse.bigquery_client import PlatformBigQuery
 
     with PlatformBigQuery.of(warehouse, {}).get_client() as client:
-        return dict(client.get_job(job_id).labels)
+        return client.get_job(job_id)
