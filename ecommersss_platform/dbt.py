@@ -60,13 +60,27 @@ def build_arguments(days: Days | None = None) -> list[str]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What dbt reads from its environment: the connection of `profiles.yml`, where to write, no telemetry."""
+    """What dbt reads from its environment: the connection of `profiles.yml`, where to write, no telemetry.
+
+    A setting that is unset is there too, empty: what this process's environment has of it must not count.
+    """
     return {
+        **{
+            f"ECOMMERSSS_{name.upper()}": _text(getattr(settings, name))
+            for name in type(settings).model_fields
+            if name.startswith("bigquery_")
+        },
         "ECOMMERSSS_WAREHOUSE": settings.warehouse,
         "ECOMMERSSS_DUCKDB_PATH": str(settings.warehouse_path),
         "DBT_TARGET_PATH": str(artifacts_dir(settings)),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Path):
+        value = value.expanduser().absolute()
+    return "" if value is None else str(value)
 
 
 def artifacts_dir(settings: Settings) -> Path:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagster import MetadataValue
 from dagster_dbt import DbtCliInvocation, DbtCliResource
 from packaging.version import Version
 from pydantic import Field
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 KEPT_RUNS = 15
 """How many runs of dbt keep their artifacts (compiled SQL, results, log) on disk."""
 
+RUN_ID = "DBT_ENV_CUSTOM_ENV_DAGSTER_RUN_ID"
+"""What dbt knows the run by: in the labels of its jobs (macro `job_labels`), and in its artifacts."""
+
 _METADATA = "metadata "
 
 
@@ -50,7 +54,10 @@ class PlatformDbt(DbtCliResource):
         prune(artifacts, KEPT_RUNS - 1)
         if not (artifacts / PARTIAL_PARSE).exists() and (TARGET_DIR / PARTIAL_PARSE).exists():
             _copy(TARGET_DIR / PARTIAL_PARSE, artifacts / PARTIAL_PARSE)
-        with _environment(self.environment):
+        told = dict(self.environment)
+        if context := options.get("context"):
+            told[RUN_ID] = context.run_id
+        with _environment(told):
             return super().cli(args, **options)
 
     @property
@@ -73,15 +80,36 @@ def dbt_resource(settings: Settings) -> PlatformDbt:
     )
 
 
-def told_metadata(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, int]] | None:
+def told_metadata(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """The node and its metadata, if this event of dbt is how the project tells them; else None.
 
-    `dagster/row_count`: rows of the table; `rows_in_window`: those in the days that the run replaced.
+    `dagster/row_count`: rows of the table; `rows_in_window`: those in the days that the run replaced. Of the
+    service that built it, where there is one: `job` (a link) and `job_id` of the statement that replaced the
+    table, and over all its statements `bytes_processed` (scanned), `bytes_billed` and `slot_ms` (slot time,
+    milliseconds). What was not said is left out.
     """
     message = raw_event["info"]["msg"]
     if raw_event["info"]["name"] != "JinjaLogInfo" or not message.startswith(_METADATA):
         return None
-    return raw_event["data"]["node_info"]["unique_id"], json.loads(message.removeprefix(_METADATA))
+    metadata = json.loads(message.removeprefix(_METADATA))
+    return raw_event["data"]["node_info"]["unique_id"], metadata | _job_metadata(metadata.pop("jobs", []))
+
+
+def _job_metadata(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not jobs:
+        return {}
+    from ecommersss_platform.warehouse.bigquery_client import console_url
+
+    last = jobs[-1]
+    said = {
+        figure: [int(job[figure]) for job in jobs if job.get(figure) is not None]
+        for figure in ("bytes_processed", "bytes_billed", "slot_ms")
+    }
+    return {
+        "job": MetadataValue.url(console_url(last["project_id"], last["location"], last["job_id"])),
+        "job_id": last["job_id"],
+        **{figure: sum(values) for figure, values in said.items() if values},
+    }
 
 
 def keep_parse(invocation: DbtCliInvocation) -> None:

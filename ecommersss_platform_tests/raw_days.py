@@ -134,7 +134,7 @@ ORDER_ROWS = [
 SAMPLE: Mapping[RawTable, list[Row]] = {USERS: USER_ROWS, PRODUCTS: PRODUCT_ROWS, ORDERS: ORDER_ROWS}
 
 
-def make_warehouse(path: Path, tables: Mapping[RawTable, list[Row]] = SAMPLE) -> None:
+def write_raw(path: Path, tables: Mapping[RawTable, list[Row]] = SAMPLE) -> None:
     """Write these raw tables into the DuckDB file, in place of what it has under their names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with duckdb.connect(str(path)) as connection:

@@ -42,14 +42,24 @@
     {{ column }} >= date '0001-01-01'
 {%- endmacro %}
 
-{# The window's days as SQL literals: the partitions that BigQuery replaces; none without a window. #}
+{#
+    The window's days as SQL literals: the partitions that BigQuery replaces; none without a window. Raises when they are
+    more than one run can replace.
+#}
 {% macro window_days() -%}
     {%- set days = window() -%}
     {%- if days is none -%}
         {{ return(none) }}
     {%- endif -%}
+    {%- set number, most = (days['end'] - days['first']).days, most_days() -%}
+    {%- if most is not none and number > most -%}
+        {{ exceptions.raise_compiler_error(
+            "the window from " ~ days['first'] ~ " to before " ~ days['end'] ~ " has " ~ number ~ " days, and one run replaces "
+            ~ most ~ " at most: ask for it in parts"
+        ) }}
+    {%- endif -%}
     {%- set literals = [] -%}
-    {%- for n in range((days['end'] - days['first']).days) -%}
+    {%- for n in range(number) -%}
         {%- do literals.append("date '" ~ (days['first'] + modules.datetime.timedelta(days=n)) ~ "'") -%}
     {%- endfor -%}
     {{ return(literals) }}

@@ -125,6 +125,12 @@ class Warehouse(Protocol):
     def pool(self) -> str | None:
         """The Dagster concurrency pool of every step that opens the warehouse; None: no limit."""
 
+    def check_access(self) -> None:
+        """Whether we are let in, asked on behalf of who opens the warehouse by other means, as dbt does.
+
+        Raises WarehouseError, whose message names the setting to change.
+        """
+
     def publish(
         self,
         table: RawTable,

@@ -133,6 +133,11 @@ class BigQueryWarehouse:
     def pool(self) -> str | None:
         return None
 
+    def check_access(self) -> None:
+        from ecommersss_platform.warehouse import bigquery_client
+
+        bigquery_client.check_credentials(self)
+
     def publish(
         self,
         table: RawTable,

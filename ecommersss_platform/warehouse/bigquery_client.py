@@ -15,6 +15,7 @@ import google.auth
 import google.auth.credentials
 import google.auth.exceptions
 import google.auth.impersonated_credentials
+import google.auth.transport.requests
 import google.oauth2.service_account
 import pyarrow as pa
 import requests.exceptions
@@ -151,6 +152,14 @@ def credentials(warehouse: BigQueryWarehouse) -> google.auth.credentials.Credent
             source_credentials=found, target_principal=warehouse.impersonate, target_scopes=list(SCOPES)
         )
     return found
+
+
+def check_credentials(warehouse: BigQueryWarehouse) -> None:
+    """Have Google take the credentials. Raises WarehouseError, without any part of a secret."""
+    found = credentials(warehouse)
+    if not found.valid:
+        with told(warehouse):
+            found.refresh(google.auth.transport.requests.Request())
 
 
 def _why_default_failed(error: google.auth.exceptions.DefaultCredentialsError) -> str:

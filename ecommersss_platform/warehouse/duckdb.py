@@ -99,6 +99,9 @@ class DuckDbWarehouse:
     def pool(self) -> str | None:
         return POOL
 
+    def check_access(self) -> None:
+        pass  # a file, and who may write it is known when it is opened
+
     def publish(
         self,
         table: RawTable,

@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dagster import (
@@ -28,8 +29,10 @@ from ecommersss_platform.dbt import PROJECT_DIR, artifacts_dir, prepare_manifest
 from ecommersss_platform.dbt_resource import dbt_resource
 from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
+from ecommersss_platform.resources import POSTGRES, WAREHOUSE, PostgresResource
 from ecommersss_platform.settings import Settings
-from ecommersss_platform_tests.raw_days import ORDER_ROWS, make_warehouse, order, read
+from ecommersss_platform.warehouse import make_warehouse
+from ecommersss_platform_tests.raw_days import ORDER_ROWS, order, read, write_raw
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +57,14 @@ def assets() -> list[AssetsDefinition]:
     return analytics_assets(PARTITIONS, "duckdb")
 
 
+def resources(settings: Settings) -> dict[str, Any]:
+    return {
+        "dbt": dbt_resource(settings),
+        POSTGRES: PostgresResource(url="postgresql://nobody.invalid/"),  # DuckDB's pool needs no turns
+        WAREHOUSE: make_warehouse(settings),
+    }
+
+
 def keys(definition: AssetsDefinition) -> set[str]:
     return {key.to_user_string() for key in definition.keys}
 
@@ -70,8 +81,8 @@ def test_three_steps_by_materialisation(assets: list[AssetsDefinition]) -> None:
 
 def test_lineage_groups_and_owners(assets: list[AssetsDefinition], tmp_path: Path) -> None:
     raw = [AssetSpec(["raw", name], partitions_def=PARTITIONS) for name in ("users", "products", "orders")]
-    dbt = dbt_resource(Settings(home=tmp_path, _env_file=None))
-    graph = Definitions([*raw, *assets], resources={"dbt": dbt}).resolve_asset_graph()
+    settings = Settings(home=tmp_path, _env_file=None)
+    graph = Definitions([*raw, *assets], resources=resources(settings)).resolve_asset_graph()
 
     def parents(key: str) -> set[str]:
         return {parent.to_user_string() for parent in graph.get(AssetKey(key.split("/"))).parent_keys}
@@ -160,7 +171,7 @@ def run(
         return materialize(
             assets,
             instance=instance,
-            resources={"dbt": dbt_resource(settings)},
+            resources=resources(settings),
             tags=range_tags(days),
             selection=selection,
             raise_on_error=False,
@@ -179,7 +190,7 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     assets: list[AssetsDefinition], tmp_path: Path, nobody_called: list[bytes]
 ) -> None:
     settings = Settings(home=tmp_path / "home", _env_file=None)
-    make_warehouse(settings.warehouse_path)
+    write_raw(settings.warehouse_path)
     before = project_files()
     result = run(assets, settings, DAYS)
     assert result.success
@@ -222,9 +233,9 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     # One day more of orders, and the run leaves the others alone; the file is free in between.
     late = order(113, 1, 1, "2024-03-01", "23:59:59.999999", "3.33", "OVO")
     stale = ORDER_ROWS[0] | {"amount": Decimal("9.99")}
-    make_warehouse(settings.warehouse_path, {ORDERS: [stale, *ORDER_ROWS[1:], late]})
+    write_raw(settings.warehouse_path, {ORDERS: [stale, *ORDER_ROWS[1:], late]})
     day = Days.between(date(2024, 3, 1), date(2024, 3, 1))
-    result = run(assets, settings, day)
+    result = run(assets[1:], settings, day)
     assert result.success
     [fact] = [e for e in result.get_asset_materialization_events() if e.partition]
     assert fact.materialization.metadata["dagster/row_count"].value == 11
@@ -238,15 +249,15 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     ) == [(5,)]
 
     assert project_files() == before
-    assert len([path for path in artifacts_dir(settings).iterdir() if path.is_dir()]) == 6
+    assert len([path for path in artifacts_dir(settings).iterdir() if path.is_dir()]) == 5
     assert nobody_called == []
 
 
 def test_facts_that_fail_a_check_stop_the_marts(assets: list[AssetsDefinition], tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", _env_file=None)
-    make_warehouse(settings.warehouse_path)
+    write_raw(settings.warehouse_path)
     twice = ORDER_ROWS[0] | {"partition_date": date(2024, 3, 1)}
-    make_warehouse(settings.warehouse_path, {ORDERS: [*ORDER_ROWS, twice]})
+    write_raw(settings.warehouse_path, {ORDERS: [*ORDER_ROWS, twice]})
     result = run(assets, settings, DAYS)
     assert not result.success
     failed = {c.check_name: c.severity.value for c in result.get_asset_check_evaluations() if not c.passed}
@@ -261,3 +272,28 @@ def test_facts_that_fail_a_check_stop_the_marts(assets: list[AssetsDefinition], 
     assert error is not None
     assert error.error is not None
     assert "unique_fact_orders_order_id" in error.error.to_string()
+
+
+def test_credentials_that_are_wrong_fail_the_step_in_one_sentence_before_dbt_is_started(
+    assets: list[AssetsDefinition], tmp_path: Path, nobody_called: list[bytes]
+) -> None:
+    settings = Settings(
+        home=tmp_path / "home",
+        warehouse="bigquery",
+        bigquery_project="shop",
+        bigquery_key_file=tmp_path / "key.json",
+        _env_file=None,
+    )
+    (tmp_path / "key.json").write_text('{"key": "s3cret"}')
+    result = run(assets[2:], settings, DAYS)
+    failure = result.failure_data_for_node("marts")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert failure.user_failure_data.description == (
+        f"ECOMMERSSS_BIGQUERY_KEY_FILE: {tmp_path}/key.json is not the JSON key of a service account: make "
+        "one with `gcloud iam service-accounts keys create`, or leave the setting out to use application "
+        "default credentials"
+    )
+    assert "s3cret" not in str(result.all_events)
+    assert not settings.home.exists()
+    assert nobody_called == []

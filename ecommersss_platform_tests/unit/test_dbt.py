@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from dagster import TimeWindow
+from dagster import MetadataValue, TimeWindow
 
 from ecommersss_platform import dbt as dbt_module
 from ecommersss_platform.assets.analytics import analytics_assets, table_metadata
@@ -73,7 +73,93 @@ def test_dbt_writes_into_the_home_and_tells_nobody(tmp_path: Path) -> None:
         "ECOMMERSSS_DUCKDB_PATH": str(tmp_path / "warehouse.duckdb"),
         "DBT_TARGET_PATH": str(tmp_path / "dbt"),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        # Unset is told too: the environment of this process may have something else.
+        "ECOMMERSSS_BIGQUERY_PROJECT": "",
+        "ECOMMERSSS_BIGQUERY_LOCATION": "asia-southeast2",
+        "ECOMMERSSS_BIGQUERY_BILLING_PROJECT": "",
+        "ECOMMERSSS_BIGQUERY_KEY_FILE": "",
+        "ECOMMERSSS_BIGQUERY_IMPERSONATE": "",
+        "ECOMMERSSS_BIGQUERY_MAXIMUM_BYTES_BILLED": "",
+        "ECOMMERSSS_BIGQUERY_ENDPOINT": "",
     }
+
+
+# The profile
+
+
+def profile(settings: Settings) -> Any:
+    """The credentials that dbt makes of `profiles.yml` for these settings."""
+    from dbt.config.profile import Profile
+    from dbt.config.renderer import ProfileRenderer
+    from dbt_common.context import set_invocation_context
+
+    set_invocation_context(environment(settings))
+    raw = yaml.safe_load((PROJECT_DIR / "profiles.yml").read_text())["ecommersss"]
+    name, rendered = Profile.render_profile(raw, "ecommersss", None, ProfileRenderer({}))
+    return Profile._credentials_from_profile(rendered, "ecommersss", name)
+
+
+def test_bigquery_is_told_to_dbt_as_to_the_warehouse(tmp_path: Path) -> None:
+    from ecommersss_platform.warehouse.bigquery_client import SCOPES
+
+    told = profile(
+        Settings(
+            warehouse="bigquery",
+            bigquery_project="shop",
+            bigquery_location="EU",
+            bigquery_billing_project="payer",
+            bigquery_key_file=tmp_path / "key.json",
+            bigquery_impersonate="dbt@shop.iam.gserviceaccount.com",
+            bigquery_maximum_bytes_billed=10**12,
+            _env_file=None,
+        )
+    )
+    assert (told.type, told.method, told.keyfile) == (
+        "bigquery",
+        "service-account",
+        str(tmp_path / "key.json"),
+    )
+    assert told.impersonate_service_account == "dbt@shop.iam.gserviceaccount.com"
+    assert (told.database, told.execution_project, told.location) == ("shop", "payer", "EU")
+    assert (told.maximum_bytes_billed, told.priority, told.job_retries) == (10**12, "interactive", 1)
+    assert tuple(told.scopes) == SCOPES
+    assert not told.api_endpoint
+
+
+def test_application_default_credentials_are_the_default() -> None:
+    told = profile(Settings(warehouse="bigquery", bigquery_project="shop", _env_file=None))
+    assert (told.method, told.execution_project, told.location) == ("oauth", "shop", "asia-southeast2")
+    unset = (told.keyfile, told.impersonate_service_account, told.api_endpoint, told.maximum_bytes_billed)
+    assert [value for value in unset if value] == []
+
+
+def test_an_emulator_is_sent_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import google.auth
+    from dbt.adapters.bigquery.credentials import create_google_credentials
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("credentials were looked for")
+
+    monkeypatch.setattr(google.auth, "default", refused)
+    monkeypatch.setattr("dbt.adapters.bigquery.credentials.default", refused)
+    told = profile(
+        Settings(
+            warehouse="bigquery",
+            bigquery_project="shop",
+            bigquery_endpoint="http://127.0.0.1:9050",
+            bigquery_key_file=tmp_path / "key.json",
+            bigquery_impersonate="dbt@shop.iam.gserviceaccount.com",
+            _env_file=None,
+        )
+    )
+    assert told.api_endpoint == "http://127.0.0.1:9050"
+    found = create_google_credentials(told)
+    # It is valid as it is, so that nobody is asked for another, and it is no secret.
+    assert (type(found).__module__, found.token, found.valid) == (
+        "google.oauth2.credentials",
+        "emulator",
+        True,
+    )
 
 
 def test_the_resource_asks_dbt_nothing_when_it_is_made(
@@ -278,7 +364,55 @@ def test_rows_of_a_single_day_are_those_of_its_partition() -> None:
     assert table_metadata({}, None) == {}
 
 
+JOB = {
+    "_message": "CREATE TABLE (10.0 rows, 3.1 KiB processed)",
+    "code": "CREATE TABLE",
+    "rows_affected": 10,
+    "bytes_processed": 3175,
+    "bytes_billed": 10485760,
+    "location": "asia-southeast2",
+    "project_id": "payer",
+    "job_id": "476b6fc3",
+    "slot_ms": 1234,
+}
+
+
+def told_of_jobs(*jobs: dict[str, Any]) -> dict[str, Any]:
+    told = told_metadata(event("JinjaLogInfo", f"metadata {json.dumps({'jobs': jobs})}"))
+    assert told is not None
+    return told[1]
+
+
+def test_a_job_of_bigquery_is_linked_with_what_it_cost() -> None:
+    assert told_of_jobs(JOB) == {
+        "job": MetadataValue.url(
+            "https://console.cloud.google.com/bigquery?project=payer&j=bq:asia-southeast2:476b6fc3"
+            "&page=queryresults"
+        ),
+        "job_id": "476b6fc3",
+        "bytes_processed": 3175,
+        "bytes_billed": 10485760,
+        "slot_ms": 1234,
+    }
+
+
+def test_a_model_costs_what_all_its_jobs_do_and_what_is_not_said_is_left_out() -> None:
+    prepared = JOB | {"job_id": "0", "bytes_billed": None}
+    merged = {name: value for name, value in JOB.items() if name not in ("bytes_billed", "slot_ms")}
+    found = told_of_jobs(prepared, merged)
+    assert found.pop("job") is not None
+    assert found == {"job_id": "476b6fc3", "bytes_processed": 6350, "slot_ms": 1234}
+    assert told_of_jobs() == {}
+
+
 # Facts that dbt's files repeat, and their owners
+
+
+def test_dbt_replaces_as_many_days_at_once_as_the_raw_tables() -> None:
+    from ecommersss_platform.warehouse.bigquery import MOST_DAYS
+
+    text = (PROJECT_DIR / "macros" / "dialect" / "replace_days.sql").read_text()
+    assert f"macro bigquery__most_days() -%}}\n    {{{{ return({MOST_DAYS}) }}}}" in text
 
 
 def test_the_sources_are_the_contracts() -> None:
@@ -332,6 +466,7 @@ def test_every_macro_for_one_dialect_is_there_for_the_other() -> None:
         "cross_join_unnest",
         "local_date",
         "money",
+        "most_days",
         "partition_by_day",
         "percentage",
         "replace_days_strategy",

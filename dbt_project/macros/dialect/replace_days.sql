@@ -11,18 +11,24 @@
     {{ return('replace_days') }}
 {%- endmacro %}
 
-{# One MERGE with the static list of days as its predicate. #}
+{# One MERGE; replace_days_statements.sql has both. #}
 {% macro bigquery__replace_days_strategy() -%}
     {{ return('insert_overwrite') }}
 {%- endmacro %}
 
-{% macro get_incremental_replace_days_sql(arg_dict) -%}
-    {%- set columns = get_quoted_csv(arg_dict['dest_columns'] | map(attribute='name')) -%}
-    {%- if window() is none -%}
-        {{ exceptions.raise_compiler_error("replace_days needs the vars first_day and end_day: which days to replace") }}
-    {%- endif -%}
-    delete from {{ arg_dict['target_relation'] }} where {{ in_window('partition_date') }};
+{# How many days one run can replace; none: any number. #}
+{% macro most_days() -%}
+    {{ return(adapter.dispatch('most_days')()) }}
+{%- endmacro %}
 
-    insert into {{ arg_dict['target_relation'] }} ({{ columns }})
-    select {{ columns }} from {{ arg_dict['temp_relation'] }}
+{% macro duckdb__most_days() -%}
+    {{ return(none) }}
+{%- endmacro %}
+
+{#
+    Partitions that BigQuery lets one job modify. So a table with more days than that is not built anew in one go either, only
+    in windows; and it holds 10,000 at most, 27 years.
+#}
+{% macro bigquery__most_days() -%}
+    {{ return(4000) }}
 {%- endmacro %}

@@ -1,0 +1,29 @@
+{# On DuckDB: what dbt calls for the strategy `replace_days`, in its transaction. #}
+{% macro get_incremental_replace_days_sql(arg_dict) -%}
+    {%- set columns = get_quoted_csv(arg_dict['dest_columns'] | map(attribute='name')) -%}
+    delete from {{ arg_dict['target_relation'] }} where {{ _in_days_to_replace('partition_date') }};
+
+    insert into {{ arg_dict['target_relation'] }} ({{ columns }})
+    select {{ columns }} from {{ arg_dict['temp_relation'] }}
+{%- endmacro %}
+
+{#
+    On BigQuery, in place of dbt's own statement of `insert_overwrite`, which asks for `date(partition_date) in (...)`:
+    BigQuery is sure to leave partitions alone only where the column stands by itself beside constants. Nor may a new row
+    of another day come in.
+#}
+{% macro bigquery__get_insert_overwrite_merge_sql(target, source, dest_columns, predicates, include_sql_header) -%}
+    {%- set columns = get_quoted_csv(dest_columns | map(attribute='name')) -%}
+    merge into {{ target }} as replaced
+    using (select * from {{ source }} where {{ _in_days_to_replace('partition_date') }}) as staged
+    on false
+    when not matched by source and {{ _in_days_to_replace('replaced.partition_date') }} then delete
+    when not matched then insert ({{ columns }}) values ({{ columns }})
+{%- endmacro %}
+
+{% macro _in_days_to_replace(column) -%}
+    {%- if window() is none -%}
+        {{ exceptions.raise_compiler_error("which days to replace? give the vars first_day and end_day") }}
+    {%- endif -%}
+    {{ in_window(column) }}
+{%- endmacro %}
