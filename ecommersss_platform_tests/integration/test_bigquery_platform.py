@@ -135,7 +135,7 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
     assert told["loaded"] == [], "loading the code location needs no client"
     assert told["pool"] is None
     assert told["pools"] == []
-    assert told["failed_checks"] == ["newest_closed_day_present: WARN"] * 3  # two days of long ago
+    assert set(told["failed_checks"]) == {"newest_closed_day_present: WARN"}  # two days of long ago
     assert not platform.outside.exists(), platform.outside.read_text()
 
     query = platform.warehouse.query
