@@ -85,8 +85,8 @@ def told_metadata(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | 
 
     `dagster/row_count`: rows of the table; `rows_in_window`: those in the days that the run replaced. Of the
     service that built it, where there is one: `job` (a link) and `job_id` of the statement that replaced the
-    table, and over all its statements `bytes_processed` (scanned), `bytes_billed` and `slot_ms` (slot time,
-    milliseconds). What was not said is left out.
+    table, and over all its statements `job_bytes` (scanned), `job_bytes_billed` and `job_slot_ms`
+    (milliseconds of a slot). What was not said is left out.
     """
     message = raw_event["info"]["msg"]
     if raw_event["info"]["name"] != "JinjaLogInfo" or not message.startswith(_METADATA):
@@ -101,14 +101,19 @@ def _job_metadata(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     from ecommersss_platform.warehouse.bigquery_client import console_url
 
     last = jobs[-1]
+    figures = {
+        "job_bytes": "bytes_processed",
+        "job_bytes_billed": "bytes_billed",
+        "job_slot_ms": "slot_ms",
+    }
     said = {
-        figure: [int(job[figure]) for job in jobs if job.get(figure) is not None]
-        for figure in ("bytes_processed", "bytes_billed", "slot_ms")
+        name: [int(job[figure]) for job in jobs if job.get(figure) is not None]
+        for name, figure in figures.items()
     }
     return {
         "job": MetadataValue.url(console_url(last["project_id"], last["location"], last["job_id"])),
         "job_id": last["job_id"],
-        **{figure: sum(values) for figure, values in said.items() if values},
+        **{name: sum(values) for name, values in said.items() if values},
     }
 
 

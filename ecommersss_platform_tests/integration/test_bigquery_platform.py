@@ -135,7 +135,7 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
     assert told["loaded"] == [], "loading the code location needs no client"
     assert told["pool"] is None
     assert told["pools"] == []
-    assert told["failed_checks"] == ["newest_closed_day_present: WARN"] * 3  # two days of long ago
+    assert set(told["failed_checks"]) == {"newest_closed_day_present: WARN"}  # two days of long ago
     assert not platform.outside.exists(), platform.outside.read_text()
 
     query = platform.warehouse.query
@@ -169,7 +169,7 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
             f"https://console.cloud.google.com/bigquery?project={PROJECT}&j=bq:US:{found['job_id']}"
             "&page=queryresults"
         ), key
-        assert (found["bytes_processed"], found["bytes_billed"]) == ("0", "0")  # the emulator counts none
+        assert (found["job_bytes"], found["job_bytes_billed"]) == ("0", "0")  # the emulator counts none
     assert len({found["job_id"] for found in models.values()}) == len(models)
 
     job = job_of(platform.warehouse, models["silver/fact_orders"]["job_id"])

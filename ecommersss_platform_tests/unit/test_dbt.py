@@ -390,9 +390,9 @@ def test_a_job_of_bigquery_is_linked_with_what_it_cost() -> None:
             "&page=queryresults"
         ),
         "job_id": "476b6fc3",
-        "bytes_processed": 3175,
-        "bytes_billed": 10485760,
-        "slot_ms": 1234,
+        "job_bytes": 3175,
+        "job_bytes_billed": 10485760,
+        "job_slot_ms": 1234,
     }
 
 
@@ -401,7 +401,7 @@ def test_a_model_costs_what_all_its_jobs_do_and_what_is_not_said_is_left_out() -
     merged = {name: value for name, value in JOB.items() if name not in ("bytes_billed", "slot_ms")}
     found = told_of_jobs(prepared, merged)
     assert found.pop("job") is not None
-    assert found == {"job_id": "476b6fc3", "bytes_processed": 6350, "slot_ms": 1234}
+    assert found == {"job_id": "476b6fc3", "job_bytes": 6350, "job_slot_ms": 1234}
     assert told_of_jobs() == {}
 
 
