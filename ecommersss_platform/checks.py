@@ -207,7 +207,8 @@ def totals_sql(table: str, days: Days, money: str, *more: str) -> str:
 
 
 def _totals(rows: pa.Table) -> dict[date, Total]:
-    return {row["day"]: Total(row["n"], Decimal(row["money"])) for row in rows.to_pylist()}
+    cent = Decimal("0.01")  # BigQuery sums money up with nine places
+    return {row["day"]: Total(row["n"], Decimal(row["money"]).quantize(cent)) for row in rows.to_pylist()}
 
 
 def reconcile(

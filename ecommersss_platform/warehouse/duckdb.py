@@ -281,12 +281,12 @@ def _drop_dead_staging(connection: duckdb.DuckDBPyConnection) -> None:
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: RawTable | str) -> list[TableColumn]:
     """The columns of a table or view; none when it does not exist."""
-    rows = connection.execute(
-        "SELECT column_name, data_type, is_nullable FROM duckdb_columns() "
-        "WHERE database_name = current_database() AND schema_name = ? AND table_name = ? "
-        "ORDER BY column_index",
-        list(split_name(table)),
-    ).fetchall()
+    try:
+        # Ten times as fast as the catalog's views. Not for within a transaction, which the error would end.
+        sql = 'SELECT name, type, NOT "notnull" FROM pragma_table_info(?)'
+        rows = connection.execute(sql, [_quoted(table)]).fetchall()
+    except duckdb.CatalogException:
+        return []
     return [TableColumn(*row) for row in rows]
 
 
@@ -351,6 +351,8 @@ class _Publication:
     def compare(self) -> None:
         _drop_dead_staging(self._connection)
         self._migration = _migration(self._connection, self._table, replace=self._days is None)
+        if self._days is not None:
+            self._migration += _migration(self._connection, LOAD_LOG, replace=False)
 
     def stage(self, tally: Tally) -> None:
         _stage(self._connection, self._table, self._staging, tally)
@@ -374,7 +376,6 @@ class _Publication:
             execute(f"DELETE FROM {target} WHERE {day_filter(self._days)}")  # noqa: S608
         execute(f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {self._staging}")  # noqa: S608
         if self._days is not None:
-            execute(";".join(_migration(self._connection, LOAD_LOG, replace=False)))
             logged_days = day_filter(self._days, f"logged.{PARTITION_COLUMN}")
             self._connection.register("load_log", log)
             execute(append_sql(_quoted(LOAD_LOG), "load_log", logged_days, quote))
