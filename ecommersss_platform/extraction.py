@@ -1,0 +1,145 @@
+"""SELECTs out of PostgreSQL as typed Arrow batches, through Arrow's own driver (ADBC).
+
+The driver reads a COPY in PostgreSQL's binary form and decodes it as it comes: of all ways measured the one
+with the least work on both sides (`benchmarks/warehouse.py`). What it leaves open is settled here: literals,
+types, values that it would wrap around, and errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+import psycopg2.errors
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streaming.database import connect, conninfo
+
+if TYPE_CHECKING:
+    from adbc_driver_manager.dbapi import Connection, Error
+
+APPLICATION = "ecommersss extraction"
+"""What the server calls the sessions."""
+
+_OPTIONS = "-c timezone=UTC -c default_transaction_read_only=on"
+
+_EARLIEST = {
+    pa.timestamp("us", tz="UTC"): (pa.int64(), -220_000_000_000_000_000),
+    pa.date32(): (pa.int32(), -2_500_000),
+}
+"""Below what PostgreSQL holds: infinity, and instants after the year 294246, come wrapped around to there."""
+
+
+def extracted(
+    url: str, sql: str, params: Mapping[str, Any], schema: pa.Schema, batch_bytes: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows of one SELECT in batches of about so many bytes; `PostgresResource.stream` has the terms."""
+    # The driver takes a fifth of a second to import.
+    from adbc_driver_manager import dbapi
+    from adbc_driver_postgresql import StatementOptions
+    from adbc_driver_postgresql.dbapi import connect as connect_arrow
+
+    with closing(connect(url, APPLICATION)) as client, client.cursor() as writer:
+        # COPY takes no parameters, so the client library writes them in as literals.
+        client.set_client_encoding("UTF8")
+        query = writer.mogrify(sql, params).decode()
+    session = conninfo(url, APPLICATION, options=_OPTIONS, client_encoding="UTF8")
+    try:
+        with connect_arrow(session) as connection, connection.cursor() as cursor:
+            size = {StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)}
+            cursor.adbc_statement.set_options(**size)
+            cursor.execute(query)
+            rows = cursor.fetch_record_batch()
+            _check(rows.schema, schema)
+            try:
+                while (batch := _next(rows, connection)) is not None:
+                    yield _typed(batch, schema)
+            except BaseException:
+                # Nobody reads on, so the server need not write on.
+                with suppress(dbapi.Error):
+                    cursor.adbc_cancel()
+                raise
+    except dbapi.Error as error:
+        raise _as_psycopg2(error) from error
+
+
+def _next(rows: pa.RecordBatchReader, connection: Connection) -> pa.RecordBatch | None:
+    try:
+        return rows.read_next_batch()
+    except StopIteration:
+        return None
+    except (OSError, pa.ArrowException) as error:
+        raise _broken_off(connection, error) from error
+
+
+def _as_psycopg2(error: Error) -> psycopg2.Error:
+    """The driver's error as what psycopg2 would have raised."""
+    from adbc_driver_manager import AdbcStatusCode
+
+    kind: type[psycopg2.Error] = psycopg2.DatabaseError
+    if error.sqlstate:
+        with suppress(KeyError):
+            kind = psycopg2.errors.lookup(error.sqlstate)
+    elif error.status_code == AdbcStatusCode.IO:
+        kind = psycopg2.OperationalError
+    return kind(str(error))
+
+
+def _broken_off(connection: Connection, error: Exception) -> psycopg2.Error:
+    """What ended the rows early. The driver has only a text for it, so the connection is asked."""
+    from adbc_driver_manager import dbapi
+    from adbc_driver_postgresql import ConnectionOptions
+
+    status = connection.adbc_connection.get_option(ConnectionOptions.TRANSACTION_STATUS.value)
+    if status == "active" and isinstance(error, pa.ArrowInvalid):  # the server would go on
+        return psycopg2.DataError(str(error))
+    try:
+        connection.rollback()
+    except dbapi.Error:
+        return psycopg2.OperationalError(f"the connection was lost while rows were read: {error}")
+    return psycopg2.DatabaseError(str(error))
+
+
+def _check(given: pa.Schema, wanted: pa.Schema) -> None:
+    """Refuse columns that could become the wanted ones only by a guess."""
+    if len(given) != len(wanted):
+        raise psycopg2.ProgrammingError(
+            f"the SELECT has {len(given)} columns ({', '.join(given.names)}), the schema {len(wanted)} "
+            f"({', '.join(wanted.names)})"
+        )
+    for one, other in zip(given, wanted, strict=True):
+        if not _fits(one.type, other.type):
+            raise psycopg2.ProgrammingError(
+                f"column {other.name} comes as {one.type}, which is no {other.type}: cast it in the SELECT"
+            )
+
+
+def _fits(given: pa.DataType, wanted: pa.DataType) -> bool:
+    types = pa.types
+    if types.is_integer(wanted):
+        return types.is_integer(given)
+    if types.is_decimal(wanted):
+        return types.is_integer(given) or (isinstance(given, pa.OpaqueType) and given.type_name == "numeric")
+    if types.is_floating(wanted):
+        return types.is_floating(given)
+    return bool(given == wanted)
+
+
+def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    columns = [_column(array, field) for array, field in zip(batch.columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _column(array: pa.Array, field: pa.Field) -> pa.Array:
+    if field.type in _EARLIEST:
+        number, earliest = _EARLIEST[field.type]
+        least = pc.min(array.view(number)).as_py()
+        if least is not None and least < earliest:
+            raise psycopg2.DataError(
+                f"column {field.name} holds infinity, or a time too late for {field.type}"
+            )
+    # NUMERIC comes as its exact text.
+    return (array.storage if isinstance(array, pa.ExtensionArray) else array).cast(field.type)
