@@ -88,6 +88,17 @@ def measure(short: bool = False) -> dict[str, Any]:
         finally:
             server.down()
     assert all(loaded.rows == big for loaded in ten.values())
+    return results(orders, measured, big, ten, load_before)
+
+
+def results(
+    orders: int,
+    measured: dict[Way, list[Loaded]],
+    big: int,
+    ten: dict[Way, Loaded],
+    load_before: float,
+) -> dict[str, Any]:
+    """The figures of so many orders, of ten times as many, and how they compare."""
     return {
         "orders": orders,
         "load average before": round(load_before, 2),

@@ -82,12 +82,14 @@ DIALECT = Dialect(
 class DuckDbWarehouse:
     """A warehouse in the file `path`, made when something is first published.
 
-    `memory` bounds what DuckDB itself holds, whatever the size of a day; beyond it, it spills next to the
-    file. `patience` is how many seconds to wait for a file that another process has open.
+    `memory`, and `writing_memory` while it publishes, bound what DuckDB itself holds, whatever the size of a
+    day; beyond it, it spills next to the file. `patience` is how many seconds to wait for a file that another
+    process has open.
     """
 
     path: Path
     memory: str = "128MB"
+    writing_memory: str = "64MB"
     threads: int = 2
     patience: float = 300.0
 
@@ -115,8 +117,11 @@ class DuckDbWarehouse:
             try:
                 _stage(connection, table, staging, tally)
                 on_step(Step.STAGED)
+                # Looking for repeated keys needs memory for each thread that it cannot spill.
+                connection.execute("SET threads = 1")
                 _audit(connection, table, staging, days, tally.rows)
                 rows_per_day, statuses = _count(connection, table, staging, days)
+                connection.execute(f"SET threads = {self.threads}")
                 on_step(Step.AUDITED)
                 staged = time.monotonic()
                 _swap(connection, table, staging, days, migration)
@@ -213,7 +218,7 @@ class DuckDbWarehouse:
 
     def _open(self, *, read_only: bool, deadline: float) -> duckdb.DuckDBPyConnection:
         config: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": self.memory,
+            "memory_limit": self.memory if read_only else self.writing_memory,
             "threads": str(self.threads),
             "preserve_insertion_order": "false",
         }

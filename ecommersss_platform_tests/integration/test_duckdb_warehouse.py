@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.contracts import ORDERS, PARTITION_COLUMN, Column, RawTable, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import QueryError, Step, TableNotFound, WarehouseBusy, make_warehouse
@@ -226,6 +227,36 @@ def test_a_query_that_needs_more_than_the_memory_spills(warehouse: DuckDbWarehou
     small = DuckDbWarehouse(warehouse.path, memory="40MB", threads=1)
     sql = "SELECT count(*) AS n FROM (SELECT DISTINCT range::VARCHAR || 'abcdefgh' AS n FROM range(1500000))"
     assert small.query(sql).to_pylist() == [{"n": 1_500_000}]
+
+
+def test_a_large_day_is_published_within_the_memory(warehouse: DuckDbWarehouse) -> None:
+    """Rows that are several times the memory, staged, audited, and replaced by as many."""
+    ids = pa.array(range(200_000), pa.int64())
+    columns = {
+        "id": ids,
+        "note": [f"{n:400}" for n in range(200_000)],
+        PARTITION_COLUMN: pa.repeat(pa.scalar(DAY_1, pa.date32()), len(ids)),
+    }
+    table = RawTable(
+        name="notes",
+        description="",
+        source="",
+        instant="",
+        key=("id",),
+        columns=(
+            Column("id", Type.INT64, ""),
+            Column("note", Type.STRING, ""),
+            Column(PARTITION_COLUMN, Type.DATE, ""),
+        ),
+    )
+    small = DuckDbWarehouse(warehouse.path, writing_memory="32MB")
+    rows = pa.table(columns).cast(table.arrow_schema)
+    for _ in range(2):
+        small.publish(table, rows.to_reader(10_000), ONE, "run")
+    counted = "SELECT count(*) AS n, sum(id) AS ids, min(length(note)) AS least FROM raw.notes"
+    assert warehouse.query(counted).to_pylist() == [
+        {"n": len(ids), "ids": sum(range(len(ids))), "least": 400}
+    ]
 
 
 def test_descriptions_are_in_the_catalog(warehouse: DuckDbWarehouse) -> None:
