@@ -51,6 +51,8 @@ POOL = "duckdb"
 
 _SPOOL_IN_MEMORY = 64 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
+# 8 of DuckDB's own, and some for what they are kept in.
+_BYTES_PER_DELETED_ROW = 10
 
 _TYPES = {
     pa.int64(): "BIGINT",
@@ -82,14 +84,14 @@ DIALECT = Dialect(
 class DuckDbWarehouse:
     """A warehouse in the file `path`, made when something is first published.
 
-    `memory`, and `writing_memory` while it publishes, bound what DuckDB itself holds, whatever the size of a
-    day; beyond it, it spills next to the file. `patience` is how many seconds to wait for a file that another
-    process has open.
+    `memory`, and `writing_megabytes` while it publishes, bound what DuckDB itself holds; beyond it, it spills
+    next to the file. Only rows that are replaced take more, see `_swap`. `patience` is how many seconds to
+    wait for a file that another process has open.
     """
 
     path: Path
     memory: str = "128MB"
-    writing_memory: str = "64MB"
+    writing_megabytes: int = 64
     threads: int = 2
     patience: float = 300.0
 
@@ -124,7 +126,7 @@ class DuckDbWarehouse:
                 connection.execute(f"SET threads = {self.threads}")
                 on_step(Step.AUDITED)
                 staged = time.monotonic()
-                _swap(connection, table, staging, days, migration)
+                _swap(connection, table, staging, days, migration, self.writing_megabytes)
             except BaseException:
                 # What cannot be dropped now is dropped by the next writer.
                 with suppress(duckdb.Error):
@@ -218,7 +220,7 @@ class DuckDbWarehouse:
 
     def _open(self, *, read_only: bool, deadline: float) -> duckdb.DuckDBPyConnection:
         config: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": self.memory if read_only else self.writing_memory,
+            "memory_limit": self.memory if read_only else f"{self.writing_megabytes}MB",
             "threads": str(self.threads),
             "preserve_insertion_order": "false",
         }
@@ -354,14 +356,23 @@ def _swap(
     staging: str,
     days: Days | None,
     migration: list[str],
+    megabytes: int,
 ) -> None:
-    """Publish: one transaction, of which a crash leaves nothing or everything."""
+    """Publish: one transaction, of which a crash leaves nothing or everything.
+
+    Until it ends DuckDB remembers each deleted row in memory that it cannot spill, and ends the process when
+    it cannot even roll back: so it gets the memory for them on top.
+    """
     columns = ", ".join(quote(c.name) for c in table.columns)
     connection.execute("BEGIN TRANSACTION")
     for statement in migration:
         connection.execute(statement)
     if days is not None:
-        connection.execute(f"DELETE FROM {_quoted(table)} WHERE {day_filter(days)}")  # noqa: S608
+        those_days = f"FROM {_quoted(table)} WHERE {day_filter(days)}"
+        replaced = connection.execute(f"SELECT count(*) {those_days}").fetchall()[0][0]
+        megabytes += replaced * _BYTES_PER_DELETED_ROW // 1_000_000
+        connection.execute(f"SET memory_limit = '{megabytes}MB'")
+        connection.execute(f"DELETE {those_days}")
     connection.execute(f"INSERT INTO {_quoted(table)} ({columns}) SELECT {columns} FROM {staging}")  # noqa: S608
     connection.execute(f"DROP TABLE {staging}")
     connection.execute("COMMIT")
