@@ -179,7 +179,8 @@ def _load(url: str, work: Path, peers: Path, day: date, way: Way) -> Loaded:
         write_parquet(url, work / "orders.parquet", day)
     days = Days.between(day, day)
     sql, _ = ORDERS.select(days)
-    ours, theirs = [sys.executable, "-m", "benchmarks.loads"], [str(peers), str(PEERS)]
+    # Without -P the peers would find our modules before the standard library's.
+    ours, theirs = [sys.executable, "-m", "benchmarks.loads"], [str(peers), "-P", str(PEERS)]
     done = subprocess.run(
         [*(theirs if way.peer else ours), way.key, str(work), str(day)],
         env=os.environ
