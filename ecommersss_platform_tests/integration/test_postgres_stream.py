@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 import psycopg2
 import pyarrow as pa
@@ -162,6 +163,32 @@ def test_a_server_that_is_not_reached_is_an_outage(database: str) -> None:
         with pytest.raises(psycopg2.OperationalError) as raised:
             PostgresResource(url=url).stream("SELECT 1", {}, pa.schema([("n", pa.int64())])).read_all()
         assert secret not in str(raised.value)
+
+
+def test_any_way_to_write_the_connection_works(
+    connection: Any, database: str, postgres: EmbeddedPostgres
+) -> None:
+    """Odd passwords, through a socket too, as a URL and in libpq's own form."""
+    password = "o'dd \\ p@ss:w/rd?&%=ü"
+    parts = parse_dsn(database)
+    user, host, port, name = (parts[key] for key in ("user", "host", "port", "dbname"))
+    elsewhere = postgres.directory / "socket_directory"
+    sockets = elsewhere.read_text() if elsewhere.exists() else str(postgres.directory / "socket")
+    quoted = quote(password, safe="")
+    urls = [
+        make_dsn(database, password=password),
+        f"postgresql://{user}:{quoted}@{host}:{port}/{name}?sslmode=prefer&channel_binding=prefer",
+        f"postgresql://{user}:{quoted}@/{name}?host={quote(sockets.strip(), safe='')}&port={port}",
+    ]
+    schema = pa.schema([("who", pa.string()), ("socket", pa.bool_())])
+    sql = "SELECT current_user::text, inet_client_addr() IS NULL"
+    alter = f"ALTER ROLE {user} PASSWORD %s"
+    connection.cursor().execute(alter, (password,))
+    try:
+        answers = [PostgresResource(url=url).stream(sql, {}, schema).read_all().to_pylist() for url in urls]
+    finally:
+        connection.cursor().execute(alter, (parts["password"],))
+    assert answers == [[{"who": user, "socket": socket}] for socket in (False, False, True)]
 
 
 # Rows are on their way, or the server is at work between two of them.
