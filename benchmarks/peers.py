@@ -33,17 +33,11 @@ def dlt_connectorx(directory: Path) -> int:
 def _dlt(directory: Path, backend: Any, **options: Any) -> int:
     import dlt
     from dlt.sources.sql_database import sql_table
+    from sqlalchemy import text
 
     def day(query: Any, table: Any) -> Any:
-        return query.where(table.c.created_date >= START, table.c.created_date < END)
-
-    url = URL
-    if backend == "connectorx":
-        # It takes the statement as text, in which SQLAlchemy writes no parameters for it.
-        from sqlalchemy import text
-
-        def day(query: Any, table: Any) -> Any:  # type: ignore[no-redef]
-            return query.where(text(f"created_date >= '{START}' AND created_date < '{END}'"))
+        # Written out, because connectorx takes no parameters.
+        return query.where(text(f"created_date >= '{START}' AND created_date < '{END}'"))
 
     pipeline = dlt.pipeline(
         f"peer_{backend}",
@@ -51,7 +45,7 @@ def _dlt(directory: Path, backend: Any, **options: Any) -> int:
         destination=dlt.destinations.duckdb(str(directory / f"dlt_{backend}.duckdb")),
         dataset_name="raw",
     )
-    orders = sql_table(url, "orders", backend=backend, query_adapter_callback=day, **options)
+    orders = sql_table(URL, "orders", backend=backend, query_adapter_callback=day, **options)
     pipeline.run(orders, write_disposition="replace").raise_on_failed_jobs()
     return int(pipeline.last_trace.last_normalize_info.row_counts["orders"])
 

@@ -56,7 +56,7 @@ LOADS = (
     Way("dlt_pyarrow", "dlt replace, pyarrow", "peer", 2, peer=True),
     Way("duckdb_pandas", "read_sql, dagster-duckdb-pandas's IO manager", "peer", 2, peer=True),
     Way("dumped_json", "fetch all, dump JSON, load", "peer", 2),
-    Way("dlt_default", "dlt replace, its default", "peer", 2, peer=True),
+    Way("dlt_default", "dlt replace, its default", "peer", 1, peer=True),
 )
 EXTRACTIONS = (
     Way("extraction", "platform: typed Arrow batches", "ours", 5),
