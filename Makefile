@@ -4,7 +4,7 @@ BIN  := $(VENV)/bin
 # The first interpreter that the platform runs on.
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
 	$(p) -c 'import sys; print("$(p)" if (3, 11) <= sys.version_info < (3, 14) else "")' 2>/dev/null)) python3)
-UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+UV_COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--strip-extras --no-annotate --custom-compile-command "make lock" --quiet
 # How many test processes: two suit the smallest machines; a test file stays in one process.
 TEST_JOBS ?= 2
@@ -72,8 +72,9 @@ bench: setup  ## measure; results go to benchmarks/results/
 
 .PHONY: lock
 lock: $(VENV)/installed  ## pin the requirements anew from pyproject.toml
-	$(UV_COMPILE) --upgrade --output-file requirements/base.txt
-	$(UV_COMPILE) --upgrade --extra dev --constraint requirements/base.txt --output-file requirements/dev.txt
+	$(UV_COMPILE) --upgrade --output-file requirements/base.txt pyproject.toml
+	$(UV_COMPILE) --upgrade --extra dev --constraint requirements/base.txt --output-file requirements/dev.txt pyproject.toml
+	$(UV_COMPILE) --upgrade --constraint requirements/base.txt --output-file benchmarks/peers.txt benchmarks/peers.in
 
 .PHONY: clean
 clean:  ## remove what make made; the platform's state in .ecommersss stays

@@ -14,7 +14,7 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
-BENCHMARKS = ("code_location", "stream")
+BENCHMARKS = ("code_location", "warehouse", "backfill", "stream")
 RESULTS = Path(__file__).parent / "results"
 
 

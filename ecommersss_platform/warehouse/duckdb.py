@@ -53,6 +53,8 @@ POOL = "duckdb"
 
 _SPOOL_IN_MEMORY = 64 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
+# 8 of DuckDB's own, and some for what they are kept in.
+_BYTES_PER_DELETED_ROW = 10
 
 _TYPES = {
     pa.int64(): "BIGINT",
@@ -86,12 +88,14 @@ DIALECT = Dialect(
 class DuckDbWarehouse:
     """A warehouse in the file `path`, made when something is first published.
 
-    `memory` bounds what DuckDB itself holds, whatever the size of a day; beyond it, it spills next to the
-    file. `patience` is how many seconds to wait for a file that another process has open.
+    `memory`, and `writing_megabytes` while it publishes, bound what DuckDB itself holds; beyond it, it spills
+    next to the file. Only rows that are replaced take more, see `_swap`. `patience` is how many seconds to
+    wait for a file that another process has open.
     """
 
     path: Path
     memory: str = "128MB"
+    writing_megabytes: int = 64
     threads: int = 2
     patience: float = 300.0
 
@@ -116,7 +120,7 @@ class DuckDbWarehouse:
     def _publication(self, table: RawTable, days: Days | None, run_id: str) -> Iterator[Publication]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._writing() as connection:
-            yield _Publication(connection, table, days, run_id)
+            yield _Publication(self, connection, table, days, run_id)
 
     def migrate(
         self, table: RawTable, renames: Mapping[str, str], drops: Collection[str], *, dry_run: bool = False
@@ -224,7 +228,7 @@ class DuckDbWarehouse:
 
     def _open(self, *, read_only: bool, deadline: float) -> duckdb.DuckDBPyConnection:
         config: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": self.memory,
+            "memory_limit": self.memory if read_only else f"{self.writing_megabytes}MB",
             "threads": str(self.threads),
             "preserve_insertion_order": "false",
         }
@@ -271,9 +275,10 @@ def _drop_dead_staging(connection: duckdb.DuckDBPyConnection) -> None:
     that is here now was killed.
     """
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {STAGING}")
+    # Nothing here passes parameters: for their values DuckDB's client loads pandas, and 50 MB with it.
     dead = connection.execute(
-        "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = ?",
-        [STAGING],
+        "SELECT table_name FROM duckdb_tables() "  # noqa: S608
+        f"WHERE database_name = current_database() AND schema_name = {_text(STAGING)}"
     ).fetchall()
     for (name,) in dead:
         connection.execute(f"DROP TABLE {STAGING}.{quote(name)}")
@@ -283,8 +288,9 @@ def _columns(connection: duckdb.DuckDBPyConnection, table: RawTable | str) -> li
     """The columns of a table or view; none when it does not exist."""
     try:
         # Ten times as fast as the catalog's views. Not for within a transaction, which the error would end.
-        sql = 'SELECT name, type, NOT "notnull" FROM pragma_table_info(?)'
-        rows = connection.execute(sql, [_quoted(table)]).fetchall()
+        # The name as text: with parameters, DuckDB's client loads pandas to ask what they are.
+        sql = f'SELECT name, type, NOT "notnull" FROM pragma_table_info({_text(_quoted(table))})'  # noqa: S608
+        rows = connection.execute(sql).fetchall()
     except duckdb.CatalogException:
         return []
     return [TableColumn(*row) for row in rows]
@@ -323,11 +329,17 @@ def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+def _register(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.RecordBatchReader) -> None:
+    """Let statements read the rows, once, under a name."""
+    # As the bare stream: given a reader, DuckDB's client loads pyarrow.dataset to ask what it is.
+    connection.register(name, rows.__arrow_c_stream__())
+
+
 def _stage(connection: duckdb.DuckDBPyConnection, table: RawTable, staging: str, tally: Tally) -> None:
     # No constraints: the audit names what is wrong, a constraint would name only the first.
     columns = ", ".join(f"{quote(c.name)} {_TYPES[c.type.value]}" for c in table.columns)
     connection.execute(f"CREATE TABLE {staging} ({columns})")
-    connection.register("extracted", tally.reader)
+    _register(connection, "extracted", tally.reader)
     try:
         connection.execute(f"INSERT INTO {staging} SELECT * FROM extracted")  # noqa: S608
     except duckdb.Error as error:
@@ -342,9 +354,15 @@ class _Publication:
     jobs: Sequence[Job] = ()
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, table: RawTable, days: Days | None, run_id: str
+        self,
+        warehouse: DuckDbWarehouse,
+        connection: duckdb.DuckDBPyConnection,
+        table: RawTable,
+        days: Days | None,
+        run_id: str,
     ) -> None:
-        self._connection, self._table, self._days = connection, table, days
+        self._warehouse, self._connection = warehouse, connection
+        self._table, self._days = table, days
         self._staging = f"{STAGING}.{quote(staging_name(table, run_id))}"
         self._migration: list[str] = []
 
@@ -359,25 +377,36 @@ class _Publication:
 
     def counts(self) -> dict[str, Any]:
         sql = audit_sql(self._table, self._staging, self._days, DIALECT)
+        # Looking for repeated keys needs memory for each thread that it cannot spill.
+        self._connection.execute("SET threads = 1")
         [row] = self._connection.execute(sql).to_arrow_table().to_pylist()
+        self._connection.execute(f"SET threads = {self._warehouse.threads}")
         return row
 
     def tally(self) -> list[tuple[date, Any, int]]:
         return self._connection.execute(tally_sql(self._table, self._staging, DIALECT)).fetchall()
 
     def swap(self, log: pa.Table) -> None:
-        """One transaction, of which a crash leaves nothing or everything: the days, and the log of them."""
+        """One transaction, of which a crash leaves nothing or everything: the days, and the log of them.
+
+        Until it ends DuckDB remembers each deleted row in memory that it cannot spill, and ends the process
+        when it cannot even roll back: so it gets the memory for them on top.
+        """
         execute = self._connection.execute
         target = _quoted(self._table)
         columns = ", ".join(quote(c.name) for c in self._table.columns)
         execute("BEGIN TRANSACTION")
         execute(";".join(self._migration))
         if self._days is not None:
-            execute(f"DELETE FROM {target} WHERE {day_filter(self._days)}")  # noqa: S608
+            those_days = f"FROM {target} WHERE {day_filter(self._days)}"
+            [(replaced,)] = execute(f"SELECT count(*) {those_days}").fetchall()
+            megabytes = self._warehouse.writing_megabytes + replaced * _BYTES_PER_DELETED_ROW // 1_000_000
+            execute(f"SET memory_limit = '{megabytes}MB'")
+            execute(f"DELETE {those_days}")
         execute(f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {self._staging}")  # noqa: S608
         if self._days is not None:
             logged_days = day_filter(self._days, f"logged.{PARTITION_COLUMN}")
-            self._connection.register("load_log", log)
+            _register(self._connection, "load_log", log.to_reader())
             execute(append_sql(_quoted(LOAD_LOG), "load_log", logged_days, quote))
             self._connection.unregister("load_log")
         execute(f"DROP TABLE {self._staging}; COMMIT")

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.contracts import ORDERS, PARTITION_COLUMN, Column, RawTable, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import QueryError, Step, TableNotFound, WarehouseBusy, make_warehouse
@@ -226,6 +227,29 @@ def test_a_query_that_needs_more_than_the_memory_spills(warehouse: DuckDbWarehou
     small = DuckDbWarehouse(warehouse.path, memory="40MB", threads=1)
     sql = "SELECT count(*) AS n FROM (SELECT DISTINCT range::VARCHAR || 'abcdefgh' AS n FROM range(1500000))"
     assert small.query(sql).to_pylist() == [{"n": 1_500_000}]
+
+
+def publish_many_twice(warehouse: DuckDbWarehouse, number: int) -> None:
+    table = RawTable(
+        name="numbers",
+        description="",
+        source="",
+        instant="",
+        key=("n",),
+        columns=(Column("n", Type.INT64, ""), Column(PARTITION_COLUMN, Type.DATE, "")),
+    )
+    day = pa.repeat(pa.scalar(DAY_1, pa.date32()), number)
+    rows = pa.table([pa.array(range(number), pa.int64()), day], schema=table.arrow_schema)
+    for _ in range(2):
+        warehouse.publish(table, rows.to_reader(50_000), ONE, "run")
+
+
+def test_a_day_larger_than_the_memory_is_published_and_replaced(warehouse: DuckDbWarehouse) -> None:
+    """In a process of its own, which DuckDB would end when the rows that are replaced do not fit."""
+    small = DuckDbWarehouse(warehouse.path, writing_megabytes=16)
+    assert ended(in_process(publish_many_twice, small, 2_000_000)) == 0
+    rows = warehouse.query("SELECT count(*) AS rows, sum(n)::BIGINT AS sum FROM raw.numbers").to_pylist()
+    assert rows == [{"rows": 2_000_000, "sum": 1_999_999_000_000}]
 
 
 def test_descriptions_are_in_the_catalog(warehouse: DuckDbWarehouse) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psycopg2
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import make_dsn
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Any number, the same for every process: it keeps two migrations from running at once.
@@ -19,15 +20,24 @@ def connect(url: str, application: str = "ecommersss") -> Connection:
 
     Raises `psycopg2.OperationalError` when the server is not reached.
     """
-    return psycopg2.connect(
-        url,
-        application_name=application,
-        options="-c timezone=UTC",
-        connect_timeout=10,
-        keepalives_idle=30,
-        keepalives_interval=10,
-        keepalives_count=3,
-    )
+    return psycopg2.connect(conninfo(url, application))
+
+
+def conninfo(url: str, application: str, **more: str) -> str:
+    """What every connection is made with, as libpq's connection string, password and all.
+
+    `more` has further parameters of libpq, or others than ours. Raises `psycopg2.ProgrammingError` for a URL
+    that libpq does not understand.
+    """
+    ours: dict[str, str | int] = {
+        "application_name": application,
+        "options": "-c timezone=UTC",
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    }
+    return make_dsn(url, **{**ours, **more})
 
 
 def migrate(url: str) -> str:

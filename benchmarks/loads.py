@@ -1,0 +1,100 @@
+"""One load in a process of its own: `python -m benchmarks.loads WAY DIRECTORY DAY`.
+
+The database's URL comes in the environment, because it holds a password. Modules are imported before the
+clock starts. At the end it prints, as JSON, the seconds, the rows, and the most memory that the process ever
+had resident, in megabytes, the libraries that it maps included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+
+import duckdb
+
+from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.partitions import Days
+from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.warehouse.duckdb import DuckDbWarehouse
+from streaming.database import connect
+
+Load = Callable[[str, Path, Days], int]
+
+
+def platform(url: str, directory: Path, days: Days) -> int:
+    """The platform's own way: extract, stage, audit, publish."""
+    sql, params = ORDERS.select(days)
+    rows = PostgresResource(url=url).stream(sql, params, ORDERS.arrow_schema)
+    return DuckDbWarehouse(directory / "platform.duckdb").publish(ORDERS, rows, days, "benchmark").rows
+
+
+def extraction(url: str, directory: Path, days: Days) -> int:
+    """The platform's extraction alone: typed Arrow batches, thrown away."""
+    sql, params = ORDERS.select(days)
+    return sum(b.num_rows for b in PostgresResource(url=url).stream(sql, params, ORDERS.arrow_schema))
+
+
+def copy(url: str, directory: Path, days: Days) -> int:
+    """The floor of extracting: COPY TO STDOUT of the same SELECT through psycopg2, thrown away."""
+    sql, params = ORDERS.select(days)
+    with (
+        closing(connect(url)) as connection,
+        connection.cursor() as cursor,
+        Path(os.devnull).open("wb") as sink,
+    ):
+        query = cursor.mogrify(sql, params).decode()
+        cursor.copy_expert(f"COPY ({query}) TO STDOUT", sink)
+        return cursor.rowcount
+
+
+def floor(url: str, directory: Path, days: Days) -> int:
+    """The floor of loading: COPY TO STDOUT, and DuckDB's reading the same rows from a Parquet file."""
+    rows = copy(url, directory, days)
+    with duckdb.connect(str(directory / "floor.duckdb")) as warehouse:
+        warehouse.execute(
+            f"CREATE OR REPLACE TABLE orders AS FROM read_parquet('{directory / 'orders.parquet'}')"
+        )
+    return rows
+
+
+def dumped_json(url: str, directory: Path, days: Days) -> int:
+    """Fetch all rows, dump them as JSON, load the file."""
+    sql, params = ORDERS.select(days)
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(sql, params)
+        rows = cursor.fetchall()
+    names = ORDERS.arrow_schema.names
+    path = directory / "orders.json"
+    with path.open("w") as file:
+        for row in rows:
+            file.write(json.dumps(dict(zip(names, row, strict=True)), default=str) + "\n")
+    with duckdb.connect(str(directory / "json.duckdb")) as warehouse:
+        warehouse.execute(f"CREATE OR REPLACE TABLE orders AS FROM read_json('{path}')")
+    path.unlink()
+    return len(rows)
+
+
+LOADS: dict[str, Load] = {load.__name__: load for load in (platform, extraction, copy, floor, dumped_json)}
+
+
+def main(way: str, directory: Path, day: date) -> None:
+    load, url, days = LOADS[way], os.environ["BENCHMARK_URL"], Days.between(day, day)
+    began = time.perf_counter()
+    rows = load(url, directory, days)
+    seconds = time.perf_counter() - began
+    print(json.dumps({"seconds": seconds, "rows": rows, "megabytes": peak_megabytes()}))
+
+
+def peak_megabytes() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), date.fromisoformat(sys.argv[3]))
