@@ -141,7 +141,7 @@ class Warehouse(Protocol):
 
         Raises SchemaError for columns that do not fit, AuditError for rows that must not be published,
         WarehouseBusy, and whatever the reader raises. After any of them the table is as it was, but for a
-        WarehouseError of the log, which a service writes after the days: again the same rows, and it is there.
+        WarehouseError of the log, which a service writes after the days: publish the same again.
         """
 
     def migrate(
