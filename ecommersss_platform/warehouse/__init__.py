@@ -146,7 +146,8 @@ class Warehouse(Protocol):
         never of a load that did not happen; a retry of the run that loads the same rows adds none.
 
         Raises SchemaError for columns that do not fit, AuditError for rows that must not be published,
-        WarehouseBusy, and whatever the reader raises. After any of them the table is as it was.
+        WarehouseBusy, and whatever the reader raises. After any of them the table is as it was, but for a
+        WarehouseError of the log, which a service writes after the days: publish the same again.
         """
 
     def migrate(
