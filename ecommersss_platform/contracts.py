@@ -75,11 +75,10 @@ class RawTable:
         Columns come in the contract's order. The window is half-open. Rows come unsorted: the warehouse
         keeps no order, and sorting would make memory grow with the day.
         """
+        # Of a single day the window says it: to compute it again takes a third of the server's time.
+        day = f"DATE '{days.first}'" if len(days) == 1 else f"({self.instant} AT TIME ZONE '{JAKARTA}')::date"
         names = ", ".join(
-            f"({self.instant} AT TIME ZONE '{JAKARTA}')::date AS {c.name}"
-            if c.name == PARTITION_COLUMN
-            else c.name
-            for c in self.columns
+            f"{day} AS {c.name}" if c.name == PARTITION_COLUMN else c.name for c in self.columns
         )
         return (
             f"SELECT {names} FROM {self.source} "  # noqa: S608
