@@ -49,7 +49,7 @@ from ecommersss_platform.warehouse.evolution import (
     migration,
     selected,
 )
-from ecommersss_platform.warehouse.load_log import append_sql
+from ecommersss_platform.warehouse.load_log import Entry, append_sql
 from ecommersss_platform.warehouse.names import STAGING, full_name, split_name, staging_name
 from ecommersss_platform.warehouse.publication import Publication, write_audit_publish
 from streaming.orders import JAKARTA
@@ -307,7 +307,7 @@ class _Publication:
         sql = tally_sql(self._table, self._staging, DIALECT)
         return [tuple(row.values()) for row in self._session.rows(sql, "tally")]
 
-    def swap(self, log: pa.Table) -> None:
+    def swap(self, log: Sequence[Entry]) -> None:
         target = self._warehouse._quoted(*split_name(self._table))
         if self._days is None:
             self._session.ensure_dataset(self._table.dataset)
@@ -320,7 +320,7 @@ class _Publication:
             sql = merge_sql(self._table, target, self._staging, self._days)
         self._session.execute(sql, "publish", self._attempt, self._warehouse.patience)
 
-    def log(self, log: pa.Table) -> None:
+    def log(self, log: Sequence[Entry]) -> None:
         """A statement of its own, after the days were replaced.
 
         A transaction over both tables would make runs on different days fail each other. So a crash in
@@ -395,11 +395,11 @@ def replace_sql(table: RawTable, target: str, select: str) -> str:
     )
 
 
-def log_sql(target: str, log: pa.Table, days: Days) -> str:
+def log_sql(target: str, log: Sequence[Entry], days: Days) -> str:
     """The statement that appends these entries, of these days, to the load log."""
     rows = ", ".join(
         f"STRUCT({', '.join(f'{_literal(value)} AS {quote(name)}' for name, value in row.items())})"
-        for row in log.to_pylist()
+        for row in log
     )
     return append_sql(target, f"UNNEST([{rows}])", day_filter(days, f"logged.{PARTITION_COLUMN}"), quote)
 

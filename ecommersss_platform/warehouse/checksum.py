@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import date
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +42,7 @@ class Checksums:
             batch = batch.filter(days.is_valid())
         if not batch.num_rows:
             return
-        numbers = batch.column(PARTITION_COLUMN).cast(pa.int32()).to_numpy()
+        numbers = _buffer(batch.column(PARTITION_COLUMN), np.int32)
         order = np.argsort(numbers, kind="stable")
         found, starts = np.unique(numbers[order], return_index=True)
         totals = np.add.reduceat(row_numbers(batch)[order], starts)
@@ -71,7 +72,7 @@ def row_numbers(batch: pa.RecordBatch) -> _Numbers:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         numbers = _mixed(_numbers(column) ^ _salt(name))
         if column.null_count:
-            numbers *= column.is_valid().to_numpy(zero_copy_only=False)
+            numbers *= _bits(column, 0)
         total += numbers
     return _mixed(total)
 
@@ -101,17 +102,26 @@ def _numbers(column: pa.Array) -> _Numbers:
         halves = halves[2 * column.offset : 2 * (column.offset + len(column))].reshape(-1, 2)
         # The upper half only says the sign of what fits the lower one.
         return halves[:, 0] + halves[:, 1] * _SPREAD
-    if column.null_count:
-        column = column.fill_null(pa.scalar(0, pa.int64()).cast(_integer_type(kind)).cast(kind))
     if pa.types.is_floating(kind):
-        return (column.to_numpy() + 0.0).view(np.uint64)  # 0.0 and -0.0 are equal
+        return (_buffer(column, np.float64) + 0.0).view(np.uint64)  # 0.0 and -0.0 are equal
     if pa.types.is_boolean(kind):
-        return column.to_numpy(zero_copy_only=False).astype(np.uint64)
-    return column.view(_integer_type(kind)).to_numpy().astype(np.int64).view(np.uint64)
+        return _bits(column, 1).astype(np.uint64)
+    integers = _buffer(column, np.int32 if kind.bit_width == 32 else np.int64)
+    return integers.astype(np.int64).view(np.uint64)
 
 
-def _integer_type(kind: pa.DataType) -> pa.DataType:
-    return pa.int32() if kind.bit_width == 32 else pa.int64()
+# Not by Arrow's own `to_numpy`, which loads pandas.
+
+
+def _buffer(column: pa.Array, kind: Any) -> np.ndarray[tuple[int], np.dtype[Any]]:
+    """The column's values, of any value where there is none."""
+    return np.frombuffer(column.buffers()[1], kind)[column.offset : column.offset + len(column)]
+
+
+def _bits(column: pa.Array, buffer: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """A buffer of bits as zeros and ones: 0, which values there are; 1, the values of booleans."""
+    bits = np.frombuffer(column.buffers()[buffer], np.uint8)
+    return np.unpackbits(bits, bitorder="little")[column.offset : column.offset + len(column)]
 
 
 def _of_texts(column: pa.Array) -> _Numbers:
@@ -140,7 +150,7 @@ def _of_lists(column: pa.Array) -> _Numbers:
     items = column.values.slice(used.start, len(used))
     numbers = _numbers(items)
     if items.null_count:
-        numbers[items.is_null().to_numpy(zero_copy_only=False)] = _NULL_ITEM
+        numbers[_bits(items, 0) == 0] = _NULL_ITEM
     lengths = np.diff(offsets)
     places = np.arange(len(numbers)) - np.repeat(offsets[:-1], lengths)
     numbers = _mixed(numbers + places.astype(np.uint64) * _SPREAD)

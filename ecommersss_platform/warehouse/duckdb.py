@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from ecommersss_platform.warehouse.evolution import (
     migration,
     selected,
 )
-from ecommersss_platform.warehouse.load_log import append_sql
+from ecommersss_platform.warehouse.load_log import Entry, append_sql
 from ecommersss_platform.warehouse.names import STAGING, full_name, split_name, staging_name
 from ecommersss_platform.warehouse.publication import Publication, write_audit_publish
 from streaming.orders import JAKARTA
@@ -329,17 +329,12 @@ def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _register(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.RecordBatchReader) -> None:
-    """Let statements read the rows, once, under a name."""
-    # As the bare stream: given a reader, DuckDB's client loads pyarrow.dataset to ask what it is.
-    connection.register(name, rows.__arrow_c_stream__())
-
-
 def _stage(connection: duckdb.DuckDBPyConnection, table: RawTable, staging: str, tally: Tally) -> None:
     # No constraints: the audit names what is wrong, a constraint would name only the first.
     columns = ", ".join(f"{quote(c.name)} {_TYPES[c.type.value]}" for c in table.columns)
     connection.execute(f"CREATE TABLE {staging} ({columns})")
-    _register(connection, "extracted", tally.reader)
+    # As the bare stream: given a reader, DuckDB's client loads pyarrow.dataset to ask what it is.
+    connection.register("extracted", tally.reader.__arrow_c_stream__())
     try:
         connection.execute(f"INSERT INTO {staging} SELECT * FROM extracted")  # noqa: S608
     except duckdb.Error as error:
@@ -386,7 +381,7 @@ class _Publication:
     def tally(self) -> list[tuple[date, Any, int]]:
         return self._connection.execute(tally_sql(self._table, self._staging, DIALECT)).fetchall()
 
-    def swap(self, log: pa.Table) -> None:
+    def swap(self, log: Sequence[Entry]) -> None:
         """One transaction, of which a crash leaves nothing or everything: the days, and the log of them.
 
         Until it ends DuckDB remembers each deleted row in memory that it cannot spill, and ends the process
@@ -406,13 +401,11 @@ class _Publication:
         execute(f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {self._staging}")  # noqa: S608
         if self._days is not None:
             logged_days = day_filter(self._days, f"logged.{PARTITION_COLUMN}")
-            _register(self._connection, "load_log", log.to_reader())
-            execute(append_sql(_quoted(LOAD_LOG), "load_log", logged_days, quote))
-            self._connection.unregister("load_log")
+            execute(append_sql(_quoted(LOAD_LOG), _values(log), logged_days, quote))
         execute(f"DROP TABLE {self._staging}; COMMIT")
         self._staging = ""
 
-    def log(self, log: pa.Table) -> None:
+    def log(self, log: Sequence[Entry]) -> None:
         pass  # it was part of the transaction
 
     def drop_staging(self) -> None:
@@ -420,6 +413,21 @@ class _Publication:
         if self._staging:
             with suppress(duckdb.Error):
                 self._connection.execute(f"DROP TABLE IF EXISTS {self._staging}")
+
+
+def _values(log: Sequence[Entry]) -> str:
+    """Entries of the load log as what a SELECT reads from."""
+    columns = ", ".join(quote(c.name) for c in LOAD_LOG.columns)
+    rows = ", ".join(f"({', '.join(map(_literal, entry.values()))})" for entry in log)
+    return f"(SELECT * FROM (VALUES {rows}) AS entries({columns}))"  # noqa: S608
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"TIMESTAMPTZ '{value.isoformat(sep=' ')}'"
+    if isinstance(value, date):
+        return f"DATE '{value}'"
+    return _text(value) if isinstance(value, str) else str(value)
 
 
 def _selected(schema: pa.Schema | None, columns: Sequence[str] | None, existing: Sequence[str]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 
-import pyarrow as pa
-
 from ecommersss_platform.contracts import LOAD_LOG
+
+Entry = Mapping[str, object]
+"""A row of `contracts.LOAD_LOG`. Not Arrow data: to make that of Python values loads pandas."""
 
 _SAME = ("partition_date", "table_name", "run_id", "checksum")
 """What makes two entries tell of the same load: a retry of a run that loads the same rows adds none."""
@@ -15,23 +16,20 @@ _SAME = ("partition_date", "table_name", "run_id", "checksum")
 
 def entries(
     table: str, run_id: str, rows: Mapping[date, int], checksums: Mapping[date, str], now: datetime
-) -> pa.Table:
-    """One entry for each day that a load replaced, as the rows of `contracts.LOAD_LOG`."""
-    return pa.Table.from_pylist(
-        [
-            {
-                "partition_date": day,
-                "table_name": table,
-                "run_id": run_id,
-                "row_count": count,
-                "checksum": checksums[day],
-                "days": len(rows),
-                "loaded_at": now,
-            }
-            for day, count in rows.items()
-        ],
-        LOAD_LOG.arrow_schema,
-    )
+) -> Sequence[Entry]:
+    """One entry for each day that a load replaced, with its columns in the contract's order."""
+    return [
+        {
+            "partition_date": day,
+            "table_name": table,
+            "run_id": run_id,
+            "row_count": count,
+            "checksum": checksums[day],
+            "days": len(rows),
+            "loaded_at": now,
+        }
+        for day, count in rows.items()
+    ]
 
 
 def append_sql(target: str, source: str, logged_days: str, quote: Callable[[str], str]) -> str:

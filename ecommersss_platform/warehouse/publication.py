@@ -15,7 +15,7 @@ from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse import AuditError, Job, OnStep, Published, Step, WarehouseError
 from ecommersss_platform.warehouse.arrow import Tally, conformed
 from ecommersss_platform.warehouse.audit import findings, per_day
-from ecommersss_platform.warehouse.load_log import entries
+from ecommersss_platform.warehouse.load_log import Entry, entries
 from ecommersss_platform.warehouse.names import full_name
 
 
@@ -37,10 +37,10 @@ class Publication(Protocol):
     def tally(self) -> Sequence[tuple[date, Any, int]]:
         """The rows of `tally_sql` over what is staged."""
 
-    def swap(self, log: pa.Table) -> None:
+    def swap(self, log: Sequence[Entry]) -> None:
         """Publish in one atomic step, with these entries of the load log where that step can hold them."""
 
-    def log(self, log: pa.Table) -> None:
+    def log(self, log: Sequence[Entry]) -> None:
         """Append the entries that `swap` could not."""
 
     def drop_staging(self) -> None:
