@@ -308,7 +308,7 @@ def test_materialize_status_and_query(home: Home) -> None:
 
 def test_the_demo_shows_every_mart_and_the_same_days_twice_are_the_same_tables(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
-    shown = home.run("demo", "--days", "2", "--orders-per-day", "150", "--rows", "2").stdout
+    shown = home.run("demo", "--days", "2", "--orders-per-day", "1500", "--rows", "2").stdout
     for mart in ("users_and_blacklist", "most_fraudulent_users", "payment_fraud_critical_time"):
         assert f"gold.{mart}" in shown
     for mart in ("product_and_users", "product_and_payment_methods"):
