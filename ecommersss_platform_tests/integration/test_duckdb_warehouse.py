@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -266,6 +267,7 @@ def test_large_reads_leave_memory_through_a_file(
     monkeypatch.setattr("ecommersss_platform.warehouse.duckdb._SPOOL_IN_MEMORY", 1000)
     rows = orders(range(1, 2000), DAY_1)
     publish(warehouse, rows, ONE)
+    gc.collect()  # or what earlier tests left open is closed in between
     before = open_files()
     assert stored(warehouse) == rows
     assert open_files() == before  # the temporary file is closed
