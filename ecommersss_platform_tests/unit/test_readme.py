@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.summary import summary
 from ecommersss_platform.contracts import RAW_TABLES
 from ecommersss_platform.dbt import PROJECT_DIR
 from ecommersss_platform.settings import Settings
@@ -169,3 +170,8 @@ def test_the_figures_of_bigquery_are_those_of_the_code() -> None:
     assert f"{MOST_DAYS:,} days at most" in section
     at_once = Settings(warehouse="bigquery", bigquery_project="p").runs_at_once
     assert f"`ECOMMERSSS_CONCURRENT_RUNS` ({at_once}, " in section
+
+
+def test_the_measured_figures_are_those_of_the_results() -> None:
+    shown = README.split("<!-- python -m benchmarks.summary -->\n", 1)[1].split("<!-- -->", 1)[0]
+    assert shown == f"\n{summary()}\n"
