@@ -41,7 +41,7 @@ demo: setup  ## a week of orders from the stream to the marts, without a UI, the
 .PHONY: test
 test: lint  ## lint, then every test
 	@echo "pytest, $(TEST_JOBS) processes"
-	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: setup  ## ruff and mypy
