@@ -11,6 +11,7 @@ import hypothesis
 import psycopg2
 import psycopg2.errors
 import pytest
+from _pytest.runner import runtestprotocol
 
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform_tests import emulator
@@ -77,3 +78,26 @@ def pubsub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip(reason)
     with emulator.running_emulator(tmp_path_factory.mktemp("pubsub")) as address:
         yield address
+
+
+EMULATOR_TRIES = 3
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a test of Pub/Sub again where it failed, on a new subscription.
+
+    Google's emulator may hand what was not acknowledged to a stream that has ended, for ever. It does so once
+    in some dozens of readers; a fault of ours fails every try.
+    """
+    if item.get_closest_marker("pubsub") is None:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = []
+    for _ in range(EMULATOR_TRIES):
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        if not any(report.failed for report in reports):
+            break
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True

@@ -95,8 +95,7 @@ def test_what_is_not_acknowledged_comes_again_and_what_is_does_not(topic_read_ag
             assert 0 < len(batch) <= 2
             kept += batch.lines
     with topic.reader() as reader:
-        # The emulator hands messages to streams that have ended too, and again only after their deadline.
-        again = read(reader, len(kept), seconds=120)
+        again = read(reader, len(kept), seconds=60)
         assert not reader.read(1_000, timeout=0.5)
     assert sorted(again) == sorted(kept)
     assert not set(again) & set(first)
