@@ -64,7 +64,7 @@ faults: setup  ## the long fault run: 200 kills at random points
 .PHONY: smoke-bigquery
 smoke-bigquery: setup  ## the warehouse tests on the real project in ECOMMERSSS_BIGQUERY_PROJECT
 	@ECOMMERSSS_SMOKE_BIGQUERY=1 $(BIN)/python -m pytest -m bigquery $(PYTEST_ARGS) \
-		ecommersss_platform_tests/integration/test_bigquery_warehouse.py
+		ecommersss_platform_tests/platform/warehouse/test_bigquery_warehouse.py
 
 .PHONY: bench
 bench: setup  ## measure; results go to benchmarks/results/

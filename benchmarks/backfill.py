@@ -18,16 +18,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ecommersss_platform import dbt
-from ecommersss_platform.local.database import dagster_storage, operational_database
+from ecommersss_platform.dbt import project as dbt
+from ecommersss_platform.instance.databases import dagster_storage, operational_database
 from ecommersss_platform.local.stack import prepare
 from ecommersss_platform.materialize import materialize
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.streams import fraud_consumer, orders_topic
+from ecommersss_platform.topics import fraud_consumer, orders_topic
 from ecommersss_platform.warehouse import make_warehouse
 from streaming.orders import business_day
-from streaming.simulation import simulate_history
+from streaming.simulator.history import simulate_history
 
 DBT_ROUNDS = 3
 

@@ -12,14 +12,14 @@ from ecommersss_platform.assets.fraud import fraud_assets
 from ecommersss_platform.assets.marketplace import marketplace_job
 from ecommersss_platform.assets.raw import raw_assets
 from ecommersss_platform.checks import day_checks
-from ecommersss_platform.dbt_resource import dbt_resource
+from ecommersss_platform.dbt.resource import dbt_resource
 from ecommersss_platform.jobs import EXECUTOR, marketplace_days
 from ecommersss_platform.partitions import daily_partitions
 from ecommersss_platform.resources import platform_resources
-from ecommersss_platform.retention import retention_job
 from ecommersss_platform.schedules import daily_close, marketplace_hourly, topic_retention
 from ecommersss_platform.sensors import order_stream_sensor
 from ecommersss_platform.settings import Settings
+from ecommersss_platform.topic_retention import retention_job
 from ecommersss_platform.warehouse import make_warehouse
 
 settings = Settings()

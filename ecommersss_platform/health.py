@@ -92,8 +92,8 @@ def shared_consumer_problem(here: str, connected: Sequence[Connected], patience:
 def _consumer(settings: Settings) -> str | None:
     import psycopg2
 
-    from ecommersss_platform.local.database import database_url
-    from ecommersss_platform.streams import CONSUMER, TOPIC, orders_on_disk
+    from ecommersss_platform.instance.databases import database_url
+    from ecommersss_platform.topics import CONSUMER, TOPIC, orders_on_disk
     from streaming.database import connect
 
     try:

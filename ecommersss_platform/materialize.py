@@ -21,7 +21,12 @@ from datetime import UTC, date, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ecommersss_platform.local.instance import HOST_TAG, dagster_instance, environment, fail_orphaned_runs
+from ecommersss_platform.instance.dagster_home import (
+    HOST_TAG,
+    dagster_instance,
+    environment,
+    fail_orphaned_runs,
+)
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from streaming.errors import PlatformError
@@ -122,7 +127,7 @@ def materialize(
     check_days(days, settings.first_partition_day(), business_day(datetime.now(UTC)))
     with ExitStack() as stack:
         if dagster_url is None:
-            from ecommersss_platform.local.database import dagster_storage, operational_database
+            from ecommersss_platform.instance.databases import dagster_storage, operational_database
 
             stack.enter_context(operational_database(settings))
             dagster_url = stack.enter_context(dagster_storage(settings))

@@ -10,8 +10,8 @@ import pyarrow as pa
 from dagster import ConfigurableResource
 from psycopg2.extensions import connection as Connection
 
-from ecommersss_platform.extraction import extracted
-from ecommersss_platform.local.database import database_url
+from ecommersss_platform.instance.databases import database_url
+from ecommersss_platform.postgres.extraction import extracted
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import make_warehouse
 from ecommersss_platform.warehouse.io_manager import WarehouseIOManager

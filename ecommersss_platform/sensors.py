@@ -31,7 +31,7 @@ from dagster import (
 from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.partitions import Days, contiguous
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.streams import flagged_stream
+from ecommersss_platform.topics import flagged_stream
 from streaming.orders import JAKARTA, business_day, decode_flagged
 from streaming.topics.jsonl import JsonlTopic, TopicTruncated
 

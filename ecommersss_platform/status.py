@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ecommersss_platform.output import print_rows
+from ecommersss_platform.cli.output import print_rows
 from streaming.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def gather(settings: Settings) -> dict[str, Any]:
     Raises `PlatformError` where no platform was ever made.
     """
     from ecommersss_platform.contracts import RAW_TABLES
-    from ecommersss_platform.local.database import operational_database
+    from ecommersss_platform.instance.databases import operational_database
     from ecommersss_platform.local.stack import running
-    from ecommersss_platform.streams import flagged_stream
+    from ecommersss_platform.topics import flagged_stream
     from ecommersss_platform.warehouse import make_warehouse
     from streaming.database import connect, migrate
 
@@ -78,7 +78,7 @@ def gather(settings: Settings) -> dict[str, Any]:
 
 def _topic_on_disk(settings: Settings, connection: Any) -> dict[str, Any] | None:
     """Where the topic and its consumers are; None where it is not on disk."""
-    from ecommersss_platform.streams import orders_on_disk
+    from ecommersss_platform.topics import orders_on_disk
 
     topic = orders_on_disk(settings)
     if topic is None:
@@ -96,7 +96,7 @@ def _topic_on_disk(settings: Settings, connection: Any) -> dict[str, Any] | None
 
 def _shared_topic(settings: Settings, connection: Any) -> dict[str, Any]:
     """What is known of a topic at Pub/Sub. How much waits there is known to Google's monitoring alone."""
-    from ecommersss_platform.streams import CONSUMER, flagged_stream, orders_at_pubsub
+    from ecommersss_platform.topics import CONSUMER, flagged_stream, orders_at_pubsub
     from streaming.database.shared import FIRST_POSITION, connected
     from streaming.flagged_tail import last_position
 

@@ -14,7 +14,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from ecommersss_platform.local.postgres import EmbeddedPostgres
-from ecommersss_platform_tests import emulator
+from ecommersss_platform_tests.support import pubsub_emulator as emulator
 from streaming.database import migrate
 
 # No test asserts a time: machines are noisy.

@@ -23,10 +23,10 @@ from functools import partial
 import psycopg2
 from psycopg2 import errors
 
-from streaming.aside import Aside
+from streaming.commit_thread import Aside
+from streaming.counters import Distribution
 from streaming.database.store import Collision, OrderStore, Rejected, Rows
 from streaming.decisions import Candidate, Decision, candidates, decide
-from streaming.distribution import Distribution
 from streaming.errors import PlatformError
 from streaming.flagged import FlaggedStream
 from streaming.history import History, MemoryHistory

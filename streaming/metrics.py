@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from streaming.distribution import Distribution
+from streaming.counters import Distribution
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

@@ -19,11 +19,11 @@ from dagster import (
 )
 from dagster_dbt import DbtCliResource, dbt_assets
 
-from ecommersss_platform.dbt import MANIFEST, DbtError, build_arguments
-from ecommersss_platform.dbt_resource import keep_parse, told_metadata
+from ecommersss_platform.dbt.project import MANIFEST, DbtError, build_arguments
+from ecommersss_platform.dbt.resource import keep_parse, told_metadata
+from ecommersss_platform.dbt.turn import dbt_turn
 from ecommersss_platform.partitions import SINGLE_RUN, Days
 from ecommersss_platform.resources import PostgresResource
-from ecommersss_platform.turns import dbt_turn
 from ecommersss_platform.warehouse import Warehouse, WarehouseError
 
 INCREMENTAL = "config.materialized:incremental"

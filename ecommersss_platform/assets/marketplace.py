@@ -24,8 +24,8 @@ from dagster import (
 
 from ecommersss_platform.jobs import EXECUTOR
 from ecommersss_platform.resources import PostgresResource
-from streaming.database.marketplace import apply_hour
-from streaming.marketplace import (
+from streaming.orders import JAKARTA
+from streaming.simulator.population import (
     EmailFormat,
     Person,
     User,
@@ -35,7 +35,7 @@ from streaming.marketplace import (
     people,
     with_email,
 )
-from streaming.orders import JAKARTA
+from streaming.simulator.tables import apply_hour
 
 MARKETPLACE_HOURLY = "marketplace_hourly"
 

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ecommersss_platform.instance.dagster_home import environment, prepare_dagster_home
+from ecommersss_platform.instance.databases import dagster_storage, embedded_server, operational_database
 from ecommersss_platform.local import ui
-from ecommersss_platform.local.database import dagster_storage, embedded_server, operational_database
-from ecommersss_platform.local.history import first_run_history
-from ecommersss_platform.local.instance import environment, prepare_dagster_home
+from ecommersss_platform.local.first_run import first_run_history
 from ecommersss_platform.local.locks import FileLock
 from ecommersss_platform.local.postgres import DAGSTER, EmbeddedPostgres
 from ecommersss_platform.local.supervision import (
@@ -55,7 +55,7 @@ def prepare(settings: Settings) -> None:
     server is started for it if it is not up: hold it with `operational_database` around several steps.
     Raises `PlatformError`.
     """
-    from ecommersss_platform.dbt import prepare_manifest
+    from ecommersss_platform.dbt.project import prepare_manifest
     from streaming.database import migrate
 
     settings.record_first_day()
@@ -165,7 +165,7 @@ def _up_locked(settings: Settings, rate: float, orders_per_day: int) -> int:
 
 
 def _prepare_for_processes(settings: Settings, url: str, orders_per_day: int) -> None:
-    from ecommersss_platform.prepare import fail_dead_runs, prepare_databases
+    from ecommersss_platform.cli.prepare import fail_dead_runs, prepare_databases
 
     _tell("up", f"preparing {shown(settings.home)}: database schemas, dbt manifest")
     prepare(settings)
@@ -254,7 +254,7 @@ def _children(
             ready=ready,
         )
 
-    cli = "ecommersss_platform.cli"
+    cli = "ecommersss_platform.cli.app"
     workspace = ["-w", str(WORKSPACE)]
     children = [
         child(_CONSUMER, "flags orders and stores them", lambda: [cli, "consume"]),

@@ -184,10 +184,10 @@ def make_warehouse(settings: Settings) -> Warehouse:
     # Each engine's client is imported only where that engine is used.
     match settings.warehouse:
         case "duckdb":
-            from ecommersss_platform.warehouse.duckdb import DuckDbWarehouse
+            from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse
 
             return DuckDbWarehouse(settings.warehouse_path)
         case "bigquery":
-            from ecommersss_platform.warehouse.bigquery import BigQueryWarehouse
+            from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 
             return BigQueryWarehouse.of(settings)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ecommersss_platform_tests.emulator import PROJECT, end_streams_soon
+from ecommersss_platform_tests.support.pubsub_emulator import PROJECT, end_streams_soon
 from streaming.database.shared import SharedOrderStore
 from streaming.rules import RuleBook
 from streaming.shared_consumer import SharedConsumer

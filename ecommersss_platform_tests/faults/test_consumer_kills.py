@@ -24,7 +24,7 @@ from ecommersss_platform_tests.faults.traffic import (
     start,
     write_rules,
 )
-from ecommersss_platform_tests.shop import (
+from ecommersss_platform_tests.support.shop import (
     add_products,
     add_users,
     assert_stored_exactly_once,

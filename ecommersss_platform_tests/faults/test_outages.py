@@ -34,8 +34,8 @@ from ecommersss_platform_tests.faults.traffic import (
     change_lists,
     write_rules,
 )
-from ecommersss_platform_tests.project import PROJECT
-from ecommersss_platform_tests.shop import (
+from ecommersss_platform_tests.support.project import PROJECT
+from ecommersss_platform_tests.support.shop import (
     add_products,
     add_users,
     assert_stored_exactly_once,

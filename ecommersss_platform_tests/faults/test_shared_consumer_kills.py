@@ -20,7 +20,6 @@ from pathlib import Path
 
 import pytest
 
-from ecommersss_platform_tests import emulator
 from ecommersss_platform_tests.faults.traffic import (
     MALFORMED,
     PRODUCTS,
@@ -29,8 +28,9 @@ from ecommersss_platform_tests.faults.traffic import (
     change_lists,
     write_rules,
 )
-from ecommersss_platform_tests.project import PROJECT
-from ecommersss_platform_tests.shop import (
+from ecommersss_platform_tests.support import pubsub_emulator as emulator
+from ecommersss_platform_tests.support.project import PROJECT
+from ecommersss_platform_tests.support.shop import (
     add_products,
     add_users,
     assert_judged_as_if_undisturbed,

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from ecommersss_platform_tests.project import PROJECT
-from ecommersss_platform_tests.shop import NOON, order
+from ecommersss_platform_tests.support.project import PROJECT
+from ecommersss_platform_tests.support.shop import NOON, order
 from streaming.errors import PlatformError
 from streaming.lists import LISTS, add_entry, remove_entry
 from streaming.orders import OrderIds, encode

@@ -1,1 +1,0 @@
-"""Groups of `ecommersss` commands that have a module of their own."""

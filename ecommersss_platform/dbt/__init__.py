@@ -1,0 +1,1 @@
+"""dbt around the project `dbt_project/`: manifest, arguments, the Dagster resource, and taking turns."""

@@ -1,0 +1,211 @@
+"""dbt around the project `dbt_project/`: its manifest, its environment, its arguments.
+
+`python -m ecommersss_platform.dbt` prepares the manifest, which the code location reads when it loads: at
+set-up and in the image, so that loading never has to parse the project. Light: imports neither dbt nor
+dagster-dbt. The Dagster resource is in `dbt_resource.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from shutil import which
+from typing import TYPE_CHECKING
+
+from streaming.errors import PlatformError
+
+if TYPE_CHECKING:
+    from ecommersss_platform.partitions import Days
+    from ecommersss_platform.settings import Settings
+
+PROJECT_DIR = Path(__file__).resolve().parents[2] / "dbt_project"
+TARGET_DIR = PROJECT_DIR / "target"
+MANIFEST = TARGET_DIR / "manifest.json"
+PARTIAL_PARSE = "partial_parse.msgpack"
+"""What dbt keeps of a parse to save itself the next one: seconds, when target and connection are the same."""
+
+_NOT_THE_PROJECT = {"target", "logs", "dbt_packages"}
+_log = logging.getLogger("ecommersss.dbt")
+
+
+class DbtError(PlatformError):
+    """The dbt project is wrong, or dbt could not work on it."""
+
+
+# Decisions
+
+
+def build_arguments(days: Days | None = None) -> list[str]:
+    """The arguments of a `dbt build` that replaces these days in the incremental models.
+
+    None: the build is not about days; an incremental model would be built anew. Unit tests judge the
+    project, not the data: they belong to `make test`.
+    """
+    arguments = ["build", "--exclude-resource-type", "unit_test"]
+    if days is not None:
+        window = {"first_day": days.first.isoformat(), "end_day": days.end.isoformat()}
+        arguments += ["--vars", json.dumps(window)]
+    return arguments
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What dbt reads from its environment: the connection of `profiles.yml`, where to write, no telemetry.
+
+    A setting that is unset is there too, empty: what this process's environment has of it must not count.
+    """
+    return {
+        **{
+            f"ECOMMERSSS_{name.upper()}": _text(getattr(settings, name))
+            for name in type(settings).model_fields
+            if name.startswith("bigquery_")
+        },
+        "ECOMMERSSS_WAREHOUSE": settings.warehouse,
+        "ECOMMERSSS_DUCKDB_PATH": str(settings.warehouse_path),
+        "DBT_TARGET_PATH": str(artifacts_dir(settings)),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    }
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Path):
+        value = value.expanduser().absolute()
+    return "" if value is None else str(value)
+
+
+def artifacts_dir(settings: Settings) -> Path:
+    """Where dbt's runs write their artifacts and logs, each run a folder of its own: never in the project."""
+    return settings.home / "dbt"
+
+
+def outdated(project_dir: Path, manifest: Path, target: str, dbt_version: str) -> str | None:
+    """Why the manifest has to be made anew, as a clause; None: it is up to date.
+
+    It is out of date when a file or a folder of the project is newer (a folder that lost a file is), or when
+    it was made by another dbt or for another target.
+    """
+    try:
+        made = manifest.stat().st_mtime_ns
+        metadata = json.loads(manifest.read_bytes())["metadata"]
+    except FileNotFoundError:
+        return "there is none yet"
+    except (ValueError, KeyError):
+        return "it cannot be read"
+    if metadata.get("dbt_version") != dbt_version:
+        return f"it was made by dbt {metadata.get('dbt_version')} and this is {dbt_version}"
+    if metadata.get("adapter_type") != target:
+        return f"it was made for {metadata.get('adapter_type')} and this is {target}"
+    for path in _project_paths(project_dir):
+        if path.stat().st_mtime_ns > made:
+            return f"{path.relative_to(project_dir)} is newer"
+    return None
+
+
+def _project_paths(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name in _NOT_THE_PROJECT or path.name.startswith("."):
+            continue
+        yield path
+        if path.is_dir():
+            yield from _project_paths(path)
+
+
+# Doing
+
+
+def executable() -> Path:
+    """The dbt of this Python environment, whether it is activated or not. Raises `DbtError`."""
+    own = Path(sysconfig.get_path("scripts")) / "dbt"
+    if own.exists():
+        return own
+    if found := which("dbt"):
+        return Path(found)
+    raise DbtError(f"dbt is not installed in {sys.prefix}: run `make setup`")
+
+
+def prepare_manifest(settings: Settings | None = None, project_dir: Path = PROJECT_DIR) -> Path:
+    """Parse the dbt project into `target/manifest.json` if that is out of date. Returns its path.
+
+    Touches no warehouse and no network. Any number of processes may do it at once: one parses, the others
+    wait and find it done; readers see the old manifest or the new one, never half of one. Raises `DbtError`
+    with dbt's own words when the project is wrong.
+    """
+    if settings is None:
+        from ecommersss_platform.settings import Settings
+
+        settings = Settings()
+    target_dir = project_dir / "target"
+    manifest = target_dir / "manifest.json"
+    asked = (project_dir, manifest, settings.warehouse, version("dbt-core"))
+    if outdated(*asked) is None:
+        return manifest
+    try:
+        target_dir.mkdir(exist_ok=True)
+        with _locked(target_dir / ".prepare.lock"):
+            reason = outdated(*asked)
+            if reason is not None:
+                _log.info("parsing the dbt project (its manifest: %s)", reason)
+                _parse(settings, project_dir, target_dir)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise DbtError(
+            f"{manifest} is out of date ({outdated(*asked)}), and {error.filename} may not be written "
+            "by this account: run `make setup` as the owner of the checkout"
+        ) from error
+    return manifest
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    import fcntl
+
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _parse(settings: Settings, project_dir: Path, target_dir: Path) -> None:
+    # A file that is changed while dbt reads must be newer than the manifest.
+    began = time.time_ns()
+    with tempfile.TemporaryDirectory(prefix=".parse-", dir=target_dir) as folder:
+        command = [
+            *(str(executable()), "--no-use-colors", "parse"),
+            *("--project-dir", str(project_dir), "--profiles-dir", str(project_dir)),
+            *("--target", settings.warehouse, "--target-path", folder, "--log-path", folder),
+        ]
+        done = subprocess.run(
+            command,
+            cwd=project_dir,
+            env=os.environ | environment(settings) | {"DBT_TARGET_PATH": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise DbtError(f"dbt could not parse {project_dir}:\n{done.stdout.strip()}")
+        for name in (PARTIAL_PARSE, "manifest.json"):
+            made = Path(folder, name)
+            os.utime(made, ns=(began, began))
+            made.replace(target_dir / name)
+
+
+def main() -> int:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    try:
+        prepare_manifest()
+    except PlatformError as error:
+        _log.error("%s", error)
+        return 1
+    return 0

@@ -1,0 +1,131 @@
+"""Removing old segments of the two streams: who reads them and how far, and the daily job.
+
+The decision is `streaming.topics.retention.decide`; this fetches what it needs to know.
+
+| stream | readers |
+|---|---|
+| orders | every consumer with a position in PostgreSQL |
+| flagged_orders | `order_stream_sensor` by its cursor, and the consumers' own recovery after a crash |
+"""
+
+# Annotations must be real here: Dagster checks the type of `context` by them.
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from dagster import DagsterInstance, JobDefinition, OpExecutionContext, job, op
+from dagster._core.definitions.run_request import InstigatorType
+
+from ecommersss_platform.instance.databases import database_url
+from ecommersss_platform.jobs import EXECUTOR
+from ecommersss_platform.sensors import ORDER_STREAM_SENSOR, Cursor
+from ecommersss_platform.settings import Settings
+from ecommersss_platform.topics import FLAGGED, TOPIC, flagged_stream
+from streaming.database import connect
+from streaming.topics.jsonl import JsonlTopic
+from streaming.topics.retention import Verdict, decide, segments_of, trim
+
+TOPIC_RETENTION = "topic_retention"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to become of each segment of a stream."""
+
+    name: str
+    topic: JsonlTopic
+    verdicts: list[Verdict]
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        """A row a segment, for people and programs; times in UTC."""
+        return [
+            {
+                "stream": self.name,
+                "position": verdict.segment.begin,
+                "bytes": verdict.segment.bytes,
+                "changed": verdict.segment.changed.isoformat(timespec="seconds"),
+                "removable": verdict.removable,
+                "why": verdict.why,
+            }
+            for verdict in self.verdicts
+        ]
+
+
+def plan(
+    settings: Settings, url: str, sensor_position: int | None, now: datetime | None = None
+) -> list[Plan]:
+    """What is to become of the segments of both streams. Removes nothing.
+
+    `url` is the operational database's; `sensor_position` is where `order_stream_sensor` is in the flagged
+    stream, None if that is not known. Raises `psycopg2.OperationalError` and `OSError`.
+    """
+    now = now or datetime.now(UTC)
+    with closing(connect(url, "ecommersss retention")) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT consumer, position FROM topic_positions WHERE topic = %s", (TOPIC,))
+        consumers = {f'the consumer "{name}"': int(position) for name, position in cursor}
+        cursor.execute("SELECT consumer, start_position FROM flagged_emissions WHERE stream = %s", (FLAGGED,))
+        recoveries = {
+            f'the consumer "{name}", completing the stream after a crash,': int(at) for name, at in cursor
+        }
+    if settings.topic == "pubsub":
+        # Pub/Sub keeps the orders, and the stream is completed from its own end (`streaming.flagged_tail`).
+        readers: dict[str, int | None] = {ORDER_STREAM_SENSOR: sensor_position}
+        return [_plan(FLAGGED, flagged_stream(settings), readers, settings.flagged_retention_days, now)]
+    # A consumer that has not stored anything yet completes nothing, so it needs nothing either.
+    flagged_readers = {ORDER_STREAM_SENSOR: sensor_position, **recoveries}
+    return [
+        _plan(TOPIC, JsonlTopic(settings.orders_topic_dir), consumers, settings.topic_retention_days, now),
+        _plan(FLAGGED, flagged_stream(settings), flagged_readers, settings.flagged_retention_days, now),
+    ]
+
+
+def _plan(name: str, topic: JsonlTopic, readers: Mapping[str, int | None], days: int, now: datetime) -> Plan:
+    keep = timedelta(days=days) if days else None
+    return Plan(name, topic, decide(segments_of(topic), readers, keep, now))
+
+
+def remove(plans: list[Plan]) -> dict[str, list[int]]:
+    """Remove what the plans say; for each stream the segments that are gone. Raises `OSError`."""
+    return {planned.name: trim(planned.topic, planned.verdicts) for planned in plans}
+
+
+def sensor_position(instance: DagsterInstance) -> int | None:
+    """Up to where the days of the flagged stream are materialised, by the cursor of `order_stream_sensor`.
+
+    None when the sensor has never ticked. Where several code locations had the sensor, the one that is
+    furthest behind counts. Raises `ValueError` for a cursor that the sensor did not write.
+    """
+    positions = [
+        Cursor.parse(getattr(state.instigator_data, "cursor", None)).position
+        for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+        if state.instigator_name == ORDER_STREAM_SENSOR
+    ]
+    return min(positions, default=None)
+
+
+def retention_job(settings: Settings) -> JobDefinition:
+    """The job that removes old segments of both streams. It does no harm at any time, or twice at once."""
+
+    @op(description="Removes segments that are old enough and that every reader is past.")
+    def remove_old_segments(context: OpExecutionContext) -> None:
+        plans = plan(settings, database_url(settings), sensor_position(context.instance))
+        removed = remove(plans)
+        for planned in plans:
+            gone = removed[planned.name]
+            kept = next((v for v in planned.verdicts if v.segment.begin not in gone), None)
+            why = f"; the one at {kept.segment.begin} stays: {kept.why}" if kept else ""
+            count = f"{len(gone)} of {len(planned.verdicts)} segments"
+            context.log.info(f"{planned.name}: removed {count}{why}")
+        context.add_output_metadata({f"{name}_removed": len(segments) for name, segments in removed.items()})
+
+    @job(
+        name=TOPIC_RETENTION,
+        executor_def=EXECUTOR,
+        description="Removes old segments of both streams; `ecommersss topics trim --dry-run` shows them.",
+    )
+    def topic_retention() -> None:
+        remove_old_segments()
+
+    return topic_retention

@@ -1,0 +1,304 @@
+"""The dbt project on BigQuery, beside DuckDB: the same models of the same raw days are the same rows.
+
+dbt and its adapter are the real ones, on an emulator. That executes BigQuery's SQL on DuckDB too, so what is
+equal here is what the models mean, not how an engine computes; what is asked of BigQuery, such as which
+partitions, is read in the statements that dbt sent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from ecommersss_platform.contracts import ORDERS, PRODUCTS, USERS, RawTable
+from ecommersss_platform.dbt.project import PROJECT_DIR, build_arguments, environment, executable
+from ecommersss_platform.partitions import Days
+from ecommersss_platform.settings import Settings
+from ecommersss_platform.warehouse import Warehouse, make_warehouse
+from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
+from ecommersss_platform_tests.support.loopback import loopback_only
+from ecommersss_platform_tests.support.raw_days import MOST, Row, order, product, user
+
+pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
+
+MONTH = Days(date(2024, 2, 15), date(2024, 3, 17))
+EMPTY_DAY = date(2024, 2, 20)
+MODELS = (
+    *("silver.dim_users", "silver.dim_products", "silver.fact_orders"),
+    *("gold.daily_fraud_summary", "gold.fraud_rule_performance", "gold.most_fraudulent_users"),
+    *("gold.payment_fraud_critical_time", "gold.product_and_payment_methods"),
+    *("gold.product_and_users", "gold.users_and_blacklist"),
+)
+FACTS = "silver.fact_orders"
+
+CLOCKS = ("00:00:00", "00:00:00.000001", "04:59:59.999999", "05:00:00", "12:30:00", "23:59:59.999999")
+AMOUNTS = ("0.00", "0.01", "0.10", "0.20", "0.30", "100.10", "33.33", "300000000.00", str(MOST))
+METHODS = ("OVO", "DANA", "Gopay", "Kartu ✓ 'x'", 'a "quoted" \\ way', "paylater", "Paylater", " ", "支付宝")
+ACTIVE = ("extreme_order", "foreign_country", "night_bulk_order", "wallet_limit")
+SHADOW = ("rapid_orders", "spend_burst")
+
+
+def a_month() -> dict[RawTable, list[Row]]:
+    """A month of awkward rows: 2 to 12 orders a day, but for one day that has none.
+
+    Users 1 to 10 exist, of whom 9 and 10 never order; 11 and 12 order but the dimension lacks them; so it is
+    with products 1 to 8, where 8 is never ordered, and 9.
+    """
+    chosen = random.Random(7)
+    names = (
+        "siti",
+        "budi@mail.id",
+        "Ñandú 💸",
+        "o'brien",
+        "x@",
+        "@y",
+        "",
+        "日本 語",
+        "two\nlines",
+        "A" * 150,
+    )
+    users = [
+        user(
+            n,
+            n,
+            "2024-02-15",
+            username=names[n - 1],
+            email=f"{names[n - 1]}@ñ.com" if n != 7 else "",
+            default_payment=None if n % 2 else METHODS[n % len(METHODS)],
+        )
+        for n in range(1, 11)
+    ]
+    # Newer versions; two of one instant, of which the higher number is the newer.
+    users += [
+        user(11, 1, "2024-03-01", username="siti", email="siti@kantor.co.id", default_payment="OVO"),
+        user(12, 2, "2024-03-01", "09:00", username="budi2", email="no address"),
+        user(13, 2, "2024-03-01", "09:00", username="budi@mail.id", email="budi@mail.id"),
+    ]
+    products = [
+        product(n, n, "2024-02-15", f"{n * 10}.0{n}", product_name=f"Teh {n} \"x\"; 50% 'y' \\ ☕")
+        for n in range(1, 9)
+    ]
+    products.append(product(9, 1, "2024-03-02", "0.00", product_name="Kopi"))
+    orders: list[Row] = []
+    for day in MONTH:
+        for _ in range(0 if day == EMPTY_DAY else chosen.randint(2, 12)):
+            fraud = chosen.random() < 0.4
+            orders.append(
+                order(
+                    1000 + len(orders),
+                    chosen.choice((1, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12)),
+                    chosen.choice((1, 2, 3, 4, 5, 6, 7, 9)),
+                    str(day),
+                    chosen.choice(CLOCKS),
+                    chosen.choice(AMOUNTS),
+                    chosen.choice(METHODS),
+                    active=sorted(chosen.sample(ACTIVE, chosen.randint(1, 3))) if fraud else (),
+                    shadow=sorted(chosen.sample(SHADOW, chosen.randint(0, 2))),
+                )
+            )
+    return {USERS: users, PRODUCTS: products, ORDERS: orders}
+
+
+@dataclass(frozen=True)
+class Target:
+    """The project on one warehouse."""
+
+    settings: Settings
+    warehouse: Warehouse
+    outside: Path
+    """What dbt asked of anybody beyond this machine."""
+
+    def publish(self, tables: Mapping[RawTable, list[Row]], days: Days, run: str) -> None:
+        for table, rows in tables.items():
+            asked = [row for row in rows if row["partition_date"] in days]
+            reader = pa.Table.from_pylist(asked, schema=table.arrow_schema).to_reader()
+            self.warehouse.publish(table, reader, days, run)
+
+    def dbt(self, *arguments: str) -> dict[str, Any]:
+        """Run dbt, which must succeed; the results of its nodes by name."""
+        done = subprocess.run(
+            [str(executable()), "--no-use-colors", *arguments, "--target", self.settings.warehouse],
+            cwd=PROJECT_DIR,
+            env=os.environ
+            | loopback_only(self.outside)
+            | environment(self.settings)
+            | {"DBT_LOG_PATH": str(self.settings.home / "dbt"), "DBT_ENV_CUSTOM_ENV_DAGSTER_RUN_ID": "Run-1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout
+        told = json.loads((self.settings.home / "dbt" / "run_results.json").read_text())
+        return {result["unique_id"]: result for result in told["results"]}
+
+    def rows(self, table: str, where: str = "TRUE") -> list[dict[str, Any]]:
+        rows = self.warehouse.query(f"SELECT * FROM {table} WHERE {where}").to_pylist()
+        return sorted(({k: plain(v) for k, v in row.items()} for row in rows), key=repr)
+
+    def executed(self) -> str:
+        """What dbt wrote into its log since it was last asked, statements among it."""
+        log = self.settings.home / "dbt" / "dbt.log"
+        text = log.read_text()
+        log.write_text("")
+        return text
+
+
+def plain(value: Any) -> Any:
+    """The value without what is the engine's own: a NUMERIC's width, the zone that an instant is shown in."""
+    if isinstance(value, Decimal):
+        return value.quantize(Decimal("0.01")) if value == value.quantize(Decimal("0.01")) else value
+    return value.astimezone(UTC) if isinstance(value, datetime) else value
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, Target]]:
+    """DuckDB and BigQuery with the month in their raw tables, and the project built once on each."""
+    home = tmp_path_factory.mktemp("homes")
+    outside = home / "outside"
+    with running_emulator(tmp_path_factory.mktemp("bigquery")) as address:
+        duckdb = Settings(home=home / "duckdb", _env_file=None)
+        bigquery = Settings(
+            home=home / "bigquery",
+            warehouse="bigquery",
+            bigquery_project="test-dbt",
+            bigquery_location="US",
+            bigquery_endpoint=address,
+            # Nothing of these is to be used with an emulator.
+            bigquery_impersonate="nobody@example.com",
+            _env_file=None,
+        )
+        made = (
+            Target(duckdb, make_warehouse(duckdb), outside),
+            Target(bigquery, make_warehouse(bigquery), outside),
+        )
+        for target in made:
+            target.settings.home.mkdir()
+            target.publish(a_month(), MONTH, "first")
+        made[0].dbt(*build_arguments())
+        yield made
+
+
+def assert_same(targets: tuple[Target, Target]) -> None:
+    duckdb, bigquery = targets
+    for model in MODELS:
+        expected = duckdb.rows(model)
+        assert expected, model
+        assert bigquery.rows(model) == expected, model
+
+
+def test_the_month_is_as_awkward_as_it_says() -> None:
+    orders = a_month()[ORDERS]
+    assert {row["payment_method"] for row in orders} == set(METHODS)
+    assert {str(row["amount"]) for row in orders} == set(AMOUNTS)
+    assert {row["created_date"].time() for row in orders} == {time.fromisoformat(clock) for clock in CLOCKS}
+    assert {row["user_id"] for row in orders} == {1, 2, 3, 4, 5, 6, 7, 8, 11, 12}
+    assert any(not row["fraud_reasons"] and not row["shadow_reasons"] for row in orders)
+    assert {row["partition_date"] for row in orders} == set(MONTH) - {EMPTY_DAY}
+
+
+def test_the_project_builds_twice_on_each_and_every_row_is_the_same(targets: tuple[Target, Target]) -> None:
+    """The first time with every unit test too."""
+    _, bigquery = targets
+    results = bigquery.dbt("build")
+    statuses = {name.split(".")[2]: result["status"] for name, result in results.items()}
+    assert sum(name.startswith("unit_test.") for name in results) == 16
+    assert sum(name.startswith("test.") for name in results) == 58
+    not_passed = {name: status for name, status in statuses.items() if status not in ("pass", "success")}
+    # The month has orders of users and of a product that the dimensions lack.
+    assert not_passed == {"fact_orders_user_is_known": "warn", "fact_orders_product_is_known": "warn"}
+    assert_same(targets)
+    assert len(bigquery.rows("gold.most_fraudulent_users")) == 10
+    for target in targets:
+        before = {model: target.rows(model) for model in MODELS}
+        target.dbt(*build_arguments())
+        assert {model: target.rows(model) for model in MODELS} == before
+    assert_same(targets)
+    assert not bigquery.outside.exists(), bigquery.outside.read_text()
+
+
+def changed_month() -> dict[RawTable, list[Row]]:
+    """The month after a late order, a day that vanished, and changes on days that no run was told of."""
+    orders = a_month()[ORDERS]
+    day_before = next(row for row in orders if row["partition_date"] == date(2024, 2, 28))
+    day_before["amount"] = Decimal("7.77")
+    orders = [row for row in orders if row["partition_date"] != date(2024, 3, 1)]
+    late = order(9001, 3, 3, "2024-02-29", "23:59:59.999999", "1.11", "OVO", active=["wallet_limit"])
+    back = order(9002, 9, 8, str(EMPTY_DAY), "00:00:00", "2.22", "OVO")
+    return {ORDERS: [*orders, late, back]}
+
+
+def test_days_are_replaced_whole_and_no_other_is_read_or_written(targets: tuple[Target, Target]) -> None:
+    """A late order is in its day and a day that vanished upstream is gone; the others are as they were, even
+    where raw has something else by now."""
+    _, bigquery = targets
+    days = Days(date(2024, 2, 29), date(2024, 3, 3))
+    inside = f"partition_date >= DATE '{days.first}' AND partition_date < DATE '{days.end}'"
+    for target in targets:
+        target.publish(changed_month(), MONTH, "second")
+        before = target.rows(FACTS, f"NOT ({inside})")
+        target.executed()
+        results = target.dbt(*build_arguments(days), "--select", "fact_orders")
+        assert target.rows(FACTS, f"NOT ({inside})") == before
+        found = target.rows(FACTS, inside)
+        assert {row["partition_date"] for row in found} == {date(2024, 2, 29), date(2024, 3, 2)}
+        assert [row["order_id"] for row in found if row["order_id"] > 9000] == [9001]
+        assert {row["order_id"] for row in found} == {
+            row["id"] for row in changed_month()[ORDERS] if row["partition_date"] in days
+        }
+        assert [name for name in results if name.startswith("model.")] == ["model.ecommersss.fact_orders"]
+    sent = one_line(bigquery.executed())
+
+    # The raw table is read once, and of it the window, through a view that hides no partition.
+    [read] = re.findall(r"create or replace table \S*fact_orders__dbt_tmp.*?\);", sent)
+    assert "from `test-dbt`.`bronze`.`stg_orders`" in read
+    assert "where partition_date >= date '2024-02-29' and partition_date < date '2024-03-03'" in read
+    assert "`raw`" not in read
+    assert view_sql(bigquery).endswith(
+        "as with orders as ( select * from `test-dbt`.`raw`.`orders`"
+        " where partition_date >= date '0001-01-01' )"
+        " select id as order_id, user_id, product_id, quantity, amount, payment_method, country, is_fraud,"
+        " fraud_reasons, shadow_reasons, rules_version, created_date as ordered_at, flagged_at,"
+        " position as topic_position, partition_date from orders;"
+    )
+    # One statement replaces the days. Each bound is a constant beside the bare column, which is what BigQuery
+    # needs to leave other partitions alone.
+    [merge] = re.findall(r"merge into .*?;", sent)
+    assert merge.startswith(
+        "merge into `test-dbt`.`silver`.`fact_orders` as replaced using (select * from ( select *"
+        " from `test-dbt`.`silver`.`fact_orders__dbt_tmp"
+    )
+    assert (
+        ") where partition_date >= date '2024-02-29' and partition_date < date '2024-03-03') as staged"
+        " on false when not matched by source and replaced.partition_date >= date '2024-02-29'"
+        " and replaced.partition_date < date '2024-03-03' then delete"
+        " when not matched then insert (`order_id`, `user_id`,"
+    ) in merge
+    assert "delete from" not in sent
+    assert "truncate" not in sent
+    # Each of these is a job that says whose it is.
+    labels = '/* {"managed_by": "ecommersss", "dagster_run_id": "Run-1", "asset": "silver_fact_orders"} */'
+    assert f"{labels} merge into" in sent
+
+
+def view_sql(target: Target) -> str:
+    path = target.settings.home / "dbt" / "run" / "ecommersss" / "models" / "staging" / "stg_orders.sql"
+    return one_line(path.read_text())
+
+
+def one_line(sql: str) -> str:
+    """The text without comments and line breaks."""
+    return " ".join(re.sub(r"--.*", "", sql).split())

@@ -1,0 +1,374 @@
+"""The dbt project, built by dbt itself on DuckDB from a few awkward raw rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.dbt.project import PROJECT_DIR, build_arguments, environment, executable
+from ecommersss_platform.partitions import Days
+from ecommersss_platform.settings import Settings
+from ecommersss_platform_tests.support.raw_days import MOST, ORDER_ROWS, at, order, read, write_raw
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+MODELS = {
+    "bronze": ["stg_orders", "stg_products", "stg_users"],
+    "silver": ["dim_products", "dim_users", "fact_orders"],
+    "gold": [
+        "daily_fraud_summary",
+        "fraud_rule_performance",
+        "most_fraudulent_users",
+        "payment_fraud_critical_time",
+        "product_and_payment_methods",
+        "product_and_users",
+        "users_and_blacklist",
+    ],
+}
+RUPIAH = Decimal
+NOUGHT = Decimal("0.00")
+LARGE = Decimal("300000000.00")
+
+
+@dataclass(frozen=True)
+class Project:
+    """The project on a warehouse of its own."""
+
+    settings: Settings
+
+    def dbt(self, *arguments: str) -> tuple[int, str]:
+        """Run dbt; its exit code and what it said."""
+        done = subprocess.run(
+            [str(executable()), "--no-use-colors", *arguments, "--target", "duckdb"],
+            cwd=PROJECT_DIR,
+            env=os.environ | environment(self.settings) | {"DBT_LOG_PATH": str(self.settings.home / "dbt")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def results(self) -> dict[str, str]:
+        """The status of each node of the last run, by its name."""
+        told = json.loads((self.settings.home / "dbt" / "run_results.json").read_text())
+        return {result["unique_id"]: result["status"] for result in told["results"]}
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        return read(self.settings.warehouse_path, sql)
+
+    def tables(self) -> dict[str, list[tuple[Any, ...]]]:
+        """All rows of silver and gold."""
+        return {
+            f"{schema}.{model}": self.rows(f"SELECT * FROM {schema}.{model} ORDER BY ALL")
+            for schema in ("silver", "gold")
+            for model in MODELS[schema]
+        }
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Built once, with all of the project's unit and data tests."""
+    project = Project(Settings(home=tmp_path_factory.mktemp("home"), _env_file=None))
+    write_raw(project.settings.warehouse_path)
+    code, output = project.dbt("--warn-error-options", '{"error": ["Deprecations"]}', "build")
+    assert code == 0, output
+    return project
+
+
+def test_every_unit_test_and_data_test_of_the_project_passes(project: Project) -> None:
+    results = project.results()
+    unit_tests = [name for name in results if name.startswith("unit_test.")]
+    assert len(unit_tests) == 16
+    assert {results[name] for name in unit_tests} == {"pass"}
+    not_passed = {
+        name.split(".")[2]: told for name, told in results.items() if told not in ("pass", "success")
+    }
+    # The sample has orders of a user and a product that the dimensions lack: a warning, and nothing more.
+    assert not_passed == {"fact_orders_user_is_known": "warn", "fact_orders_product_is_known": "warn"}
+
+
+def test_datasets_have_exactly_their_names_and_nothing_is_left_over(project: Project) -> None:
+    found = project.rows(
+        "SELECT table_schema, table_name, table_type FROM information_schema.tables"
+        " WHERE table_schema <> 'raw' ORDER BY ALL"
+    )
+    kinds = {"bronze": "VIEW", "silver": "BASE TABLE", "gold": "BASE TABLE"}
+    assert found == sorted((schema, name, kinds[schema]) for schema in MODELS for name in MODELS[schema])
+
+
+def test_every_column_is_described_in_order_and_every_grain_is_stated(project: Project) -> None:
+    manifest = json.loads((project.settings.home / "dbt" / "manifest.json").read_text())
+    for model in (node for node in manifest["nodes"].values() if node["resource_type"] == "model"):
+        columns = [
+            name
+            for (name,) in project.rows(
+                "SELECT column_name FROM information_schema.columns"
+                f" WHERE table_schema = '{model['schema']}' AND table_name = '{model['name']}'"
+                " ORDER BY ordinal_position"
+            )
+        ]
+        assert list(model["columns"]) == columns, model["name"]
+        assert all(column["description"] for column in model["columns"].values()), model["name"]
+        assert "Grain: one row per" in model["description"], model["name"]
+        grain = ", ".join(model["config"]["meta"]["grain"])
+        relation = f"{model['schema']}.{model['name']}"
+        assert project.rows(f"SELECT count(*) FROM {relation} GROUP BY {grain} HAVING count(*) > 1") == []
+        [(comment,)] = project.rows(
+            f"SELECT comment FROM duckdb_{'views' if model['schema'] == 'bronze' else 'tables'}()"
+            f" WHERE schema_name = '{model['schema']}'"
+            f" AND {'view_name' if model['schema'] == 'bronze' else 'table_name'} = '{model['name']}'"
+        )
+        assert comment == model["description"].strip()
+
+
+def test_money_is_exact_and_counts_are_integers(project: Project) -> None:
+    types = dict(
+        project.rows(
+            "SELECT column_name, any_value(data_type) FROM information_schema.columns"
+            " WHERE table_schema = 'gold' GROUP BY column_name HAVING count(DISTINCT data_type) = 1"
+        )
+    )
+    names = "SELECT DISTINCT column_name FROM information_schema.columns WHERE table_schema = 'gold'"
+    assert set(types) == {name for (name,) in project.rows(names)}
+    money = {n for n in types if n.endswith(("_amount", "_spend", "_loss"))}
+    assert {types[name] for name in money} == {"DECIMAL(38,2)"}
+    assert types["fraud_percentage"] == "DECIMAL(5,2)"
+    assert {types[n] for n in types if n.endswith("_orders") or n.endswith("_rank")} == {"BIGINT"}
+    assert {types[n] for n in types if n.endswith("_at")} == {"TIMESTAMP WITH TIME ZONE"}
+
+
+def test_dimensions_have_the_newest_versions_and_no_address(project: Project) -> None:
+    assert project.rows("SELECT * EXCLUDE (updated_at) FROM silver.dim_users ORDER BY user_id") == [
+        (1, "siti", "s***@kantor.co.id", "OVO", at("2024-02-28", "00:00"), date(2024, 2, 28)),
+        (2, "b***@mail.id", "b***@mail.id", None, at("2024-02-28", "00:00"), date(2024, 2, 28)),
+        (3, "Ñandú 💸", "é***@ñ.com", "DANA", at("2024-02-28", "00:00"), date(2024, 2, 28)),
+    ]
+    assert project.rows("SELECT product_id, list_price, listed_on FROM silver.dim_products ORDER BY 1") == [
+        (1, Decimal("12.50"), date(2024, 2, 28)),
+        (2, NOUGHT, date(2024, 2, 28)),
+        (3, Decimal("5.00"), date(2024, 2, 28)),
+    ]
+
+
+def test_no_address_and_no_name_of_a_person_leaves_bronze(project: Project) -> None:
+    everything = json.dumps(project.tables(), default=str, ensure_ascii=False)
+    for told in ("siti.rahma", "siti@", "budi@", "éva@", "First1", "Last2"):
+        assert told not in everything
+    assert project.rows("SELECT email, first_name FROM bronze.stg_users WHERE user_id = 2") == [
+        ("budi@mail.id", "First2")
+    ]
+
+
+def test_facts_are_the_raw_orders_with_their_local_hour(project: Project) -> None:
+    hours = project.rows("SELECT order_id, local_hour, partition_date FROM silver.fact_orders ORDER BY 1")
+    assert hours == [(row["id"], row["created_date"].hour, row["partition_date"]) for row in ORDER_ROWS]
+    kept = [name for name in ORDERS.arrow_schema.names if name not in ("id", "created_date", "position")]
+    assert project.rows(f"SELECT order_id, {', '.join(kept)} FROM silver.fact_orders ORDER BY 1") == [
+        (row["id"], *(row[name] for name in kept)) for row in ORDER_ROWS
+    ]
+
+
+def test_users_and_blacklist(project: Project) -> None:
+    assert project.rows("SELECT * FROM gold.users_and_blacklist ORDER BY user_id") == [
+        (
+            *(1, "siti", "s***@kantor.co.id", "OVO", at("2024-02-28", "00:00")),
+            *(4, RUPIAH("300000200.20"), 1, LARGE),
+            *(at("2024-02-29", "12:00"), at("2024-02-28", "05:00"), "Watchlist"),
+        ),
+        (
+            *(2, "b***@mail.id", "b***@mail.id", None, at("2024-02-28", "00:00")),
+            *(4, RUPIAH("100.70"), 3, RUPIAH("0.60")),
+            *(at("2024-02-29", "12:00"), at("2024-02-29", "12:00"), "Blacklist"),
+        ),
+        (
+            *(3, "Ñandú 💸", "é***@ñ.com", "DANA", at("2024-02-28", "00:00")),
+            *(0, NOUGHT, 0, NOUGHT),
+            *(None, None, "Good Standing"),
+        ),
+        (
+            *(9, None, None, None, None),
+            *(2, 2 * MOST, 1, MOST),
+            *(at("2024-03-02", "01:00"), at("2024-03-02", "01:00"), "Watchlist"),
+        ),
+    ]
+
+
+def test_most_fraudulent_users(project: Project) -> None:
+    assert project.rows("SELECT * FROM gold.most_fraudulent_users ORDER BY fraud_rank") == [
+        (
+            *(1, 2, "b***@mail.id", "b***@mail.id", "Blacklist", 4, 3, Decimal("75.00")),
+            *(RUPIAH("100.70"), RUPIAH("0.60"), at("2024-02-29", "12:00")),
+        ),
+        (
+            *(2, 9, None, None, "Watchlist", 2, 1, Decimal("50.00")),
+            *(2 * MOST, MOST, at("2024-03-02", "01:00")),
+        ),
+        (
+            *(3, 1, "siti", "s***@kantor.co.id", "Watchlist", 4, 1, Decimal("25.00")),
+            *(RUPIAH("300000200.20"), LARGE, at("2024-02-28", "05:00")),
+        ),
+    ]
+
+
+def test_payment_fraud_critical_time(project: Project) -> None:
+    """From 00:00:00 to 04:59:59.999999 in Jakarta."""
+    assert project.rows("SELECT * FROM gold.payment_fraud_critical_time ORDER BY payment_method") == [
+        ("Bank Transfer", 2, 1, 1, Decimal("50.00"), 2 * MOST, MOST),
+        ("Gopay", 2, 0, 2, Decimal("100.00"), RUPIAH("0.30"), RUPIAH("0.30")),
+        ("OVO", 2, 2, 0, NOUGHT, RUPIAH("100.10"), NOUGHT),
+    ]
+
+
+def test_product_and_users(project: Project) -> None:
+    kopi = ("Kopi \"Luwak\"; 50% 'asli'", "Minuman")
+    assert project.rows("SELECT * FROM gold.product_and_users ORDER BY user_id, product_id") == [
+        (1, "siti", 1, *kopi, 3, 3, 0, at("2024-02-29", "12:00")),
+        (1, "siti", 2, "Teh", "Minuman", 1, 0, 1, at("2024-02-28", "05:00")),
+        (2, "b***@mail.id", 1, *kopi, 3, 1, 2, at("2024-02-29", "03:00")),
+        (2, "b***@mail.id", 2, "Teh", "Minuman", 1, 0, 1, at("2024-02-29", "12:00")),
+        (9, None, 8, None, None, 2, 1, 1, at("2024-03-02", "01:00")),
+    ]
+
+
+def test_product_and_payment_methods(project: Project) -> None:
+    kopi = "Kopi \"Luwak\"; 50% 'asli'"
+    assert project.rows(
+        "SELECT * FROM gold.product_and_payment_methods ORDER BY product_id, method_rank"
+    ) == [
+        (1, kopi, "DANA", 1, 2, 2, 0, RUPIAH("200.20"), RUPIAH("200.20"), NOUGHT),
+        (1, kopi, "OVO", 2, 2, 2, 0, RUPIAH("100.10"), RUPIAH("100.10"), NOUGHT),
+        (1, kopi, "Gopay", 3, 2, 0, 2, RUPIAH("0.30"), NOUGHT, RUPIAH("0.30")),
+        (2, "Teh", "DANA", 1, 1, 0, 1, LARGE, NOUGHT, LARGE),
+        (2, "Teh", "Kartu ✓ 'x'", 2, 1, 0, 1, RUPIAH("0.30"), NOUGHT, RUPIAH("0.30")),
+        (8, None, "Bank Transfer", 1, 2, 1, 1, 2 * MOST, MOST, MOST),
+    ]
+
+
+def test_daily_fraud_summary(project: Project) -> None:
+    assert project.rows("SELECT * FROM gold.daily_fraud_summary ORDER BY business_day") == [
+        (date(2024, 2, 28), 4, 3, 1, Decimal("25.00"), RUPIAH("300000200.20"), LARGE, 2, 1),
+        (date(2024, 2, 29), 4, 1, 3, Decimal("75.00"), RUPIAH("100.70"), RUPIAH("0.60"), 2, 1),
+        (date(2024, 3, 2), 2, 1, 1, Decimal("50.00"), 2 * MOST, MOST, 1, 1),
+    ]
+
+
+def test_fraud_rule_performance(project: Project) -> None:
+    first, second, fourth = date(2024, 2, 28), date(2024, 2, 29), date(2024, 3, 2)
+    assert project.rows("SELECT * FROM gold.fraud_rule_performance ORDER BY ALL") == [
+        (first, "extreme_order", "active", 1, 0, LARGE, 1),
+        (first, "rapid_orders", "shadow", 1, 0, LARGE, 1),
+        (first, "wallet_limit", "active", 1, 0, LARGE, 1),
+        (second, "foreign_country", "active", 3, 3, RUPIAH("0.60"), 1),
+        (second, "rapid_orders", "shadow", 2, 0, RUPIAH("100.30"), 2),
+        (second, "spend_burst", "shadow", 1, 0, RUPIAH("100.10"), 1),
+        (fourth, "extreme_order", "active", 1, 0, MOST, 1),
+        (fourth, "night_bulk_order", "active", 1, 0, MOST, 1),
+    ]
+
+
+def test_building_again_changes_nothing(project: Project) -> None:
+    before = project.tables()
+    code, output = project.dbt(*build_arguments())
+    assert code == 0, output
+    assert project.tables() == before
+
+
+def test_a_window_is_replaced_whole_and_nothing_else_is_touched(project: Project) -> None:
+    """Changed, new and vanished rows of its days, a day that became empty and one that no longer is."""
+    changed = {row["id"]: row for row in ORDER_ROWS}
+    changed[101] = changed[101] | {"amount": Decimal("7.77")}  # the day before the window
+    del changed[107]  # vanished
+    changed[108] = changed[108] | {"amount": Decimal("8.88")}
+    changed[111] = order(111, 3, 3, "2024-03-01", "00:00:00", "1.11", "OVO")
+    del changed[109], changed[110]  # all of 2 March
+    changed[112] = order(112, 3, 3, "2024-03-03", "00:00:00", "2.22", "OVO")  # the day after the window
+    write_raw(project.settings.warehouse_path, {ORDERS: list(changed.values())})
+    before = project.rows("SELECT * FROM silver.fact_orders ORDER BY order_id")
+
+    days = Days(date(2024, 2, 29), date(2024, 3, 3))
+    for _ in range(2):
+        code, output = project.dbt(*build_arguments(days), "--select", "fact_orders")
+        assert code == 0, output
+        after = project.rows("SELECT * FROM silver.fact_orders ORDER BY order_id")
+        assert [row for row in after if row[0] <= 104] == before[:4]
+        assert project.rows(
+            "SELECT order_id, amount, partition_date FROM silver.fact_orders"
+            " WHERE partition_date > DATE '2024-02-28' ORDER BY 1"
+        ) == [
+            (105, Decimal("0.10"), date(2024, 2, 29)),
+            (106, Decimal("0.20"), date(2024, 2, 29)),
+            (108, Decimal("8.88"), date(2024, 2, 29)),
+            (111, Decimal("1.11"), date(2024, 3, 1)),
+        ]
+    [told] = [status for name, status in project.results().items() if name.startswith("model.")]
+    assert told == "success"
+    # The marts were not made in this run, so nothing was compared with them.
+    assert not [name for name in project.results() if "count_every_order" in name]
+
+
+def test_a_window_that_is_none_is_refused(project: Project) -> None:
+    eleven_years = {"first_day": "2024-01-01", "end_day": "2034-12-15"}
+    refused = {
+        "give both vars first_day and end_day, or neither": ("duckdb", {"first_day": "2024-03-01"}),
+        "the window of days is empty": ("duckdb", {"first_day": "2024-03-01", "end_day": "2024-03-01"}),
+        "are days as YYYY-MM-DD": (
+            "duckdb",
+            {"first_day": "2024-03-01' or true --", "end_day": "2024-03-02"},
+        ),
+        "None": ("duckdb", eleven_years),
+        "has 4001 days, and one run replaces 4000 at most: ask for it in parts": ("bigquery", eleven_years),
+    }
+    # One process: most of the time of dbt is its start.
+    script = (
+        "import json, sys; from dbt.cli.main import dbtRunner\n"
+        "for target, variables in json.loads(sys.argv[1]):\n"
+        "    asked = ['--quiet', 'parse', '--target', target, '--vars', json.dumps(variables)]\n"
+        "    told = dbtRunner().invoke(asked)\n"
+        "    print('refused:', ' '.join(str(told.exception).split()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(list(refused.values()))],
+        cwd=PROJECT_DIR,
+        env=os.environ | environment(project.settings) | {"DBT_LOG_PATH": str(project.settings.home / "dbt")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
+    assert len(told) == len(refused)
+    assert all(message in line for message, line in zip(refused, told, strict=True)), told
+
+
+def test_the_project_parses_for_bigquery_too(project: Project, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(str(executable()), "--no-use-colors", "--warn-error", "parse", "--target", "bigquery"),
+            *("--target-path", str(tmp_path), "--log-path", str(tmp_path)),
+            *build_arguments(Days(date(2024, 2, 28), date(2024, 3, 2)))[-2:],
+        ],
+        cwd=PROJECT_DIR,
+        env=os.environ | environment(project.settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    config = manifest["nodes"]["model.ecommersss.fact_orders"]["config"]
+    assert config["incremental_strategy"] == "insert_overwrite"
+    assert config["partitions"] == ["date '2024-02-28'", "date '2024-02-29'", "date '2024-03-01'"]
+    assert config["partition_by"] == {"field": "partition_date", "data_type": "date", "granularity": "day"}
+    assert config["full_refresh"] is None
+    assert config["labels"] == {"platform": "ecommersss", "layer": "silver"}
+    assert manifest["nodes"]["model.ecommersss.stg_users"]["schema"] == "bronze"

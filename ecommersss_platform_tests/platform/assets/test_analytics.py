@@ -1,0 +1,299 @@
+"""dbt's models as Dagster assets, materialised with the real dbt on a small warehouse."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import (
+    AssetKey,
+    AssetsDefinition,
+    AssetSelection,
+    AssetSpec,
+    DagsterInstance,
+    Definitions,
+    ExecuteInProcessResult,
+    materialize,
+)
+
+from ecommersss_platform.assets.analytics import analytics_assets
+from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.dbt.project import PROJECT_DIR, artifacts_dir, prepare_manifest
+from ecommersss_platform.dbt.resource import dbt_resource
+from ecommersss_platform.jobs import range_tags
+from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
+from ecommersss_platform.resources import POSTGRES, WAREHOUSE, PostgresResource
+from ecommersss_platform.settings import Settings
+from ecommersss_platform.warehouse import make_warehouse
+from ecommersss_platform_tests.support.raw_days import ORDER_ROWS, order, read, write_raw
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+DAYS = Days(date(2024, 2, 28), date(2024, 3, 3))
+PARTITIONS = daily_partitions(DAYS.first)
+BRONZE = {"bronze/stg_orders", "bronze/stg_products", "bronze/stg_users"}
+DIMENSIONS = {"silver/dim_products", "silver/dim_users"}
+MARTS = {
+    "gold/daily_fraud_summary",
+    "gold/fraud_rule_performance",
+    "gold/most_fraudulent_users",
+    "gold/payment_fraud_critical_time",
+    "gold/product_and_payment_methods",
+    "gold/product_and_users",
+    "gold/users_and_blacklist",
+}
+
+
+@pytest.fixture(scope="module")
+def assets() -> list[AssetsDefinition]:
+    prepare_manifest()
+    return analytics_assets(PARTITIONS, "duckdb")
+
+
+def resources(settings: Settings) -> dict[str, Any]:
+    return {
+        "dbt": dbt_resource(settings),
+        POSTGRES: PostgresResource(url="postgresql://nobody.invalid/"),  # DuckDB's pool needs no turns
+        WAREHOUSE: make_warehouse(settings),
+    }
+
+
+def keys(definition: AssetsDefinition) -> set[str]:
+    return {key.to_user_string() for key in definition.keys}
+
+
+def test_three_steps_by_materialisation(assets: list[AssetsDefinition]) -> None:
+    bronze, fact, marts = assets
+    assert [step.op.name for step in assets] == ["bronze_and_dimensions", "fact_orders", "marts"]
+    assert (keys(bronze), keys(fact), keys(marts)) == (BRONZE | DIMENSIONS, {"silver/fact_orders"}, MARTS)
+    assert (bronze.partitions_def, fact.partitions_def, marts.partitions_def) == (None, PARTITIONS, None)
+    assert fact.backfill_policy == SINGLE_RUN
+    assert {step.op.pool for step in assets} == {"duckdb"}
+    assert {step.op.pool for step in analytics_assets(PARTITIONS, None)} == {None}
+
+
+def test_lineage_groups_and_owners(assets: list[AssetsDefinition], tmp_path: Path) -> None:
+    raw = [AssetSpec(["raw", name], partitions_def=PARTITIONS) for name in ("users", "products", "orders")]
+    settings = Settings(home=tmp_path, _env_file=None)
+    graph = Definitions([*raw, *assets], resources=resources(settings)).resolve_asset_graph()
+
+    def parents(key: str) -> set[str]:
+        return {parent.to_user_string() for parent in graph.get(AssetKey(key.split("/"))).parent_keys}
+
+    assert parents("bronze/stg_users") == {"raw/users"}
+    assert parents("silver/dim_products") == {"bronze/stg_products"}
+    # Straight from raw/orders too: a day of the one is a day of the other.
+    assert parents("silver/fact_orders") == {"bronze/stg_orders", "raw/orders"} | DIMENSIONS
+    assert parents("gold/most_fraudulent_users") == {"gold/users_and_blacklist"}
+    assert parents("gold/product_and_users") == {"silver/fact_orders"} | DIMENSIONS
+    for step in assets:
+        for spec in step.specs:
+            dataset = spec.key.path[0]
+            assert spec.group_name == dataset
+            team = "team:fraud-analytics" if dataset == "gold" else "team:data-engineering"
+            assert list(spec.owners) == [team]
+            assert spec.description is not None
+            assert "Grain: one row per" in spec.description
+
+
+def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: list[AssetsDefinition]) -> None:
+    _, fact, marts = assets
+    assert {check.name for check in fact.check_keys} == {
+        "fact_orders_amount_is_not_negative",
+        "fact_orders_are_fraud_when_a_rule_held",
+        "fact_orders_lie_in_their_day",
+        "fact_orders_product_is_known",
+        "fact_orders_user_is_known",
+        "not_null_fact_orders_is_fraud",
+        "not_null_fact_orders_order_id",
+        "not_null_fact_orders_partition_date",
+        "not_null_fact_orders_product_id",
+        "not_null_fact_orders_user_id",
+        "unique_fact_orders_order_id",
+    }
+    assert {(c.asset_key.to_user_string(), c.name) for c in marts.check_keys if "every" in c.name} == {
+        ("gold/daily_fraud_summary", "daily_fraud_summary_counts_every_order"),
+        ("gold/fraud_rule_performance", "fraud_rule_performance_has_every_active_reason"),
+        ("gold/most_fraudulent_users", "most_fraudulent_users_count_every_fraud_order"),
+        ("gold/payment_fraud_critical_time", "payment_fraud_critical_time_counts_every_night_order"),
+        ("gold/product_and_payment_methods", "product_and_payment_methods_count_every_order"),
+        ("gold/product_and_payment_methods", "product_and_payment_methods_hold_every_rupiah"),
+        ("gold/product_and_users", "product_and_users_count_every_order"),
+        ("gold/users_and_blacklist", "users_and_blacklist_count_every_order"),
+        ("gold/users_and_blacklist", "users_and_blacklist_hold_every_rupiah"),
+    }
+    assert all(check.asset_key in step.keys for step in assets for check in step.check_keys)
+    # Each model's key is unique and not null, by a check of its own.
+    keyed = {check.asset_key.to_user_string() for step in assets for check in step.check_keys}
+    assert keyed == (BRONZE - {"bronze/stg_orders"}) | DIMENSIONS | {"silver/fact_orders"} | MARTS
+
+
+@pytest.fixture
+def nobody_called(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """What is sent to any address beyond this machine by whoever honours the proxy variables, as dbt does."""
+    heard: list[bytes] = []
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+
+        def listen() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    heard.append(connection.recv(1000))
+
+        threading.Thread(target=listen, daemon=True).start()
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, address)
+            monkeypatch.setenv(name.lower(), address)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        yield heard
+
+
+def project_files() -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(PROJECT_DIR.rglob("*"))}
+
+
+def run(
+    assets: list[AssetsDefinition], settings: Settings, days: Days, selection: AssetSelection | None = None
+) -> ExecuteInProcessResult:
+    with DagsterInstance.ephemeral() as instance:
+        return materialize(
+            assets,
+            instance=instance,
+            resources=resources(settings),
+            tags=range_tags(days),
+            selection=selection,
+            raise_on_error=False,
+        )
+
+
+def materialised(result: ExecuteInProcessResult) -> list[tuple[str, str | None]]:
+    return [
+        (event.asset_key.to_user_string(), event.partition)
+        for event in result.get_asset_materialization_events()
+        if event.asset_key
+    ]
+
+
+def test_a_range_of_days_from_raw_to_marts_in_one_run(
+    assets: list[AssetsDefinition], tmp_path: Path, nobody_called: list[bytes]
+) -> None:
+    settings = Settings(home=tmp_path / "home", _env_file=None)
+    write_raw(settings.warehouse_path)
+    before = project_files()
+    result = run(assets, settings, DAYS)
+    assert result.success
+
+    made = materialised(result)
+    assert {key for key, _ in made[:5]} == BRONZE | DIMENSIONS
+    assert made[5:9] == [("silver/fact_orders", str(day)) for day in DAYS]
+    assert {key for key, _ in made[9:]} == MARTS
+    assert {partition for key, partition in made if key != "silver/fact_orders"} == {None}
+
+    metadata = {
+        event.asset_key.to_user_string(): event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+        if event.asset_key
+    }
+    counts = {key: m["dagster/row_count"].value for key, m in metadata.items() if "dagster/row_count" in m}
+    assert counts == {
+        "silver/dim_users": 3,
+        "silver/dim_products": 3,
+        "silver/fact_orders": 10,
+        "gold/daily_fraud_summary": 3,
+        "gold/fraud_rule_performance": 8,
+        "gold/most_fraudulent_users": 3,
+        "gold/payment_fraud_critical_time": 3,
+        "gold/product_and_payment_methods": 6,
+        "gold/product_and_users": 5,
+        "gold/users_and_blacklist": 4,
+    }
+    assert metadata["silver/fact_orders"]["rows_in_window"].value == 10
+    columns = metadata["gold/most_fraudulent_users"]["dagster/column_schema"].value.columns
+    assert [(c.name, c.type) for c in columns][:2] == [("fraud_rank", "BIGINT"), ("user_id", "BIGINT")]
+    assert columns[1].description == "The user."
+
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert {name for step in assets for name in (key.name for key in step.check_keys)} == set(checks)
+    # The sample has orders of a user and a product that the dimensions do not have yet.
+    failed = {name: check.severity.value for name, check in checks.items() if not check.passed}
+    assert failed == {"fact_orders_user_is_known": "WARN", "fact_orders_product_is_known": "WARN"}
+
+    # One day more of orders, and the run leaves the others alone; the file is free in between.
+    late = order(113, 1, 1, "2024-03-01", "23:59:59.999999", "3.33", "OVO")
+    stale = ORDER_ROWS[0] | {"amount": Decimal("9.99")}
+    write_raw(settings.warehouse_path, {ORDERS: [stale, *ORDER_ROWS[1:], late]})
+    day = Days.between(date(2024, 3, 1), date(2024, 3, 1))
+    result = run(assets[1:], settings, day)
+    assert result.success
+    [fact] = [e for e in result.get_asset_materialization_events() if e.partition]
+    assert fact.materialization.metadata["dagster/row_count"].value == 11
+    assert fact.materialization.metadata["dagster/partition_row_count"].value == 1
+    assert read(
+        settings.warehouse_path,
+        "SELECT order_id, amount FROM silver.fact_orders WHERE order_id IN (101, 113) ORDER BY 1",
+    ) == [(101, Decimal("100.10")), (113, Decimal("3.33"))]
+    assert read(
+        settings.warehouse_path, "SELECT total_orders FROM gold.users_and_blacklist WHERE user_id = 1"
+    ) == [(5,)]
+
+    assert project_files() == before
+    assert len([path for path in artifacts_dir(settings).iterdir() if path.is_dir()]) == 5
+    assert nobody_called == []
+
+
+def test_facts_that_fail_a_check_stop_the_marts(assets: list[AssetsDefinition], tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", _env_file=None)
+    write_raw(settings.warehouse_path)
+    twice = ORDER_ROWS[0] | {"partition_date": date(2024, 3, 1)}
+    write_raw(settings.warehouse_path, {ORDERS: [*ORDER_ROWS, twice]})
+    result = run(assets, settings, DAYS)
+    assert not result.success
+    failed = {c.check_name: c.severity.value for c in result.get_asset_check_evaluations() if not c.passed}
+    assert failed == {
+        "unique_fact_orders_order_id": "ERROR",
+        "fact_orders_lie_in_their_day": "ERROR",
+        "fact_orders_user_is_known": "WARN",
+        "fact_orders_product_is_known": "WARN",
+    }
+    assert not [key for key, _ in materialised(result) if key.startswith("gold/")]
+    error = result.failure_data_for_node("fact_orders")
+    assert error is not None
+    assert error.error is not None
+    assert "unique_fact_orders_order_id" in error.error.to_string()
+
+
+def test_credentials_that_are_wrong_fail_the_step_in_one_sentence_before_dbt_is_started(
+    assets: list[AssetsDefinition], tmp_path: Path, nobody_called: list[bytes]
+) -> None:
+    settings = Settings(
+        home=tmp_path / "home",
+        warehouse="bigquery",
+        bigquery_project="shop",
+        bigquery_key_file=tmp_path / "key.json",
+        _env_file=None,
+    )
+    (tmp_path / "key.json").write_text('{"key": "s3cret"}')
+    result = run(assets[2:], settings, DAYS)
+    failure = result.failure_data_for_node("marts")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert failure.user_failure_data.description == (
+        f"ECOMMERSSS_BIGQUERY_KEY_FILE: {tmp_path}/key.json is not the JSON key of a service account: make "
+        "one with `gcloud iam service-accounts keys create`, or leave the setting out to use application "
+        "default credentials"
+    )
+    assert "s3cret" not in str(result.all_events)
+    assert not settings.home.exists()
+    assert nobody_called == []

@@ -1,0 +1,715 @@
+"""The raw assets and their checks, from PostgreSQL to published days, as Dagster runs them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import psycopg2
+import pyarrow as pa
+import pytest
+from dagster import (
+    AssetIn,
+    AssetKey,
+    AssetMaterialization,
+    AssetsDefinition,
+    DagsterInstance,
+    Definitions,
+    ExecuteInProcessResult,
+    PartitionKeyRange,
+    asset,
+    build_asset_context,
+    define_asset_job,
+)
+
+from ecommersss_platform.assets.raw import raw_assets
+from ecommersss_platform.checks import FACTS, day_checks, newest_due_day, raw_checks, reconcile
+from ecommersss_platform.contracts import ORDERS, RAW_TABLES, USERS, Column, Type
+from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
+from ecommersss_platform.postgres.source_schema import COLUMNS_SCHEMA
+from ecommersss_platform.resources import (
+    POSTGRES,
+    WAREHOUSE,
+    WAREHOUSE_IO_MANAGER,
+    PostgresResource,
+)
+from ecommersss_platform.warehouse import Published
+from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse
+from ecommersss_platform.warehouse.io_manager import CONTRACTS, WarehouseIOManager
+from ecommersss_platform_tests.support import shop
+from ecommersss_platform_tests.support.commands import check_command
+from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
+from streaming.database import connect
+from streaming.orders import business_day
+
+pytestmark = pytest.mark.integration
+
+FIRST = date(2024, 6, 1)
+PARTITIONS = daily_partitions(FIRST)
+ALL = Days.between(DAY_1, DAY_3)
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> DuckDbWarehouse:
+    return DuckDbWarehouse(tmp_path / "warehouse.duckdb", patience=10)
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    with DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+class FakePostgres:
+    """Stands in for the resource: remembers what was asked, answers with the rows of a table.
+
+    Its tables are what the contracts ask for.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        self.asked: list[tuple[str, Mapping[str, Any], pa.Schema]] = []
+
+    def stream(self, sql: str, params: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatchReader:
+        if schema == COLUMNS_SCHEMA:
+            table = next(t for t in RAW_TABLES if t.source == params["source"])
+            return reader([{"name": c.name, "type": POSTGRES_TYPES[c.type]} for c in table.columns], schema)
+        self.asked.append((sql, params, schema))
+        return self.answer(reader(self.rows, schema))
+
+    def answer(self, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
+        return rows
+
+
+POSTGRES_TYPES = {
+    Type.INT64: "bigint",
+    Type.STRING: "text",
+    Type.STRINGS: "text[]",
+    Type.BOOL: "boolean",
+    Type.MONEY: "numeric(18,2)",
+    Type.TIMESTAMP: "timestamp with time zone",
+    Type.DATE: "date",
+}
+
+
+def raw(name: str) -> AssetsDefinition:
+    return next(a for a in raw_assets(PARTITIONS, "duckdb") if a.key == AssetKey(["raw", name]))
+
+
+def definitions(database: str, warehouse: DuckDbWarehouse, *more: AssetsDefinition) -> Definitions:
+    return Definitions(
+        assets=[*raw_assets(PARTITIONS, "duckdb"), *more],
+        asset_checks=raw_checks(PARTITIONS, "duckdb"),
+        jobs=[define_asset_job("everything")],
+        resources={
+            POSTGRES: PostgresResource(url=database),
+            WAREHOUSE: warehouse,
+            WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse),
+        },
+    )
+
+
+def run(
+    defs: Definitions,
+    instance: DagsterInstance,
+    days: Days,
+    keys: list[AssetKey] | None = None,
+    ok: bool = True,
+) -> ExecuteInProcessResult:
+    return defs.resolve_job_def("everything").execute_in_process(
+        instance=instance,
+        tags={
+            "dagster/asset_partition_range_start": str(days.first),
+            "dagster/asset_partition_range_end": str(days.last),
+        },
+        asset_selection=keys,
+        raise_on_error=ok,
+    )
+
+
+def metadata(result: ExecuteInProcessResult, name: str) -> dict[str | None, dict[str, Any]]:
+    """The metadata values of a raw table's materialisations, by partition."""
+    found: list[AssetMaterialization] = [
+        e.materialization
+        for e in result.get_asset_materialization_events()
+        if e.asset_key == AssetKey(["raw", name])
+    ]
+    return {m.partition: {k: v.value for k, v in m.metadata.items()} for m in found}
+
+
+def store(database: str, rows: list[dict[str, Any]]) -> None:
+    names = [name for name in ORDERS.arrow_schema.names if name != "partition_date"]
+    shop.write(
+        database,
+        f"INSERT INTO orders ({', '.join(names)}) VALUES %s",
+        [tuple(row[name] for name in names) for row in rows],
+    )
+
+
+@pytest.fixture
+def marketplace(database: str) -> str:
+    shop.open_shop(database)
+    store(
+        database,
+        orders([1, 2], DAY_1)
+        + orders([3], DAY_2, is_fraud=True, fraud_reasons=["extreme_order"], amount=Decimal("300000000.01")),
+    )
+    return database
+
+
+def test_an_asset_function_asks_for_its_day_and_returns_the_stream() -> None:
+    postgres = FakePostgres(orders([1, 2], DAY_1))
+    result = raw("orders")(build_asset_context(partition_key="2024-06-10"), postgres=postgres)
+    assert isinstance(result, pa.RecordBatchReader)
+    assert by_id(result) == orders([1, 2], DAY_1)
+    sql, params, schema = postgres.asked[0]
+    assert "FROM orders WHERE created_date >= %(start)s AND created_date < %(end)s" in sql
+    assert params == {
+        "start": datetime(2024, 6, 9, 17, tzinfo=UTC),
+        "end": datetime(2024, 6, 10, 17, tzinfo=UTC),
+    }
+    assert schema == ORDERS.arrow_schema
+
+
+@pytest.mark.parametrize(("name", "source"), [("users", "users_history"), ("products", "products_history")])
+def test_an_asset_function_asks_once_for_a_range(name: str, source: str) -> None:
+    postgres = FakePostgres([])
+    context = build_asset_context(partition_key_range=PartitionKeyRange("2024-06-10", "2024-06-12"))
+    raw(name)(context, postgres=postgres)
+    ((sql, params, _),) = postgres.asked
+    assert f"FROM {source} WHERE valid_from >=" in sql
+    assert params["end"] - params["start"] == timedelta(days=3)
+
+
+def test_definitions_of_the_raw_assets() -> None:
+    assets = raw_assets(PARTITIONS, "duckdb")
+    assert [a.key.to_user_string() for a in assets] == ["raw/users", "raw/products", "raw/orders"]
+    for a in assets:
+        assert a.partitions_def == PARTITIONS
+        assert a.backfill_policy == SINGLE_RUN
+        assert a.op.pool == "duckdb"
+        assert a.group_names_by_key[a.key] == "raw"
+        columns = a.metadata_by_key[a.key]["dagster/column_schema"].columns
+        assert all(c.description for c in columns)
+    tagged = {
+        c.name
+        for c in assets[0].metadata_by_key[AssetKey(["raw", "users"])]["dagster/column_schema"].columns
+        if "pii" in c.tags
+    }
+    assert tagged == {"username", "email", "first_name", "last_name"}
+
+
+def test_a_day_of_all_three_twice(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    defs = definitions(marketplace, warehouse)
+    signed_up = shop.LONG_AGO.astimezone(UTC)
+    day_of_users = Days.between(signed_up.date(), signed_up.date())
+    contents = []
+    for _ in range(2):
+        run(defs, instance, Days.between(DAY_1, DAY_1))
+        run(defs, instance, day_of_users)
+        contents.append([by_id(warehouse.read(name)) for name in ("raw.users", "raw.products", "raw.orders")])
+    assert contents[0] == contents[1]
+    users, products, stored = contents[0]
+    assert [u["email"] for u in users] == [f"user{i}@example.com" for i in range(1, 11)]
+    assert {p["price"] for p in products} == {shop.PRICE}
+    assert stored == orders([1, 2], DAY_1)
+
+
+CHECKSUMS = """
+    SELECT table_name, partition_date, checksum, count(DISTINCT run_id) AS loads FROM raw.load_log
+    GROUP BY ALL ORDER BY ALL
+"""
+
+
+def test_a_past_day_is_the_same_day_whatever_changed_since(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    defs = definitions(marketplace, warehouse)
+    signed_up = shop.LONG_AGO.astimezone(UTC).date()
+    past = Days.between(signed_up, signed_up)
+    today = business_day(datetime.now(UTC))
+    run(defs, instance, past)
+    before = [by_id(warehouse.read(name)) for name in ("raw.users", "raw.products")]
+    assert all(before)
+    logged = warehouse.query(CHECKSUMS).to_pylist()
+
+    with closing(connect(marketplace)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE products SET price = price * 2")
+        cursor.execute("UPDATE users SET email = 'moved.' || email")
+    result = run(defs, instance, past)
+    assert [by_id(warehouse.read(name, days=past)) for name in ("raw.users", "raw.products")] == before
+    # So says the load log, too, and so does the run.
+    assert warehouse.query(CHECKSUMS).to_pylist() == [row | {"loads": 2} for row in logged]
+    [shown] = metadata(result, "products").values()
+    assert shown["checksum"] == next(row["checksum"] for row in logged if row["table_name"] == "raw.products")
+
+    # The change is a version of the day on which it was made, and only of that.
+    run(defs, instance, Days.between(today, today))
+    changed = by_id(warehouse.read("raw.products", days=Days.between(today, today)))
+    assert {p["price"] for p in changed} == {2 * shop.PRICE}
+    assert len(changed) == len(before[1])
+
+
+def test_each_day_of_a_range_shows_its_own_rows(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    result = run(definitions(marketplace, warehouse), instance, ALL)
+    shown = metadata(result, "orders")
+    assert {
+        day: (m["dagster/row_count"], m["dagster/partition_row_count"], m["rows_fraud"], m["rows_genuine"])
+        for day, m in shown.items()
+    } == {"2024-06-10": (2, 2, 0, 2), "2024-06-11": (1, 1, 1, 0), "2024-06-12": (0, 0, 0, 0)}
+    one = shown["2024-06-11"]
+    assert (one["range"], one["range_rows"]) == ("2024-06-10 to 2024-06-12", 3)
+    assert "| 2024-06-11 | 1 |" in one["rows_per_day"]
+    assert one["bytes"] > 0
+    assert one["extract_and_stage_seconds"] >= 0
+    assert one["publish_seconds"] >= 0
+    assert one["dagster/table_name"] == "raw.orders"
+    assert [c.name for c in one["dagster/column_schema"].columns] == ORDERS.arrow_schema.names
+
+
+def test_a_single_day_shows_its_rows_and_a_preview_without_personal_data(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    day = shop.LONG_AGO.date()
+    shown = metadata(run(definitions(marketplace, warehouse), instance, Days.between(day, day)), "users")
+    (values,) = shown.values()
+    assert (values["dagster/row_count"], values["dagster/partition_row_count"]) == (10, 10)
+    assert values["preview"].startswith("| id | default_payment | created_date |")
+    assert values["preview"].count("\n") == 6
+    for text in ("user1", "example.com", "Siti", "Rahayu"):
+        assert text not in values["preview"]
+
+
+def test_rows_that_fail_their_audit_fail_the_step_without_a_retry(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    defs = definitions(marketplace, warehouse)
+    run(defs, instance, ALL)
+    bad = FakePostgres([order(7, DAY_3), order(7, DAY_3)])
+    broken = Definitions(
+        assets=[raw("orders")],
+        jobs=[define_asset_job("everything")],
+        resources={POSTGRES: bad, WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse)},
+    )
+    result = run(broken, instance, Days.between(DAY_3, DAY_3), ok=False)
+    assert not result.success
+    assert len(bad.asked) == 1
+    failure = result.all_node_events[-1].step_failure_data.user_failure_data
+    assert "1 values of the key (id) occur more than once" in str(failure.description)
+    assert [row["id"] for row in by_id(warehouse.read(ORDERS))] == [1, 2, 3]
+
+
+def test_a_lost_connection_is_tried_again(
+    warehouse: DuckDbWarehouse, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Flaky(FakePostgres):
+        def answer(self, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
+            def batches() -> Iterator[pa.RecordBatch]:
+                yield rows.read_next_batch()
+                if len(self.asked) == 1:
+                    raise psycopg2.OperationalError("server closed the connection unexpectedly")
+                yield from rows
+
+            return pa.RecordBatchReader.from_batches(rows.schema, batches())
+
+    monkeypatch.setattr(
+        "ecommersss_platform.assets.raw.RETRY", raw("orders").op.retry_policy._replace(delay=0)
+    )
+    postgres = Flaky(orders(range(1, 10), DAY_1))
+    defs = Definitions(
+        assets=[raw("orders")],
+        jobs=[define_asset_job("everything")],
+        resources={POSTGRES: postgres, WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse)},
+    )
+    assert run(defs, instance, Days.between(DAY_1, DAY_1)).success
+    assert len(postgres.asked) == 2
+    assert by_id(warehouse.read(ORDERS)) == orders(range(1, 10), DAY_1)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "ids"),
+    [
+        (pa.Table, lambda rows: rows.column("id").to_pylist()),
+        (pa.RecordBatchReader, lambda rows: rows.read_all().column("id").to_pylist()),
+        (pl.DataFrame, lambda rows: rows["id"].to_list()),
+        (pd.DataFrame, lambda rows: rows["id"].tolist()),
+    ],
+    ids=["table", "reader", "polars", "pandas"],
+)
+def test_inputs_come_as_annotated_with_the_days_and_columns_asked_for(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance, annotation: type, ids: Any
+) -> None:
+    seen: list[Any] = []
+
+    def mart(rows: Any) -> pa.Table:
+        seen.append(sorted(ids(rows)))
+        return pa.table({"n": [len(seen[-1])], "partition_date": pa.array([DAY_2], pa.date32())})
+
+    mart.__annotations__["rows"] = annotation
+    defs = definitions(
+        marketplace,
+        warehouse,
+        asset(
+            key=["lab", "mart"],
+            partitions_def=PARTITIONS,
+            backfill_policy=SINGLE_RUN,
+            io_manager_key=WAREHOUSE_IO_MANAGER,
+            ins={
+                "rows": AssetIn(
+                    ["raw", "orders"], metadata={"columns": ["id"]}, input_manager_key=WAREHOUSE_IO_MANAGER
+                )
+            },
+        )(mart),
+    )
+    run(defs, instance, ALL, [AssetKey(["raw", "orders"])])
+    run(defs, instance, Days.between(DAY_2, DAY_3), [AssetKey(["lab", "mart"])])
+    assert seen == [[3]]
+    assert warehouse.read("lab.mart").read_all().to_pylist() == [{"n": 1, "partition_date": DAY_2}]
+
+
+@pytest.mark.parametrize("frame", [pl.DataFrame, pd.DataFrame, pa.table], ids=["polars", "pandas", "arrow"])
+def test_an_unpartitioned_asset_replaces_its_whole_table(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance, frame: Any
+) -> None:
+    values = {"name": ["a", "b"], "share": [0.5, 1.0], "n": [1, 2]}
+
+    @asset(key=["lab", "notes"], io_manager_key=WAREHOUSE_IO_MANAGER)
+    def notes():  # type: ignore[no-untyped-def]
+        return frame(values)
+
+    @asset(
+        key=["lab", "copy"],
+        io_manager_key=WAREHOUSE_IO_MANAGER,
+        ins={"notes": AssetIn(["lab", "notes"], input_manager_key=WAREHOUSE_IO_MANAGER)},
+    )
+    def copy(notes):  # type: ignore[no-untyped-def]
+        return notes
+
+    defs = Definitions(
+        assets=[notes, copy],
+        jobs=[define_asset_job("everything")],
+        resources={WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse)},
+    )
+    for _ in range(2):
+        assert defs.resolve_job_def("everything").execute_in_process(instance=instance).success
+    assert warehouse.read("lab.copy").read_all().sort_by("n").to_pydict() == values
+
+
+def test_a_partitioned_asset_must_say_each_rows_day(
+    warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    @asset(
+        key=["lab", "mart"],
+        partitions_def=PARTITIONS,
+        backfill_policy=SINGLE_RUN,
+        io_manager_key=WAREHOUSE_IO_MANAGER,
+    )
+    def mart() -> pa.Table:
+        return pa.table({"n": [1]})
+
+    defs = Definitions(
+        assets=[mart],
+        jobs=[define_asset_job("everything")],
+        resources={WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse)},
+    )
+    result = run(defs, instance, Days.between(DAY_1, DAY_1), ok=False)
+    failure = result.all_node_events[-1].step_failure_data.user_failure_data
+    assert "its rows need the column partition_date" in str(failure.description)
+    assert not warehouse.path.exists()
+
+
+def checks(result: ExecuteInProcessResult) -> dict[tuple[str, str], Any]:
+    return {(e.asset_key.path[-1], e.check_name): e for e in result.get_asset_check_evaluations()}
+
+
+def test_checks_pass_on_what_was_just_loaded(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    result = run(definitions(marketplace, warehouse), instance, ALL)
+    found = checks(result)
+    assert {check for _, check in found} == {"newest_closed_day_present", "reconciles_with_postgres"}
+    for table in ("users", "products", "orders"):
+        assert found[table, "reconciles_with_postgres"].passed
+        assert found[table, "reconciles_with_postgres"].blocking
+        # These days are long past, and those since are not loaded.
+        assert not found[table, "newest_closed_day_present"].passed
+        assert not found[table, "newest_closed_day_present"].blocking
+    assert found["orders", "reconciles_with_postgres"].metadata["rows"].value == 3
+
+
+def test_the_newest_closed_day_counts_as_present_when_it_is_materialised(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    due = newest_due_day(datetime.now(UTC))
+    found = checks(run(definitions(marketplace, warehouse), instance, Days.between(due, due)))
+    assert found["orders", "newest_closed_day_present"].passed
+    assert found["orders", "newest_closed_day_present"].metadata["newest_due_day"].value == str(due)
+
+
+def reconciled(database: str, warehouse: DuckDbWarehouse, today: date = date(2024, 6, 20)) -> Any:
+    return reconcile(ORDERS, ALL, PostgresResource(url=database), warehouse, today)
+
+
+def test_an_order_that_the_warehouse_lacks_is_an_error(marketplace: str, warehouse: DuckDbWarehouse) -> None:
+    warehouse.publish(ORDERS, reader(orders([2], DAY_1) + orders([3], DAY_2)), ALL, "run")
+    result = reconciled(marketplace, warehouse)
+    assert (result.passed, result.severity.value) == (False, "ERROR")
+    assert "2024-06-10: PostgreSQL has 2 rows, 3000.50 rupiah, the warehouse 1 rows, 1500.25 rupiah" in str(
+        result.description
+    )
+    assert "2024-06-11: PostgreSQL has 1 rows, 300000000.01 rupiah, the warehouse 1 rows, 1500.25" in str(
+        result.description
+    )
+
+
+def test_orders_since_the_load_warn_on_closed_days_only(marketplace: str, warehouse: DuckDbWarehouse) -> None:
+    loaded = orders([1, 2], DAY_1) + orders(
+        [3], DAY_2, is_fraud=True, fraud_reasons=["extreme_order"], amount=Decimal("300000000.01")
+    )
+    warehouse.publish(ORDERS, reader(loaded), ALL, "run")
+    store(marketplace, orders([4], DAY_3))
+    assert reconciled(marketplace, warehouse, today=DAY_3).passed
+    store(marketplace, orders([5], DAY_1))
+    result = reconciled(marketplace, warehouse, today=DAY_3)
+    assert (result.passed, result.severity.value) == (False, "WARN")
+    assert result.description == "rows came after the load, materialise again: 2024-06-10 (1)"
+
+
+def test_users_reconcile_by_version(marketplace: str, warehouse: DuckDbWarehouse) -> None:
+    day = Days.between(shop.LONG_AGO.date(), shop.LONG_AGO.date())
+    postgres = PostgresResource(url=marketplace)
+    sql, params = USERS.select(day)
+    warehouse.publish(USERS, postgres.stream(sql, params, USERS.arrow_schema), day, "run")
+    result = reconcile(USERS, day, postgres, warehouse, today=date(2024, 6, 20))
+    assert result.passed
+    assert result.metadata["rows"].value == 10
+
+
+# Schema evolution, from the source to what is read
+
+
+def test_a_nullable_column_of_contract_and_source_appears_by_itself(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = Days.between(DAY_1, DAY_1), Days.between(DAY_2, DAY_2)
+    run(definitions(marketplace, warehouse), instance, one)
+    shop.execute(marketplace, "ALTER TABLE orders ADD COLUMN coupon TEXT")
+    shop.execute(marketplace, "UPDATE orders SET coupon = 'X' || id")
+    # The source is ahead of the contract: nothing happens.
+    run(definitions(marketplace, warehouse), instance, two)
+    assert by_id(warehouse.read(ORDERS, ["id", "partition_date"]))[-1]["id"] == 3
+
+    grown = replace(
+        ORDERS, columns=(*ORDERS.columns, Column("coupon", Type.STRING, "Coupon.", nullable=True))
+    )
+    monkeypatch.setattr("ecommersss_platform.assets.raw.ORDERS", grown)
+    monkeypatch.setitem(CONTRACTS, ("raw", "orders"), grown)
+    before = warehouse.query(CHECKSUMS).to_pylist()
+    result = run(definitions(marketplace, warehouse), instance, two)
+    assert [row["coupon"] for row in by_id(warehouse.read(grown))] == [None, None, "X3"]
+    assert by_id(warehouse.read(ORDERS))[:2] == orders([1, 2], DAY_1)
+    shown = metadata(result, "orders")[str(DAY_2)]
+    assert shown["dagster/column_schema"].columns[-1].name == "coupon"
+    assert shown["checksum"] not in {row["checksum"] for row in before}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("ALTER TABLE orders DROP COLUMN country", ["column country (STRING) is gone", "--drop country`"]),
+        (
+            "ALTER TABLE orders RENAME COLUMN payment_method TO paid_with",
+            ["column payment_method (STRING) is gone", "--rename payment_method=paid_with`"],
+        ),
+        (
+            "ALTER TABLE orders ALTER COLUMN quantity TYPE TEXT USING quantity::text",
+            ["column quantity is text, and INT64 in the contract", "warehouse migrate --table raw.orders`"],
+        ),
+        (
+            "ALTER TABLE orders ALTER COLUMN amount TYPE NUMERIC(18, 4)",
+            ["column amount is numeric(18,4), and MONEY in the contract"],
+        ),
+    ],
+    ids=["removed", "renamed", "retyped", "more places"],
+)
+def test_a_changed_source_stops_the_run_before_anything_is_published(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance, change: str, says: list[str]
+) -> None:
+    key = AssetKey(["raw", "orders"])
+    run(definitions(marketplace, warehouse), instance, ALL, [key])
+    shop.execute(marketplace, change)
+    result = run(definitions(marketplace, warehouse), instance, ALL, [key], ok=False)
+    [failure] = [e.step_failure_data for e in result.all_node_events if e.is_step_failure]
+    told = str(failure.user_failure_data.description)
+    assert all(text in told for text in ["raw.orders", *says]), told
+    assert result.retry_attempts_for_node("raw__orders") == 0
+    assert [row["id"] for row in by_id(warehouse.read(ORDERS))] == [1, 2, 3]
+    command = told.split("`")[1]
+    check_command(shlex.split(command)[1:])
+
+
+# Backfills
+
+
+def test_a_year_in_one_go_equals_its_days_one_by_one(database: str, tmp_path: Path) -> None:
+    """All 365 by extraction and warehouse alone; as runs of Dagster in the next test."""
+    shop.open_shop(database)
+    year = Days(FIRST, FIRST + timedelta(days=365))
+    store(database, [order(n, day) for n, day in enumerate(year, 1) if n % 5])
+    postgres = PostgresResource(url=database)
+    whole, single = (DuckDbWarehouse(tmp_path / name) for name in ("whole.duckdb", "single.duckdb"))
+
+    def load(warehouse: DuckDbWarehouse, days: Days) -> Published:
+        rows = postgres.stream(*ORDERS.select(days), ORDERS.arrow_schema)
+        return warehouse.publish(ORDERS, rows, days, f"run of {days}")
+
+    published = load(whole, year)
+    for day in year:
+        load(single, Days.between(day, day))
+    assert published.rows == 292
+    assert by_id(whole.read(ORDERS)) == by_id(single.read(ORDERS))
+    sql = "SELECT partition_date, row_count, checksum FROM raw.load_log ORDER BY 1"
+    logged = whole.query(sql)
+    assert logged == single.query(sql)
+    assert (len(logged), len(set(logged.column("checksum").to_pylist()))) == (365, 293)
+
+
+def test_runs_of_single_days_leave_what_a_run_of_the_range_does(
+    marketplace: str, tmp_path: Path, instance: DagsterInstance
+) -> None:
+    whole, single = (DuckDbWarehouse(tmp_path / name) for name in ("whole.duckdb", "single.duckdb"))
+    run(definitions(marketplace, whole), instance, ALL)
+    for day in reversed(list(ALL)):
+        run(definitions(marketplace, single), instance, Days.between(day, day))
+    for name in ("raw.users", "raw.products", "raw.orders"):
+        assert by_id(whole.read(name)) == by_id(single.read(name))
+    sql = "SELECT partition_date, table_name, row_count, checksum FROM raw.load_log ORDER BY ALL"
+    assert whole.query(sql) == single.query(sql)
+
+
+def test_a_range_that_fails_publishes_none_of_its_days_and_is_run_again_whole(
+    warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    key = AssetKey(["raw", "orders"])
+    postgres = FakePostgres([*orders([1], DAY_1), *orders([2], DAY_2), order(7, DAY_3), order(7, DAY_3)])
+    defs = Definitions(
+        assets=[raw("orders")],
+        jobs=[define_asset_job("everything")],
+        resources={POSTGRES: postgres, WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse)},
+    )
+    assert not run(defs, instance, ALL, ok=False).success
+    assert instance.get_materialized_partitions(key) == set()
+    assert warehouse.newest_day(ORDERS) is None
+    postgres.rows.pop()
+    assert run(defs, instance, ALL).success
+    assert instance.get_materialized_partitions(key) == {str(day) for day in ALL}
+    assert [row["id"] for row in by_id(warehouse.read(ORDERS))] == [1, 2, 7]
+
+
+# Facts
+
+
+class Facts:
+    """Stands in for dbt's facts and marts: copies the days of raw orders but for the ids in `without`."""
+
+    def __init__(self) -> None:
+        self.without: list[int] = []
+        self.marts = 0
+
+    def assets(self) -> list[AssetsDefinition]:
+        @asset(
+            key=FACTS,
+            deps=[["raw", "orders"]],
+            partitions_def=PARTITIONS,
+            backfill_policy=SINGLE_RUN,
+            io_manager_key=WAREHOUSE_IO_MANAGER,
+            required_resource_keys={WAREHOUSE},
+        )
+        def facts(context):  # type: ignore[no-untyped-def]
+            days = Days.of_window(context.partition_time_window)
+            rows = context.resources.warehouse.read(
+                ORDERS, ["id", "amount", "partition_date"], days
+            ).read_all()
+            keep = [id not in self.without for id in rows.column("id").to_pylist()]
+            return rows.filter(pa.array(keep, pa.bool_()))
+
+        @asset(key=["gold", "mart"], deps=[FACTS])
+        def mart() -> None:
+            self.marts += 1
+
+        return [facts, mart]
+
+
+def with_facts(database: str, warehouse: DuckDbWarehouse, facts: Facts) -> Definitions:
+    return Definitions.merge(
+        definitions(database, warehouse, *facts.assets()),
+        Definitions(asset_checks=[c for c in day_checks(PARTITIONS, "duckdb") if is_of_facts(c)]),
+    )
+
+
+def is_of_facts(check: Any) -> bool:
+    return all(key.asset_key == FACTS for key in check.check_keys)
+
+
+def test_facts_that_are_not_raw_orders_stop_the_marts(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    facts = Facts()
+    defs = with_facts(marketplace, warehouse, facts)
+    result = run(defs, instance, ALL)
+    found = checks(result)["fact_orders", "reconciles_with_raw"]
+    assert (found.passed, found.blocking, found.metadata["rows"].value) == (True, True, 3)
+    assert found.metadata["rupiah"].value == "300003000.51"
+    assert facts.marts == 1
+
+    facts.without = [2, 3]
+    for days, told in (
+        (
+            ALL,
+            "2024-06-10: raw.orders has 2 rows, 3000.50 rupiah, silver.fact_orders 1 rows, 1500.25 rupiah; "
+            "2024-06-11: raw.orders has 1 rows, 300000000.01 rupiah, silver.fact_orders 0 rows",
+        ),
+        (
+            Days.between(DAY_2, DAY_2),
+            "2024-06-11: raw.orders has 1 rows, 300000000.01 rupiah, silver.fact_orders 0 rows",
+        ),
+    ):
+        result = run(defs, instance, days, ok=False)
+        assert not result.success
+        found = checks(result)["fact_orders", "reconciles_with_raw"]
+        assert (found.passed, found.severity.value, found.description) == (False, "ERROR", told)
+        assert facts.marts == 1  # as it was
+
+    # A day that is right is not stopped by another that is not.
+    assert run(defs, instance, Days.between(DAY_3, DAY_3)).success
+    assert facts.marts == 2
+
+
+def test_the_newest_closed_day_must_be_in_the_facts_too(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    defs = with_facts(marketplace, warehouse, Facts())
+    due = newest_due_day(datetime.now(UTC))
+    for day, fresh in ((DAY_1, False), (due, True)):
+        found = checks(run(defs, instance, Days.between(day, day)))[
+            "fact_orders", "newest_closed_day_present"
+        ]
+        assert (found.passed, found.blocking, found.severity.value) == (fresh, False, "WARN")
+
+
+def test_on_bigquery_no_step_is_in_a_pool() -> None:
+    steps = [*raw_assets(PARTITIONS, None), *day_checks(PARTITIONS, None)]
+    assert {step.op.pool for step in steps} == {None}
+    assert {step.op.pool for step in raw_assets(PARTITIONS, "duckdb")} == {"duckdb"}

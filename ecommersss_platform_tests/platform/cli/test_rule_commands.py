@@ -1,0 +1,197 @@
+"""`ecommersss rules` and `ecommersss lists`, on a database with orders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ecommersss_platform.cli import app as cli
+from ecommersss_platform_tests.support.shop import NOON, execute, open_shop, order, query
+from streaming.consumer import Consumer
+from streaming.errors import PlatformError
+from streaming.explain import explain
+from streaming.lists import add_entry, block_for_platform, entries, remove_entry
+from streaming.orders import encode
+from streaming.rules import RULES_PATH, RuleBook
+from streaming.rules.examples import EXAMPLES_PATH
+from streaming.topics.jsonl import JsonlTopic
+
+pytestmark = pytest.mark.integration
+
+BOOK = RuleBook.load(RULES_PATH)
+MINUTE = timedelta(minutes=1)
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def url(database: str) -> str:
+    open_shop(database)
+    return database
+
+
+@pytest.fixture
+def run(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("ECOMMERSSS_DATABASE_URL", url)
+    monkeypatch.setenv("ECOMMERSSS_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("ECOMMERSSS_RULES", raising=False)
+    return lambda *arguments: CliRunner().invoke(cli.app, list(arguments))
+
+
+@pytest.fixture
+def consume(url: str, tmp_path: Path) -> Callable[..., None]:
+    """Publish orders and have them stored, as one batch."""
+    topic, flagged = JsonlTopic(tmp_path / "orders"), JsonlTopic(tmp_path / "flagged")
+
+    def consume(*orders: object) -> None:
+        topic.publish([encode(o) for o in orders])  # type: ignore[arg-type]
+        Consumer(url, topic, flagged, BOOK).run(once=True)
+
+    return consume
+
+
+def test_explained_as_of_its_place_in_the_topic(url: str, consume: Callable[..., None]) -> None:
+    """What came later, was placed later, listed later or priced later for later changes nothing."""
+    add_entry(url, 1, "block", "x")
+    consume(
+        order(1, created_date=NOON - 60 * 24 * MINUTE),
+        order(2, created_date=NOON + MINUTE, country="SG"),
+        order(3, country="MY", amount=Decimal("5.00")),
+    )
+    remove_entry(url, 1, "block")
+    consume(order(4, created_date=NOON - MINUTE), order(5, created_date=NOON - MINUTE))
+    explained = explain(url, 3, BOOK)
+    row = explained.row
+    assert (row.user_orders_24h, row.user_countries_24h, row.is_blacklisted) == (1, 1, True)
+    assert (row.seconds_since_last_order, row.user_amount_24h) == (86_400, Decimal("5.00"))
+    assert (explained.same_book, explained.agrees) == (True, True)
+    assert explained.reasons == (["foreign_country"], ["price_mismatch", "blacklisted_user"])
+    for id in (1, 2, 4, 5):
+        assert explain(url, id, BOOK).agrees, id
+    assert explain(url, 5, BOOK).row.user_orders_10m == 2
+    assert explain(url, 5, BOOK).row.is_blacklisted is False
+
+
+def test_explain_shows_each_rule_with_the_orders_values(run: Run, consume: Callable[..., None]) -> None:
+    consume(order(1, country="SG"))
+    shown = run("rules", "explain", "1", "--format", "json")
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.output)
+    assert (found["status"], found["fraud_reasons"], found["agrees"]) == ("fraud", ["foreign_country"], True)
+    rules = {rule["name"]: rule for rule in found["rules"]}
+    assert list(rules) == [rule.name for rule in BOOK.rules]
+    assert rules["foreign_country"] == {
+        "name": "foreign_country",
+        "mode": "active",
+        "holds": True,
+        "when": "country <> 'ID'",
+        "values": {"country": "SG"},
+    }
+    assert rules["first_order_too_big"]["values"] == {"amount": 3000.0, "seconds_since_last_order": None}
+
+    table = run("rules", "explain", "1").output
+    assert "Order 1 is fraud: foreign_country; in shadow none." in table
+    assert "country = 'SG'" in table
+    assert "seconds_since_last_order = NULL" in table
+
+
+def test_explain_with_another_book_says_what_that_one_makes_of_it(
+    run: Run, consume: Callable[..., None], tmp_path: Path
+) -> None:
+    consume(order(1))
+    other = tmp_path / "other.yml"
+    other.write_text("rules: [{name: any, description: d, mode: active, when: quantity > 1}]")
+    shown = run("rules", "explain", "1", "--book", str(other))
+    assert "Order 1 is genuine: no active rule held" in shown.output
+    assert "would be fraud: any; in shadow none." in shown.output
+
+
+def test_an_order_that_is_not_stored_cannot_be_explained(url: str) -> None:
+    with pytest.raises(
+        PlatformError, match="order 7 is not stored: it never came, waits in the topic, or was"
+    ):
+        explain(url, 7, BOOK)
+
+
+def test_a_correction_after_the_order_is_told(url: str, run: Run, consume: Callable[..., None]) -> None:
+    consume(order(1))
+    execute(url, "SELECT set_config('ecommersss.clock', '2025-06-01', true); UPDATE products SET price = 7")
+    assert not explain(url, 1, BOOK).agrees
+    assert "These are not the reasons that were stored" in run("rules", "explain", "1").output
+
+
+def test_the_book_of_the_settings_is_checked_listed_and_tried(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = run("rules", "check").output
+    assert f"is good: version {BOOK.version}, 10 rules (4 active, 6 shadow, 0 off)" in shipped
+    assert run("rules", "test", str(EXAMPLES_PATH)).output.endswith("14 passed, 0 failed\n")
+
+    mine = tmp_path / "mine.yml"
+    mine.write_text("rules: [{name: any, description: d, mode: 'off', when: quantity > 1}]")
+    monkeypatch.setenv("ECOMMERSSS_RULES", str(mine))
+    assert run("rules", "check").output.startswith(f"{mine} is good: version ")
+    assert json.loads(run("rules", "list", "--format", "json").output) == {
+        "name": "any",
+        "mode": "off",
+        "when": "quantity > 1",
+        "description": "d",
+    }
+    examples = tmp_path / "examples.yml"
+    examples.write_text("examples: [{name: one, fraud: [any]}]")
+    tried = run("rules", "test", str(examples))
+    assert tried.exit_code == 1
+    assert "FAILED  line 1: one: fraud is nothing and should be any" in tried.output
+
+
+def test_a_broken_book_is_one_clear_sentence(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.yml"
+    broken.write_text("rules: [{name: any, description: d, mode: active, when: quantity / quantity > 1}]")
+    with pytest.raises(SystemExit):
+        cli.main(["rules", "check", str(broken)])
+    assert capsys.readouterr().err == (
+        f"ecommersss: {broken}:1:68: rule any: division by a possible zero: write quantity /"
+        " NULLIF(quantity, 0)\n"
+    )
+
+
+def test_lists_are_shown_added_to_and_removed_from(url: str, run: Run) -> None:
+    assert run("lists", "show").output == "Nobody is on a list.\n"
+    added = run("lists", "add", "block", "1", "--reason", "chargebacks", "--until", "2099-01-31")
+    assert added.output == "user 1 is on the block list until 2099-01-31 00:00 (Asia/Jakarta)\n"
+    again = run("lists", "add", "block", "1", "--reason", "more chargebacks")
+    assert again.output == "user 1 is on the block list for good; the entry before was replaced\n"
+    [shown] = [json.loads(line) for line in run("lists", "show", "--format", "json").output.splitlines()]
+    assert {name: shown[name] for name in ("user_id", "list", "reason", "source", "expires_at")} == {
+        "user_id": 1,
+        "list": "block",
+        "reason": "more chargebacks",
+        "source": "person",
+        "expires_at": None,
+    }
+    everything = run("lists", "show", "1", "--all", "--format", "json").output.splitlines()
+    assert [json.loads(line)["reason"] for line in everything] == ["chargebacks", "more chargebacks"]
+    assert json.loads(everything[0])["expires_at"] == "2099-01-31T00:00:00+07:00"
+    assert run("lists", "remove", "block", "1").output == "user 1 is off the block list\n"
+    assert run("lists", "show", "1").output == "User 1 is on no list.\n"
+    assert run("lists", "add", "grey", "1", "--reason", "x").exit_code == 2
+
+
+def test_removing_what_the_platform_wrote_says_how_to_overrule_it(url: str, run: Run) -> None:
+    from contextlib import closing
+
+    from streaming.database import connect
+
+    with closing(connect(url)) as connection:
+        block_for_platform(connection, {3: "3 fraud orders"})
+    told = run("lists", "remove", "block", "3").output
+    assert 'ecommersss lists add allow 3 --reason "..."' in told
+    assert entries(url) == []
+    assert query(url, "SELECT count(*) FROM user_lists") == [(1,)]

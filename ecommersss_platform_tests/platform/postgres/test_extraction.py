@@ -1,0 +1,342 @@
+"""Streaming SELECTs out of PostgreSQL: exact types, one snapshot, bounded memory, no connection left over."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from urllib.parse import quote
+
+import psycopg2
+import pyarrow as pa
+import pytest
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from ecommersss_platform.contracts import RAW_TABLES, Type
+from ecommersss_platform.local.postgres import EmbeddedPostgres, NotUp
+from ecommersss_platform.partitions import Days
+from ecommersss_platform.resources import PostgresResource
+
+pytestmark = pytest.mark.integration
+
+SCHEMA = pa.schema([(t.name.lower(), t.value) for t in Type])
+SELECT = f"SELECT {', '.join(SCHEMA.names)} FROM samples WHERE int64 >= %(least)s"
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Any]:
+    with closing(psycopg2.connect(database)) as connection:
+        connection.autocommit = True
+        yield connection
+
+
+@pytest.fixture
+def samples(connection: Any) -> Any:
+    connection.cursor().execute(
+        "CREATE TABLE samples (int64 BIGINT, string TEXT, strings TEXT[], bool BOOLEAN, money NUMERIC(18,2), "
+        "timestamp TIMESTAMPTZ, date DATE, float64 DOUBLE PRECISION)"
+    )
+    return connection
+
+
+def sessions(connection: Any) -> int:
+    """Sessions of extractions that the server has."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ecommersss extraction'"
+        )
+        return int(cursor.fetchone()[0])
+
+
+def gone(connection: Any) -> bool:
+    deadline = time.monotonic() + 10
+    while sessions(connection) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return sessions(connection) == 0
+
+
+def test_every_type_comes_exactly(samples: Any, database: str) -> None:
+    midnight, day = datetime(2024, 6, 10, tzinfo=UTC), date(2024, 6, 10)
+    last_moment = datetime(2024, 6, 10, 16, 59, 59, 999999, UTC)
+    awkward = ["", "x,y", '"q"', "{}", "\\", "NULL", "☂"]
+    rows = [
+        (2**63 - 1, "plain", ["a", "b"], True, Decimal("9999999999999999.99"), last_moment, day, 0.1),
+        (0, "", [], False, Decimal("0.00"), datetime(1970, 1, 1, tzinfo=UTC), date(1970, 1, 1), -1e300),
+        (1, 'a,"b"\r\nc\\N\t☂ ', awkward, True, Decimal("-0.01"), midnight, date(2024, 2, 29), 5e-324),
+        (2, None, None, None, None, None, None, None),
+        (3, "\\.", [None, "a"], False, Decimal("12.30"), midnight, date(9999, 12, 31), 1.0),
+        (4, "NULL", ["a", "b"], False, Decimal("1"), midnight, day, 1.0),
+    ]
+    with samples.cursor() as cursor:
+        cursor.executemany("INSERT INTO samples VALUES (%s, %s, %s, %s, %s, %s, %s, %s)", rows)
+        cursor.execute("INSERT INTO samples VALUES (-1)")
+    names = ["int64", "string", "strings", "bool", "money", "timestamp", "date", "float64"]
+    expected = sorted((dict(zip(names, row, strict=True)) for row in rows), key=lambda row: row["int64"])
+    result = PostgresResource(url=database).stream(SELECT, {"least": 0}, SCHEMA).read_all()
+    assert result.schema.equals(SCHEMA)
+    assert sorted(result.to_pylist(), key=lambda row: row["int64"]) == expected
+    assert gone(samples)
+
+
+def test_no_rows(samples: Any, database: str) -> None:
+    result = PostgresResource(url=database).stream(SELECT, {"least": 0}, SCHEMA).read_all()
+    assert (result.num_rows, result.schema) == (0, SCHEMA)
+
+
+def test_a_single_column_of_nulls_keeps_its_rows(database: str) -> None:
+    sql = "SELECT CASE WHEN n = 2 THEN '' END FROM generate_series(1, 3) AS n"
+    result = PostgresResource(url=database).stream(sql, {}, pa.schema([("s", pa.string())])).read_all()
+    assert result.column("s").to_pylist() == [None, "", None]
+
+
+@pytest.mark.parametrize("table", RAW_TABLES, ids=lambda table: table.name)
+def test_the_query_of_each_contract_fits_the_database(database: str, table: Any) -> None:
+    sql, params = table.select(Days.between(date(2024, 6, 1), date(2024, 6, 3)))
+    assert PostgresResource(url=database).stream(sql, params, table.arrow_schema).read_all().num_rows == 0
+
+
+NUMBERS = pa.schema([("n", pa.int64()), ("text", pa.string())])
+MANY = "SELECT n, repeat('x', 100) FROM generate_series(1, %(rows)s) AS n"
+
+
+def test_many_rows_come_in_batches_of_bounded_size(database: str) -> None:
+    largest = rows = total = 0
+    for batch in PostgresResource(url=database).stream(MANY, {"rows": 200_000}, NUMBERS, batch_bytes=100_000):
+        largest = max(largest, batch.nbytes)
+        rows += batch.num_rows
+        total += sum(batch.column("n").to_pylist())
+    assert (rows, total) == (200_000, 200_000 * 200_001 // 2)
+    assert largest < 300_000
+
+
+def test_rows_are_of_one_snapshot(samples: Any, database: str) -> None:
+    samples.cursor().execute(
+        "INSERT INTO samples SELECT n, repeat('x', 200) FROM generate_series(1, 50000) AS n"
+    )
+    reader = PostgresResource(url=database).stream(SELECT, {"least": 0}, SCHEMA, batch_bytes=50_000)
+    rows = reader.read_next_batch().num_rows
+    samples.cursor().execute("INSERT INTO samples SELECT n, 'new' FROM generate_series(60001, 60100) AS n")
+    samples.cursor().execute("DELETE FROM samples WHERE int64 <= 50000")
+    assert rows + sum(batch.num_rows for batch in reader) == 50_000
+
+
+def test_a_reader_that_is_dropped_closes_its_connection_at_once(samples: Any, database: str) -> None:
+    endless = "SELECT a, repeat('x', 100) FROM generate_series(1, 10000) a, generate_series(1, 10000) b"
+    reader = PostgresResource(url=database).stream(endless, {}, NUMBERS)
+    assert reader.read_next_batch().num_rows > 0
+    assert sessions(samples) == 1
+    started = time.monotonic()
+    del reader
+    assert gone(samples)
+    assert time.monotonic() - started < 5
+
+
+def test_a_reader_that_is_not_read_opens_nothing(samples: Any) -> None:
+    PostgresResource(url="postgresql://nobody@127.0.0.1:1/none").stream(MANY, {"rows": 1}, NUMBERS)
+
+
+def test_an_error_of_the_server_after_many_rows_is_no_short_answer(samples: Any, database: str) -> None:
+    sql = "SELECT n, (1 / (150000 - n))::text FROM generate_series(1, 200000) AS n"
+    reader = PostgresResource(url=database).stream(sql, {}, NUMBERS)
+    with pytest.raises(psycopg2.DatabaseError, match="division by zero") as raised:
+        reader.read_all()
+    assert not isinstance(raised.value, psycopg2.OperationalError)
+    assert gone(samples)
+
+
+def test_what_the_server_refuses_at_once_has_its_own_class(database: str) -> None:
+    with pytest.raises(psycopg2.errors.UndefinedTable, match="nowhere"):
+        PostgresResource(url=database).stream("SELECT 1, x FROM nowhere", {}, NUMBERS).read_all()
+
+
+def test_a_server_that_is_not_reached_is_an_outage(database: str) -> None:
+    secret = "se'cret\\"
+    for url in (
+        make_dsn(database, password=secret),
+        make_dsn(database, port=1),
+        make_dsn(database, sslmode="require"),
+    ):
+        with pytest.raises(psycopg2.OperationalError) as raised:
+            PostgresResource(url=url).stream("SELECT 1", {}, pa.schema([("n", pa.int64())])).read_all()
+        assert secret not in str(raised.value)
+
+
+def test_any_way_to_write_the_connection_works(
+    connection: Any, database: str, postgres: EmbeddedPostgres
+) -> None:
+    """Odd passwords, through a socket too, as a URL and in libpq's own form."""
+    password = "o'dd \\ p@ss:w/rd?&%=ü"
+    parts = parse_dsn(database)
+    user, host, port, name = (parts[key] for key in ("user", "host", "port", "dbname"))
+    elsewhere = postgres.directory / "socket_directory"
+    sockets = elsewhere.read_text() if elsewhere.exists() else str(postgres.directory / "socket")
+    quoted = quote(password, safe="")
+    urls = [
+        make_dsn(database, password=password),
+        f"postgresql://{user}:{quoted}@{host}:{port}/{name}?sslmode=prefer&channel_binding=prefer",
+        f"postgresql://{user}:{quoted}@/{name}?host={quote(sockets.strip(), safe='')}&port={port}",
+    ]
+    schema = pa.schema([("who", pa.string()), ("socket", pa.bool_())])
+    sql = "SELECT current_user::text, inet_client_addr() IS NULL"
+    alter = f"ALTER ROLE {user} PASSWORD %s"
+    connection.cursor().execute(alter, (password,))
+    try:
+        answers = [PostgresResource(url=url).stream(sql, {}, schema).read_all().to_pylist() for url in urls]
+    finally:
+        connection.cursor().execute(alter, (parts["password"],))
+    assert answers == [[{"who": user, "socket": socket}] for socket in (False, False, True)]
+
+
+# Rows are on their way, or the server is at work between two of them.
+WAITS = "SELECT n, CASE WHEN n > 100000 THEN pg_sleep(60)::text END FROM generate_series(1, 200000) AS n"
+
+
+@pytest.mark.parametrize("sql", [MANY, WAITS], ids=["sends", "waits"])
+def test_a_session_that_is_ended_is_no_short_answer(samples: Any, database: str, sql: str) -> None:
+    reader = PostgresResource(url=database).stream(sql, {"rows": 5_000_000}, NUMBERS)
+    reader.read_next_batch()
+    end = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'ecommersss extraction'"
+    )
+    timer = threading.Timer(0.3, lambda: samples.cursor().execute(end))
+    timer.start()
+    with pytest.raises(psycopg2.OperationalError):
+        reader.read_all()
+    timer.join()
+
+
+def test_a_connection_that_is_cut_anywhere_is_no_short_answer(database: str) -> None:
+    sql, rows = "SELECT n, 'x' FROM generate_series(1, 3) AS n", [1, 2, 3]
+    with Cutter(database) as cutter:
+        assert cutter.read(sql, None) == rows
+        whole = cutter.passed
+        for missing in (7, 20, 40, 60, 80, 100, 1000):
+            with pytest.raises(psycopg2.OperationalError):
+                cutter.read(sql, whole - missing)
+
+
+class Cutter:
+    """Stands between client and server, and cuts connections of extractions after so many bytes of answer."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.passed = url, 0
+        self._limit: int | None = None
+
+    def __enter__(self) -> Cutter:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+
+    def read(self, sql: str, limit: int | None) -> list[int]:
+        """What the reader gives when the connection is cut after `limit` bytes (None: not at all)."""
+        self.passed, self._limit = 0, limit
+        url = make_dsn(self.url, host="127.0.0.1", port=self._listener.getsockname()[1], sslmode="disable")
+        return PostgresResource(url=url).stream(sql, {}, NUMBERS).read_all().column("n").to_pylist()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                with client, socket.create_connection(self._server()) as server:
+                    self._relay(client, server)
+
+    def _server(self) -> tuple[str, int]:
+        parts = parse_dsn(self.url)
+        return parts["host"], int(parts["port"])
+
+    def _relay(self, client: socket.socket, server: socket.socket) -> None:
+        while True:
+            for ready in select.select([client, server], [], [], 10)[0]:
+                data = ready.recv(1 << 16)
+                if not data:
+                    return
+                if ready is client:
+                    server.sendall(data)
+                    continue
+                room = len(data) if self._limit is None else max(0, self._limit - self.passed)
+                self.passed += len(data)
+                client.sendall(data[:room])
+                if room < len(data):
+                    return
+
+
+def test_a_value_that_the_type_cannot_hold_is_an_error(samples: Any, database: str) -> None:
+    schema = pa.schema([("m", pa.decimal128(18, 2))])
+    with pytest.raises(pa.ArrowInvalid, match="data loss"):
+        PostgresResource(url=database).stream("SELECT 0.125", {}, schema).read_all()
+    assert gone(samples)
+
+
+@pytest.mark.parametrize(
+    ("value", "type_"),
+    [
+        ("'infinity'::timestamptz", pa.timestamp("us", tz="UTC")),
+        ("'-infinity'::timestamptz", pa.timestamp("us", tz="UTC")),
+        ("'294276-12-31'::timestamptz", pa.timestamp("us", tz="UTC")),
+        ("'infinity'::date", pa.date32()),
+        ("'-infinity'::date", pa.date32()),
+    ],
+)
+def test_infinity_is_an_error(database: str, value: str, type_: pa.DataType) -> None:
+    sql = f"SELECT now()::{'date' if type_ == pa.date32() else 'timestamptz'} UNION ALL SELECT {value}"
+    with pytest.raises(psycopg2.DataError, match="column t holds infinity"):
+        PostgresResource(url=database).stream(sql, {}, pa.schema([("t", type_)])).read_all()
+
+
+@pytest.mark.parametrize(
+    ("value", "type_"),
+    [
+        ("1.5::float8", pa.decimal128(18, 2)),
+        ("now()::timestamp", pa.timestamp("us", tz="UTC")),
+        ("'1'::text", pa.int64()),
+        ("1.5", pa.float64()),
+        ("1", pa.string()),
+        ("ARRAY[1]", pa.list_(pa.string())),
+    ],
+)
+def test_a_type_that_would_be_a_guess_is_refused(database: str, value: str, type_: pa.DataType) -> None:
+    with pytest.raises(psycopg2.ProgrammingError, match=r"column c comes as .* cast it in the SELECT"):
+        PostgresResource(url=database).stream(f"SELECT {value}", {}, pa.schema([("c", type_)])).read_all()
+
+
+def test_parameters_are_values_and_nothing_else(database: str) -> None:
+    texts = ["'; DROP TABLE orders; --", "\\' OR 1=1 --", "%(other)s", "☂ ü"]
+    sql = "SELECT %(a)s || %(b)s || %(c)s || %(d)s AS text, %(n)s::bigint AS n"
+    schema = pa.schema([("text", pa.string()), ("n", pa.int64())])
+    params = {**dict(zip("abcd", texts, strict=True)), "n": 2**62}
+    rows = PostgresResource(url=database).stream(sql, params, schema).read_all()
+    assert rows.to_pylist() == [{"text": "".join(texts), "n": 2**62}]
+
+
+def test_it_cannot_write(samples: Any, database: str) -> None:
+    samples.cursor().execute(
+        "CREATE FUNCTION f() RETURNS BIGINT LANGUAGE sql AS 'INSERT INTO samples VALUES (1) RETURNING 1'"
+    )
+    with pytest.raises(psycopg2.DatabaseError, match="read-only transaction"):
+        PostgresResource(url=database).stream("SELECT f()", {}, pa.schema([("n", pa.int64())])).read_all()
+
+
+def test_without_a_url_the_settings_decide(
+    database: str, postgres: EmbeddedPostgres, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECOMMERSSS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ECOMMERSSS_DATABASE_URL", database)
+    one = pa.schema([("n", pa.int64())])
+    resource = PostgresResource()
+    assert resource.stream("SELECT 1", {}, one).read_all().to_pylist() == [{"n": 1}]
+    monkeypatch.delenv("ECOMMERSSS_DATABASE_URL")
+    with pytest.raises(NotUp):
+        resource.stream("SELECT 1", {}, one).read_all()

@@ -1,0 +1,188 @@
+"""The platform on BigQuery by its settings alone: the code location as Dagster loads it, and a run of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.dbt.project import prepare_manifest
+from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse, label
+from ecommersss_platform_tests.support import shop
+from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
+from ecommersss_platform_tests.support.loopback import loopback_only
+from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, order
+from streaming.lists import entries
+from streaming.orders import JAKARTA
+
+pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
+
+PROJECT = "test-platform"
+
+RUN = """
+import json, sys
+from dagster import DagsterInstance
+from ecommersss_platform.definitions import defs, pool
+from ecommersss_platform.jobs import range_tags
+from ecommersss_platform.partitions import Days
+from datetime import date
+
+job = defs.resolve_job_def("marketplace_days")
+graph = defs.resolve_asset_graph()
+clients = ("google.cloud.", "google.auth", "dagster_gcp", "dbt.adapters.bigquery")
+loaded = sorted(name for name in sys.modules if name.startswith(clients))
+days = Days.between(*map(date.fromisoformat, sys.argv[2:]))
+with DagsterInstance.ephemeral() as instance:
+    result = job.execute_in_process(instance=instance, tags=range_tags(days), raise_on_error=False)
+told = {
+    "loaded": loaded,
+    "pool": pool,
+    "pools": sorted({p for key in graph.materializable_asset_keys for p in graph.get(key).pools}),
+    "run": result.run_id,
+    "success": result.success,
+    "made": [
+        [
+            event.asset_key.to_user_string(),
+            event.partition,
+            {name: str(value.value) for name, value in event.materialization.metadata.items()},
+        ]
+        for event in result.get_asset_materialization_events()
+    ],
+    "failed_checks": sorted(
+        f"{check.check_name}: {check.severity.value}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
+    ),
+}
+with open(sys.argv[1], "w") as file:  # on standard output dbt has its say
+    json.dump(told, file)
+"""
+
+
+@dataclass(frozen=True)
+class Platform:
+    database: str
+    variables: dict[str, str]
+    outside: Path
+    warehouse: BigQueryWarehouse
+
+    def run(self) -> dict[str, Any]:
+        """A run of the job over the two days, in a process of its own."""
+        told = self.outside.with_name("told.json")
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, str(told), str(DAY_1), str(DAY_2)],
+            env={k: v for k, v in os.environ.items() if not k.startswith(("ECOMMERSSS_", "DAGSTER_"))}
+            | loopback_only(self.outside)
+            | self.variables,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(told.read_text())
+        assert found["success"], done.stderr
+        return found
+
+
+@pytest.fixture
+def platform(database: str, tmp_path: Path) -> Iterator[Platform]:
+    """Two days of a shop in PostgreSQL, and a BigQuery with nothing in it."""
+    morning = datetime.combine(DAY_1, datetime.min.time(), JAKARTA).astimezone(UTC)
+    shop.add_users(database, range(1, 9), signed_up=morning)
+    shop.add_products(database, range(1, 5), listed=morning)
+    rows = [order(n, DAY_1 if n < 8 else DAY_2) for n in range(1, 15)]
+    for row in rows:
+        if row["user_id"] == 3:  # orders 2 and 9
+            row |= {"is_fraud": True, "fraud_reasons": ["extreme_order"], "amount": Decimal("300000000.01")}
+    rows.append(order(100, DAY_2, user_id=3, is_fraud=True, fraud_reasons=["foreign_country"]))
+    names = [name for name in ORDERS.arrow_schema.names if name != "partition_date"]
+    shop.write(
+        database,
+        f"INSERT INTO orders ({', '.join(names)}) VALUES %s",
+        [tuple(row[name] for name in names) for row in rows],
+    )
+    prepare_manifest()
+    with running_emulator(tmp_path) as address:
+        variables = {
+            "ECOMMERSSS_HOME": str(tmp_path / "home"),
+            "ECOMMERSSS_FIRST_DAY": str(DAY_1),
+            "ECOMMERSSS_DATABASE_URL": database,
+            "ECOMMERSSS_WAREHOUSE": "bigquery",
+            "ECOMMERSSS_BIGQUERY_PROJECT": PROJECT,
+            "ECOMMERSSS_BIGQUERY_LOCATION": "US",
+            "ECOMMERSSS_BIGQUERY_ENDPOINT": address,
+            "ECOMMERSSS_BIGQUERY_MAXIMUM_BYTES_BILLED": "123456789",
+        }
+        yield Platform(
+            database, variables, tmp_path / "outside", BigQueryWarehouse(PROJECT, "US", endpoint=address)
+        )
+
+
+def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
+    told = platform.run()
+
+    assert told["loaded"] == [], "loading the code location needs no client"
+    assert told["pool"] is None
+    assert told["pools"] == []
+    assert set(told["failed_checks"]) == {"newest_closed_day_present: WARN"}  # two days of long ago
+    assert not platform.outside.exists(), platform.outside.read_text()
+
+    query = platform.warehouse.query
+    assert query("SELECT count(*) AS n FROM silver.fact_orders").to_pylist() == [{"n": 15}]
+    assert query(
+        "SELECT user_id, fraud_orders, fraud_loss FROM gold.users_and_blacklist WHERE status = 'Blacklist'"
+    ).to_pylist() == [{"user_id": 3, "fraud_orders": 3, "fraud_loss": Decimal("600001500.27")}]
+    assert [(e.user_id, e.list, e.reason) for e in entries(platform.database)] == [
+        (3, "block", "3 fraud orders (gold.users_and_blacklist)")
+    ]
+
+    metadata: dict[str, dict[str, str]] = {key: found for key, _, found in told["made"]}
+    days = [day for key, day, _ in told["made"] if key == "silver/fact_orders"]
+    assert days == [str(DAY_1), str(DAY_2)]
+    assert set(metadata) == {
+        *("raw/users", "raw/products", "raw/orders"),
+        *("bronze/stg_users", "bronze/stg_products", "bronze/stg_orders"),
+        *("silver/dim_users", "silver/dim_products", "silver/fact_orders"),
+        *("gold/daily_fraud_summary", "gold/fraud_rule_performance", "gold/most_fraudulent_users"),
+        *("gold/payment_fraud_critical_time", "gold/product_and_payment_methods"),
+        *("gold/product_and_users", "gold/users_and_blacklist", "fraud/user_lists"),
+    }
+    assert metadata["silver/fact_orders"]["dagster/row_count"] == "15"
+    assert metadata["gold/users_and_blacklist"]["dagster/row_count"] == "8"
+    assert "TableColumn(name='user_id', type='INT64'" in metadata["silver/dim_users"]["dagster/column_schema"]
+    models = {
+        key: found for key, found in metadata.items() if key.split("/")[0] in ("bronze", "silver", "gold")
+    }
+    for key, found in models.items():
+        assert found["job"] == (
+            f"https://console.cloud.google.com/bigquery?project={PROJECT}&j=bq:US:{found['job_id']}"
+            "&page=queryresults"
+        ), key
+        assert (found["job_bytes"], found["job_bytes_billed"]) == ("0", "0")  # the emulator counts none
+    assert len({found["job_id"] for found in models.values()}) == len(models)
+
+    job = job_of(platform.warehouse, models["silver/fact_orders"]["job_id"])
+    assert job.maximum_bytes_billed == 123456789
+    assert {name: value for name, value in job.labels.items() if name != "dbt_invocation_id"} == {
+        "managed_by": "ecommersss",
+        "dagster_run_id": label(told["run"]),
+        "asset": "silver_fact_orders",
+    }
+
+
+def job_of(warehouse: BigQueryWarehouse, job_id: str) -> Any:
+    from ecommersss_platform.warehouse.bigquery.session import PlatformBigQuery
+
+    with PlatformBigQuery.of(warehouse, {}).get_client() as client:
+        return client.get_job(job_id)

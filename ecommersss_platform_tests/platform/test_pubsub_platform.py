@@ -1,0 +1,225 @@
+"""Choosing Pub/Sub is one setting: the platform's commands on the emulator."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from ecommersss_platform.health import check
+from ecommersss_platform.local.first_run import first_run_history
+from ecommersss_platform.settings import Settings
+from ecommersss_platform.status import gather, print_status
+from ecommersss_platform.topic_retention import plan
+from ecommersss_platform.topics import flagged_stream, fraud_consumer, orders_topic
+from ecommersss_platform_tests.support import pubsub_emulator as emulator
+from ecommersss_platform_tests.support.shop import open_shop, order, query, read_all, stored_orders
+from streaming.consumer import Consumer
+from streaming.database.shared import FIRST_POSITION
+from streaming.metrics import registry
+from streaming.orders import decode_flagged, encode
+from streaming.shared_consumer import SharedConsumer
+from streaming.topics.jsonl import JsonlTopic
+from streaming.topics.pubsub import EMULATOR_VARIABLE, PubSubTopic
+
+pytestmark = pytest.mark.integration
+
+
+def test_the_setting_needs_a_project_and_has_names_by_default(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="ECOMMERSSS_PUBSUB_PROJECT is needed when"):
+        Settings(home=tmp_path, topic="pubsub", _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(  # type: ignore[call-arg]
+        home=tmp_path, topic="pubsub", pubsub_project="shop-1", _env_file=None
+    )
+    topic = orders_topic(settings)
+    assert isinstance(topic, PubSubTopic)
+    assert topic.path == "projects/shop-1/topics/orders"
+    assert topic.subscription_path == "projects/shop-1/subscriptions/orders-fraud"
+    shared = fraud_consumer(settings, "postgresql://nobody@127.0.0.1:1/none")
+    assert isinstance(shared, SharedConsumer)
+    assert shared.tail is not None
+    without = settings.model_copy(update={"flagged_stream": False})
+    shared = fraud_consumer(without, "postgresql://nobody@127.0.0.1:1/none")
+    assert isinstance(shared, SharedConsumer)
+    assert shared.tail is None
+    on_disk = Settings(home=tmp_path, _env_file=None)  # type: ignore[call-arg]
+    assert isinstance(orders_topic(on_disk), JsonlTopic)
+    assert isinstance(fraud_consumer(on_disk, "postgresql://nobody@127.0.0.1:1/none"), Consumer)
+
+
+def test_the_library_is_loaded_only_where_it_is_chosen() -> None:
+    code = (
+        "import sys, ecommersss_platform.cli.app, ecommersss_platform.topics, streaming.consumer\n"
+        "import streaming.shared_consumer\n"
+        "print([m for m in sys.modules if m.startswith(('google.cloud.pubsub', 'grpc'))])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+# On the emulator.
+
+
+def on_emulator(test: Callable[..., None]) -> Callable[..., None]:
+    """Skipped, with the reason, by the fixture `pubsub` where there is none."""
+    return pytest.mark.pubsub(pytest.mark.slow(test))
+
+
+class Platform:
+    """A platform's home, with its topic on the emulator, and commands run on it."""
+
+    def __init__(self, home: Path, url: str, address: str, topic: PubSubTopic) -> None:
+        self.topic = topic
+        self.variables = {
+            "ECOMMERSSS_HOME": str(home),
+            "ECOMMERSSS_DATABASE_URL": url,
+            "ECOMMERSSS_TOPIC": "pubsub",
+            "ECOMMERSSS_PUBSUB_PROJECT": topic.project,
+            "ECOMMERSSS_PUBSUB_TOPIC": topic.topic,
+            "ECOMMERSSS_PUBSUB_SUBSCRIPTION": topic.subscription,
+        }
+        others = {name: value for name, value in os.environ.items() if not name.startswith("ECOMMERSSS_")}
+        self._environment = {**others, **self.variables, EMULATOR_VARIABLE: address}
+        self.url = url
+        self.home = home
+        self.settings = Settings(  # type: ignore[call-arg]
+            home=home,
+            database_url=url,
+            topic="pubsub",
+            pubsub_project=topic.project,
+            pubsub_topic=topic.topic,
+            pubsub_subscription=topic.subscription,
+            _env_file=None,
+        )
+
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "ecommersss_platform.cli", *arguments],
+            env=self._environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @contextmanager
+    def consuming(self) -> Iterator[None]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ecommersss_platform.cli", "consume"], env=self._environment, cwd=self.home
+        )
+        try:
+            yield
+        finally:
+            process.terminate()
+            assert process.wait(10) == 0
+
+
+@pytest.fixture
+def platform(pubsub: str, database: str, tmp_path: Path) -> Iterator[Platform]:
+    open_shop(database)
+    with emulator.emulated(pubsub) as topic:
+        yield Platform(tmp_path, database, pubsub, topic)
+
+
+def eventually(platform: Platform, statement: str, expected: int) -> None:
+    deadline = time.monotonic() + 60
+    while query(platform.url, statement) != [(expected,)]:
+        assert time.monotonic() < deadline, (statement, query(platform.url, statement))
+        time.sleep(0.1)
+
+
+@on_emulator
+def test_publish_consume_look_and_retry(platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [encode(order(n, user_id=n % 10 + 1)) for n in range(1, 31)] + [b"", b"no order"]
+    (platform.home / "lines.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    assert platform.run("produce", "--file", "lines.jsonl", "--raw") == "published 32 lines, unchecked\n"
+    assert check("consumer", platform.settings) is not None
+    with platform.consuming():
+        eventually(platform, "SELECT count(*) FROM orders", 30)
+        eventually(platform, "SELECT count(*) FROM rejected_orders", 2)
+        assert check("consumer", platform.settings) is None
+        deadline = time.monotonic() + 20
+        while (report := json.loads(platform.run("status", "--format", "json")))["topic"][
+            "not_in_flagged_stream"
+        ]:
+            assert time.monotonic() < deadline
+        topic = report["topic"]
+        assert topic["kind"] == "pubsub"
+        assert topic["subscription"] == platform.topic.subscription_path
+        assert topic["emulator"] == platform.topic.emulator
+        assert topic["unacknowledged"] is None
+        assert len(topic["consumers"]) == 1
+        assert topic["consumers"][0]["quiet_seconds"] < 10
+        newest = max(o.position for o in stored_orders(platform.url))
+        assert topic["last_position"] == newest >= FIRST_POSITION
+        assert report["rejected"]["lines"] == 2
+        print_status(gather(platform.settings))
+        printed = capsys.readouterr().out
+        assert platform.topic.subscription_path in printed
+        assert "1 consumers connected" in printed
+        assert "num_undelivered_messages" in printed
+        assert platform.run("rejected", "retry") == "published 2 rejected lines again\n"
+        eventually(platform, "SELECT count(*) FROM rejected_orders", 4)
+    assert [decode_flagged(line).id for line in read_all(flagged_stream(platform.settings)).values()] == [
+        o.id for o in sorted(stored_orders(platform.url), key=lambda o: o.position)
+    ]
+
+
+@on_emulator
+def test_the_producer_and_its_health(platform: Platform) -> None:
+    truth = platform.settings.ground_truth_path
+    assert check("producer", platform.settings) == f"there is no {truth}: nothing was published yet"
+    first = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 3 * 86_400))
+    assert platform.run("produce", "--from", first, "--to", first, "--orders-per-day", "50").startswith(
+        "published "
+    )
+    assert check("producer", platform.settings) is None
+    published = len(truth.read_bytes().splitlines())
+    assert platform.run("consume", "--once").startswith(f"{published} orders, ")
+
+
+@on_emulator
+def test_a_first_runs_history_is_published_once(platform: Platform) -> None:
+    said: list[str] = []
+    settings = platform.settings
+    settings.home.mkdir(exist_ok=True)
+    first_run_history(settings, platform.url, 40, said.append)
+    consumer = fraud_consumer(settings, platform.url)
+    consumer.run(once=True)
+    assert consumer.counters.orders > 100
+    assert consumer.counters.rejected.total() == 0
+    first_run_history(settings, platform.url, 40, said.append)
+    assert len(said) == 2
+
+
+@on_emulator
+def test_only_the_flagged_stream_has_segments_to_remove(platform: Platform) -> None:
+    platform.topic.publish([encode(order(1))])
+    consumer = fraud_consumer(platform.settings, platform.url)
+    consumer.run(once=True)
+    [planned] = plan(platform.settings, platform.url, sensor_position=0)
+    assert planned.name == "flagged_orders"
+    assert [verdict.removable for verdict in planned.verdicts] == [False]
+
+
+@on_emulator
+def test_metrics_have_no_lag_where_none_is_known(platform: Platform) -> None:
+    from prometheus_client import generate_latest
+
+    consumer = fraud_consumer(platform.settings, platform.url)
+    platform.topic.publish([encode(order(1)), encode(order(1))])
+    consumer.run(once=True)
+    text = generate_latest(registry(consumer)).decode()
+    assert 'ecommersss_orders_total{status="genuine"} 1.0' in text
+    assert "ecommersss_duplicates_total 1.0" in text
+    assert "ecommersss_read_to_flagged_seconds_count 2.0" in text
+    assert "ecommersss_lag_bytes" not in text

@@ -1,0 +1,544 @@
+"""How Dagster runs the platform's job: ranges, backfills, the pool, sensors in the daemon, dead processes.
+
+The assets are stand-ins of the same shape (`standin.py`); instance, code server, run workers and the daemon's
+own iterations are real.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.instance.config import PoolGranularity
+from dagster._core.scheduler.instigation import SensorInstigatorData
+from dagster._core.test_utils import freeze_time
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.backfill import execute_backfill_iteration
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+from dagster._daemon.sensor import execute_sensor_iteration
+from dagster._utils.warnings import disable_dagster_warnings
+from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+
+from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.instance.dagster_home import (
+    announce_pool,
+    dagster_instance,
+    environment,
+    fail_orphaned_runs,
+    prepare_dagster_home,
+)
+from ecommersss_platform.jobs import MARKETPLACE_DAYS
+from ecommersss_platform.local.postgres import EmbeddedPostgres
+from ecommersss_platform.materialize import Kind, MaterializeError, Progress, materialize
+from ecommersss_platform.partitions import Days
+from ecommersss_platform.sensors import Cursor, Request
+from ecommersss_platform.settings import Settings
+from ecommersss_platform.topics import flagged_stream
+from ecommersss_platform.warehouse import make_warehouse
+from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse
+from ecommersss_platform_tests.conftest import administer
+from streaming.orders import JAKARTA, Order, business_day, encode_flagged, flag
+
+STANDIN = "ecommersss_platform_tests.support.stub_definitions"
+FIRST_DAY = date(2025, 1, 1)
+MONTH = Days(date(2025, 1, 2), date(2025, 2, 1))
+SOME_DAYS = Days(date(2025, 1, 2), date(2025, 1, 5))
+SINGLE_DAYS = 30 if os.environ.get("ECOMMERSSS_FAULT_RUNS") else 3
+ACTIVE = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+STEPS = [
+    {"raw/orders"},
+    {"raw/users"},
+    {"bronze/stg_orders", "bronze/stg_users", "silver/dim_users"},
+    {"silver/fact_orders"},
+    {"gold/users_and_blacklist"},
+]
+PARTITIONED = {"raw/orders", "raw/users", "silver/fact_orders"}
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+class Platform:
+    """A home, its instance, and the code server of the stand-ins; the daemon's loops are stepped by hand."""
+
+    def __init__(self, settings: Settings, url: str, instance: DagsterInstance, context: Any) -> None:
+        self.settings, self.url, self.instance, self.context = settings, url, instance, context
+        self.ticks = 0
+        self.numbers = count()
+
+    @property
+    def repository(self) -> Any:
+        [repository] = self.context.create_request_context().code_locations[0].get_repositories().values()
+        return repository
+
+    def ran(self) -> list[dict[str, Any]]:
+        path = self.settings.home / "ran.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def forget(self) -> None:
+        for name in ("ran.jsonl", "FAIL", "OLD", "SECONDS"):
+            (self.settings.home / name).unlink(missing_ok=True)
+
+    def fail(self, step: str, error: str, day: date | None = None) -> None:
+        told = {"step": step, "error": error, "day": day and day.isoformat()}
+        (self.settings.home / "FAIL").write_text(json.dumps(told))
+
+    def slow(self, seconds: float) -> None:
+        (self.settings.home / "SECONDS").write_text(str(seconds))
+
+    def runs(self, **tags: str) -> list[DagsterRun]:
+        return list(self.instance.get_runs(RunsFilter(tags={f"dagster/{k}": v for k, v in tags.items()})))
+
+    def dequeue(self) -> None:
+        list(QueuedRunCoordinatorDaemon(interval_seconds=1).run_iteration(self.context))
+
+    def work_off(self) -> None:
+        """Let the queue launch runs until none is queued or under way."""
+        while self.instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.QUEUED, *ACTIVE])):
+            self.dequeue()
+            time.sleep(0.2)
+
+    def backfill(self, backfill: PartitionBackfill) -> list[DagsterRun]:
+        """Work a backfill off as the daemon does; its runs, oldest first."""
+        self.instance.add_backfill(backfill)
+        while (now := self.instance.get_backfill(backfill.backfill_id)).status == BulkActionStatus.REQUESTED:
+            with disable_dagster_warnings():  # Dagster's own calls of functions that it deprecated
+                list(execute_backfill_iteration(self.context, logging.getLogger(__name__)))
+            self.work_off()
+        assert now.status == BulkActionStatus.COMPLETED_SUCCESS
+        return self.runs(backfill=backfill.backfill_id)[::-1]
+
+    def add_single_days(self, days: Iterable[date]) -> list[str]:
+        """Ask for a run of each day, all at once; the names of their backfills."""
+        names = [f"{day}-{next(self.numbers)}" for day in days]
+        for name in names:
+            day = date.fromisoformat(name[:10])
+            self.instance.add_backfill(self.job_backfill(name, [day]))
+        with disable_dagster_warnings():
+            list(execute_backfill_iteration(self.context, logging.getLogger(__name__)))
+        return names
+
+    def missing(self, days: Iterable[date]) -> list[date]:
+        """The days that the UI shows as failed or missing, and offers to launch alone."""
+        present = self.instance.get_materialized_partitions(AssetKey(["silver", "fact_orders"]))
+        return [day for day in days if str(day) not in present]
+
+    def job_backfill(self, name: str, days: Iterable[date]) -> PartitionBackfill:
+        """What the UI asks for with "Materialize" on the page of the job, for the days that are picked."""
+        graph = self.context.create_request_context().asset_graph
+        sets = {found.name: found for found in self.repository.get_partition_sets()}
+        return PartitionBackfill(
+            backfill_id=name,
+            partition_set_origin=sets[f"{MARKETPLACE_DAYS}_partition_set"].get_remote_origin(),
+            status=BulkActionStatus.REQUESTED,
+            partition_names=[str(day) for day in days],
+            from_failure=False,
+            reexecution_steps=None,
+            tags={},
+            backfill_timestamp=time.time(),
+            asset_selection=list(graph.materializable_asset_keys),
+        )
+
+    def set_cursor(self, sensor: str, cursor: Cursor) -> None:
+        """Put a cursor in place, as one can in the UI."""
+        found = self.repository.get_sensor(sensor)
+        state = self.instance.get_instigator_state(found.get_remote_origin_id(), found.selector_id)
+        data = state.instigator_data
+        self.instance.update_instigator_state(
+            state.with_data(
+                SensorInstigatorData(
+                    last_tick_timestamp=data.last_tick_timestamp,
+                    last_run_key=data.last_run_key,
+                    min_interval=data.min_interval,
+                    cursor=cursor.text(),
+                    sensor_type=data.sensor_type,
+                )
+            )
+        )
+
+    def tick(self, sensor: str) -> Any:
+        """Tick all sensors as the daemon does when their interval has passed; the tick of this one."""
+        self.ticks += 1
+        with freeze_time(datetime.now(UTC) + timedelta(minutes=self.ticks)):
+            list(execute_sensor_iteration(self.context, logging.getLogger(__name__), None, None))
+        found = self.repository.get_sensor(sensor)
+        [tick] = self.instance.get_ticks(found.get_remote_origin_id(), found.selector_id, limit=1)
+        assert tick.error is None
+        return tick
+
+
+@pytest.fixture(scope="module")
+def platform(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    administer(postgres, "CREATE DATABASE dagster_runs")
+    url = postgres.url("dagster_runs")
+    settings = Settings(home=tmp_path_factory.mktemp("home"), first_day=FIRST_DAY, dagster_url=url)
+    settings.home.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(settings, url).items():
+            patch.setenv(name, value)
+        target = ModuleTarget(
+            STANDIN, attribute="defs", working_directory=None, location_name="ecommersss_platform"
+        )
+        with (
+            dagster_instance(settings, url) as instance,
+            WorkspaceProcessContext(instance, target) as context,
+        ):
+            announce_pool(instance, make_warehouse(settings).pool)
+            yield Platform(settings, url, instance, context)
+
+
+@pytest.fixture(autouse=True)
+def _clean(platform: Platform) -> None:
+    platform.forget()
+
+
+def test_the_instance_is_what_its_template_says(platform: Platform) -> None:
+    instance = platform.instance
+    assert isinstance(instance.run_storage, PostgresRunStorage)
+    assert isinstance(instance.event_log_storage, PostgresEventLogStorage)
+    assert isinstance(instance.schedule_storage, PostgresScheduleStorage)
+    assert not instance.telemetry_enabled
+    assert not instance.nux_enabled
+    assert instance.run_monitoring_enabled
+    concurrency = instance.get_concurrency_config()
+    assert concurrency.pool_config.default_pool_limit == 1
+    assert concurrency.pool_config.pool_granularity == PoolGranularity.RUN
+    assert concurrency.run_queue_config is not None
+    assert concurrency.run_queue_config.max_concurrent_runs == 2
+    assert "postgresql://" not in (platform.settings.dagster_home / "dagster.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "at_once"),
+    [
+        ({}, 2),
+        ({"warehouse": "bigquery", "bigquery_project": "p"}, 10),
+        ({"warehouse": "bigquery", "bigquery_project": "p", "concurrent_runs": 30}, 30),
+    ],
+)
+def test_runs_at_once_are_a_setting(wanted: dict[str, Any], at_once: int, tmp_path: Path) -> None:
+    prepare_dagster_home(Settings(home=tmp_path, concurrent_runs=7))
+    settings = Settings(home=tmp_path, **wanted)
+    prepare_dagster_home(settings)
+    written = yaml.safe_load((settings.dagster_home / "dagster.yaml").read_text())
+    assert written["concurrency"]["runs"] == {"max_concurrent_runs": at_once}
+
+
+def test_a_backfill_of_the_job_is_one_run(platform: Platform) -> None:
+    [run] = platform.backfill(platform.job_backfill("month", MONTH))
+    assert run.job_name == MARKETPLACE_DAYS
+    assert run.tags["dagster/asset_partition_range_start"] == "2025-01-02"
+    assert run.tags["dagster/asset_partition_range_end"] == "2025-01-31"
+    ran = platform.ran()
+    assert {line["run"] for line in ran} == {run.run_id}
+    assert sorted(set(line["assets"]) for line in ran[:2]) == sorted(STEPS[:2])
+    assert [set(line["assets"]) for line in ran[2:]] == STEPS[2:]
+    for line in ran:
+        assert line["days"] == (["2025-01-02", "2025-01-31"] if set(line["assets"]) <= PARTITIONED else None)
+
+
+def test_a_backfill_of_the_assets_makes_each_of_them_once_in_the_order_of_the_lineage(
+    platform: Platform,
+) -> None:
+    """What the UI asks for with "Materialize all" on the lineage page, which knows of no job.
+
+    Dagster starts a new run where partitioned assets meet others; none is left out, none made twice.
+
+    Without its edge straight from `raw/orders`, `fact_orders` would be left out of it without a word.
+    """
+    graph = platform.context.create_request_context().asset_graph
+    with disable_dagster_warnings():  # as in Platform.backfill
+        backfill = PartitionBackfill.from_asset_partitions(
+            backfill_id="assets",
+            asset_graph=graph,
+            backfill_timestamp=time.time(),
+            tags={},
+            asset_selection=list(graph.materializable_asset_keys),
+            partition_names=[str(day) for day in MONTH],
+            dynamic_partitions_store=platform.instance,
+            all_partitions=False,
+            title=None,
+            description=None,
+            run_config=None,
+        )
+    runs = platform.backfill(backfill)
+    ran = platform.ran()
+    assert sorted(set(line["assets"]) for line in ran[:2]) == sorted(STEPS[:2])
+    assert [set(line["assets"]) for line in ran[2:]] == STEPS[2:]
+    for line in ran:
+        assert line["days"] == (["2025-01-02", "2025-01-31"] if set(line["assets"]) <= PARTITIONED else None)
+    assert [line["run"] for line in ran[1:]] == [run.run_id for run in runs]
+    assert len(runs) == 4
+
+
+@pytest.mark.faults
+def test_runs_of_single_days_take_turns_in_the_queue_and_the_failed_ones_are_asked_for_again(
+    platform: Platform,
+) -> None:
+    """Three runs; thirty with `make faults`."""
+    days = Days(date(2025, 3, 1), date(2025, 3, 1) + timedelta(days=SINGLE_DAYS))
+    platform.slow(0.1)
+    failing = days.last
+    platform.fail("fact", "no such column", failing)
+    names = platform.add_single_days(days)
+    platform.dequeue()
+    statuses = [run.status for name in names for run in platform.runs(backfill=name)]
+    assert statuses.count(DagsterRunStatus.QUEUED) == len(days) - 1  # though two may be under way at once
+    platform.work_off()
+    statuses = [run.status for name in names for run in platform.runs(backfill=name)]
+    assert statuses == [*[DagsterRunStatus.SUCCESS] * (len(days) - 1), DagsterRunStatus.FAILURE]
+    # What is published before the step that failed is whole; what comes after it is missing.
+    warehouse = DuckDbWarehouse(platform.settings.warehouse_path)
+    stored = warehouse.read(ORDERS, ["partition_date"], days).read_all()
+    assert sorted(stored.column(0).to_pylist()) == list(days)
+    assert platform.missing(days) == [failing]
+
+    spans: dict[str, tuple[float, float]] = {}
+    for line in platform.ran():
+        began, _ = spans.get(line["run"], (line["began"], 0))
+        spans[line["run"]] = (began, line["ended"])
+    ordered = sorted(spans.values())
+    assert len(ordered) == len(days)
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(ordered))
+
+    # The cause is gone. What the UI calls "missing" is one backfill: a run for each stretch of such days.
+    platform.forget()
+    [run] = platform.backfill(platform.job_backfill("rest", platform.missing(days)))
+    assert run.tags["dagster/asset_partition_range_start"] == str(failing)
+    assert run.tags["dagster/asset_partition_range_end"] == str(failing)
+    assert platform.missing(days) == []
+
+
+def test_materialize_runs_the_job_once_for_the_range(platform: Platform) -> None:
+    (platform.settings.home / "OLD").touch()
+    told: list[Progress] = []
+    result = materialize(
+        platform.settings, SOME_DAYS, progress=told.append, dagster_url=platform.url, definitions=STANDIN
+    )
+    assert {line["run"] for line in platform.ran()} == {result.run_id}
+    assert len(platform.ran()) == 5
+    run = platform.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert (run.job_name, run.status) == (MARKETPLACE_DAYS, DagsterRunStatus.SUCCESS)
+    assert run.tags["dagster/asset_partition_range_start"] == "2025-01-02"
+    assert result.rows == dict.fromkeys(set.union(*STEPS), 3)
+    [failed] = result.failed_checks
+    assert (failed.asset, failed.check, failed.message) == (
+        "gold/users_and_blacklist",
+        "not_too_old",
+        "too old",
+    )
+    done = [(p.name, p.done, p.total) for p in told if p.kind is Kind.MATERIALIZED]
+    assert [number for _, number, _ in done] == list(range(1, 8))
+    assert {total for _, _, total in done} == {7}
+    assert done[-1][0] == "gold/users_and_blacklist"
+    assert [p.name for p in told if p.kind is Kind.CHECK_FAILED] == ["gold/users_and_blacklist: not_too_old"]
+
+
+def test_materialize_says_which_step_failed_and_why(platform: Platform) -> None:
+    platform.fail("raw_orders", "nothing was published: password='s3cret' for 2025-01-02")
+    with pytest.raises(MaterializeError) as caught:
+        materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions=STANDIN)
+    assert list(caught.value.steps) == ["raw_orders"]
+    assert "raw_orders: ValueError: nothing was published" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.run_id is not None
+    run = platform.instance.get_run_by_id(caught.value.run_id)
+    assert run is not None
+    assert run.status == DagsterRunStatus.FAILURE
+
+
+def test_materialize_says_that_its_process_died(platform: Platform) -> None:
+    platform.fail("bronze", "exit")
+    with pytest.raises(
+        MaterializeError, match="did not finish: its process ended with exit code 7"
+    ) as caught:
+        materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions=STANDIN)
+    assert caught.value.run_id is not None
+    run = platform.instance.get_run_by_id(caught.value.run_id)
+    assert run is not None
+    assert run.status == DagsterRunStatus.FAILURE  # and not "started" for ever, holding the pool
+
+
+def test_materialize_says_that_the_code_location_is_broken(platform: Platform) -> None:
+    with pytest.raises(MaterializeError, match="No module named 'no_such_module'") as caught:
+        materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions="no_such_module")
+    assert "before it began" in str(caught.value)
+    assert caught.value.run_id is None
+
+
+@pytest.mark.parametrize(
+    ("days", "message"),
+    [
+        (Days(date(2024, 12, 31), date(2025, 1, 3)), "2024-12-31 is before the first partition, 2025-01-01"),
+        (Days(date(2025, 1, 1), date(9999, 1, 1)), "9998-12-31 has not begun"),
+    ],
+)
+def test_materialize_refuses_days_without_a_partition(platform: Platform, days: Days, message: str) -> None:
+    with pytest.raises(MaterializeError, match=message):
+        materialize(platform.settings, days, dagster_url=platform.url, definitions=STANDIN)
+    assert platform.ran() == []
+
+
+def start_worker(platform: Platform, run_id: str) -> subprocess.Popen[bytes]:
+    """A process as `materialize` starts it, whose run takes long, once the run is under way."""
+    platform.slow(30)
+    worker = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "ecommersss_platform.materialize",
+            STANDIN,
+            run_id,
+            "2025-01-02",
+            "2025-01-03",
+        ],
+        env={**os.environ, **environment(platform.settings, platform.url)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def started() -> bool:
+        run = platform.instance.get_run_by_id(run_id)
+        return run is not None and any(
+            "Executing steps" in (entry.message or "") for entry in platform.instance.all_logs(run_id)
+        )
+
+    wait_until(started)
+    return worker
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        time.sleep(0.1)
+
+
+def test_a_run_whose_process_was_killed_is_marked_as_failed_and_a_live_one_is_not(platform: Platform) -> None:
+    run_id = "6f1c5a52-0000-4000-8000-000000000001"
+    worker = start_worker(platform, run_id)
+    try:
+        assert fail_orphaned_runs(platform.instance) == []
+    finally:
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    assert fail_orphaned_runs(platform.instance) == [run_id]
+    run = platform.instance.get_run_by_id(run_id)
+    assert run is not None
+    assert run.status == DagsterRunStatus.FAILURE
+    assert fail_orphaned_runs(platform.instance) == []
+
+
+def test_materialize_waits_for_its_turn(platform: Platform) -> None:
+    other = "6f1c5a52-0000-4000-8000-000000000002"
+    worker = start_worker(platform, other)
+    platform.forget()
+    told: list[Progress] = []
+
+    def tell(progress: Progress) -> None:
+        told.append(progress)
+        if progress.kind is Kind.WAITING:
+            worker.terminate()
+
+    try:
+        materialize(
+            platform.settings, SOME_DAYS, progress=tell, dagster_url=platform.url, definitions=STANDIN
+        )
+    finally:
+        worker.kill()
+        worker.wait()
+    assert (told[0].kind, told[0].name) == (Kind.WAITING, other)
+    assert Kind.WAITING not in [progress.kind for progress in told[1:]]
+
+
+def lines(*days: date) -> list[bytes]:
+    """A flagged line for noon of each of these days."""
+    return [
+        encode_flagged(
+            flag(
+                Order(
+                    number + 1,
+                    1,
+                    1,
+                    1,
+                    Decimal(1000),
+                    "OVO",
+                    "ID",
+                    datetime(day.year, day.month, day.day, 12, tzinfo=JAKARTA).astimezone(UTC),
+                ),
+                [],
+                [],
+                "v1",
+                datetime.now(UTC),
+                number,
+            )
+        )
+        for number, day in enumerate(days)
+    ]
+
+
+def test_the_order_stream_sensor_in_the_daemon(platform: Platform) -> None:
+    stream = flagged_stream(platform.settings)
+    today = business_day(datetime.now(UTC))
+    late = date(2025, 1, 20)
+    first = stream.publish(lines(late, today, late))
+    tick = platform.tick("order_stream_sensor")
+    requests = (Request(late, late, 1), Request(today, today, 1))
+    assert Cursor.parse(tick.cursor) == Cursor(0, first, requests)
+    runs = {run.tags["dagster/run_key"]: run for run in platform.runs(sensor_name="order_stream_sensor")}
+    assert set(runs) == {request.key(first) for request in requests}
+
+    # While they are under way nothing more is asked for, however many orders come.
+    stream.publish(lines(today))
+    tick = platform.tick("order_stream_sensor")
+    assert Cursor.parse(tick.cursor) == Cursor(0, first, requests)
+    assert f"{late}: the run is under way (attempt 1)" in tick.skip_reason
+
+    # They fail: their days stay with the cursor, and alerts are written.
+    platform.fail("fact", "no such column: password='s3cret'")
+    platform.work_off()
+    tick = platform.tick("order_stream_sensor")
+    cursor = Cursor.parse(tick.cursor)
+    assert cursor.position == 0
+    assert [request.again_at is not None for request in cursor.pending] == [True, True]
+    assert "attempt 1 failed or was cancelled, the next is due at" in tick.skip_reason
+    alerts = [json.loads(line) for line in platform.settings.alerts_path.read_text().splitlines()]
+    assert {run.run_id for run in runs.values()} <= {alert["run_id"] for alert in alerts}
+    assert alerts[-1]["steps"] == {"fact": "ValueError: no such column: password=***"}
+    assert alerts[-1]["started_by"] == {"sensor_name": "order_stream_sensor"}
+    assert alerts[-1]["partitions"]["asset_partition_range_start"] in (str(late), str(today))
+
+    # The cause is gone: one day is made by hand, which does no harm, and both are asked for again when due.
+    platform.forget()
+    platform.backfill(platform.job_backfill("by_hand", Days.between(late, late)))
+    again = tuple(Request(r.first, r.last, 1, datetime.now(UTC)) for r in cursor.pending)
+    platform.set_cursor("order_stream_sensor", Cursor(0, first, again))
+    tick = platform.tick("order_stream_sensor")
+    assert [request.attempt for request in Cursor.parse(tick.cursor).pending] == [2, 2]
+    assert len(platform.runs(sensor_name="order_stream_sensor")) == 4
+    platform.work_off()
+
+    # They succeed: the cursor moves past them and on to what came since.
+    tick = platform.tick("order_stream_sensor")
+    end = stream.end()
+    assert Cursor.parse(tick.cursor) == Cursor(first, end, (Request(today, today, 1),))
+    platform.work_off()
+    tick = platform.tick("order_stream_sensor")
+    assert Cursor.parse(tick.cursor) == Cursor(end, end)
+    assert tick.skip_reason == f"no new flagged orders (position {end})"

@@ -1,0 +1,191 @@
+"""The Dagster UI of the platform in headless Chromium: what one sees first, and that it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pytest
+from dagster import AssetKey, AssetMaterialization
+
+from ecommersss_platform.dbt.project import prepare_manifest
+from ecommersss_platform.instance.dagster_home import dagster_instance, environment
+from ecommersss_platform.local.postgres import EmbeddedPostgres
+from ecommersss_platform.settings import Settings
+from ecommersss_platform_tests.conftest import administer
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+REPOSITORY = Path(__file__).parents[2]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS = 60_000
+TOASTS = "[data-sonner-toast]"
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.ui,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: install it to test the UI"),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a webserver that shows the real code location, with one partition materialised."""
+    administer(postgres, "CREATE DATABASE dagster_ui")
+    url = postgres.url("dagster_ui")
+    home = tmp_path_factory.mktemp("home")
+    settings = Settings(home=home, first_day=date(2025, 1, 1), dagster_url=url)
+    prepare_manifest(settings)
+    with dagster_instance(settings, url) as instance:
+        instance.report_runless_asset_event(
+            AssetMaterialization(
+                AssetKey(["raw", "orders"]), partition="2025-01-02", metadata={"dagster/row_count": 42}
+            )
+        )
+    port = free_port()
+    log = home / "webserver.log"
+    with log.open("wb") as output:
+        webserver = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "dagster_webserver"),
+                *("--host", "127.0.0.1", "--port", str(port), "--workspace", "workspace.yaml"),
+            ],
+            cwd=REPOSITORY,
+            env={**os.environ, **environment(settings, url)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"{address}/server_info", timeout=5):
+                    break
+            except (urllib.error.URLError, OSError):
+                assert webserver.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+        yield address
+    finally:
+        webserver.terminate()
+        try:
+            webserver.wait(60)
+        except subprocess.TimeoutExpired:
+            webserver.kill()
+            webserver.wait()
+
+
+class Visitor:
+    """A page, and all that went wrong on it."""
+
+    def __init__(self, page: Any, address: str, pictures: Path) -> None:
+        self.page, self.address, self.pictures = page, address, pictures
+        self.errors: list[str] = []
+        self.hosts: set[str] = set()
+        page.on("pageerror", lambda error: self.errors.append(f"page error: {error}"))
+        page.on(
+            "console",
+            lambda message: message.type == "error" and self.errors.append(f"console: {message.text}"),
+        )
+        page.on(
+            "response",
+            lambda answer: answer.status >= 500 and self.errors.append(f"{answer.status} {answer.url}"),
+        )
+        page.on("request", lambda request: self.hosts.add(urlparse(request.url).netloc))
+
+    def visit(self, path: str, *texts: str) -> None:
+        """Open a page and wait until all texts are visible."""
+        self.page.goto(self.address + path, timeout=PATIENCE_MS)
+        self.see(*texts)
+
+    def see(self, *texts: str) -> None:
+        for text in texts:
+            self.page.get_by_text(text, exact=True).first.wait_for(timeout=PATIENCE_MS)
+
+    def is_well(self) -> None:
+        """No error on the page, in its console or from the server, and nothing asked of any other host."""
+        self.page.wait_for_load_state("networkidle")
+        assert self.page.locator(TOASTS).count() == 0
+        assert self.errors == []
+        assert {host for host in self.hosts if host} == {urlparse(self.address).netloc}
+
+    def picture(self, name: str) -> None:
+        self.page.screenshot(path=self.pictures / f"{name}.png")
+
+
+@pytest.fixture
+def visitor(ui: str, tmp_path: Path) -> Iterator[Visitor]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            page = browser.new_page(viewport={"width": 2400, "height": 1500})
+            yield Visitor(page, ui, tmp_path)
+        finally:
+            browser.close()
+
+
+ASSETS = {
+    "raw": ["users", "products", "orders"],
+    "bronze": ["stg_users", "stg_products", "stg_orders"],
+    "silver": ["dim_users", "dim_products", "fact_orders"],
+    "gold": ["users_and_blacklist", "most_fraudulent_users"],
+}
+
+
+def test_the_lineage_graph_shows_every_layer(visitor: Visitor) -> None:
+    visitor.visit("/asset-groups", "Global asset lineage", *ASSETS)
+    for group, assets in ASSETS.items():
+        # The name is in the list on the left and, the last, in the graph, where a click unfolds the group.
+        visitor.page.get_by_text(group, exact=True).last.click()
+        visitor.see(*assets)
+    visitor.picture("lineage")
+    visitor.is_well()
+
+
+def test_an_assets_partitions_page_shows_which_days_are_materialised(visitor: Visitor) -> None:
+    visitor.visit("/assets/raw/orders?view=partitions&partition=2025-01-02", "Partitions", "2025-01-02")
+    visitor.see("Materialized (1)", "Failed (0)", "dagster/row_count", "42")
+    visitor.picture("partitions")
+    visitor.is_well()
+
+
+def test_the_automation_page_shows_schedules_and_sensors(visitor: Visitor) -> None:
+    visitor.visit(
+        "/automation",
+        *(
+            "daily_close",
+            "marketplace_hourly",
+            "topic_retention",
+            "order_stream_sensor",
+            "run_failure_alerts",
+        ),
+    )
+    visitor.picture("automation")
+    visitor.is_well()

@@ -1,0 +1,103 @@
+"""The BigQuery warehouse through the official client: the contract of every warehouse.
+
+On an emulator; with `make smoke-bigquery` on a real project, which must have no datasets `raw`, `silver` and
+`staging`: they are made and deleted again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+from dagster import DagsterInstance, asset, materialize
+
+from ecommersss_platform.partitions import SINGLE_RUN, daily_partitions
+from ecommersss_platform.resources import WAREHOUSE_IO_MANAGER
+from ecommersss_platform.settings import Settings
+from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
+from ecommersss_platform.warehouse.io_manager import WarehouseIOManager
+from ecommersss_platform_tests.support.bigquery_emulator import empty_warehouse, running_emulator
+from ecommersss_platform_tests.support.orders_table import DAY_1, orders, reader
+from ecommersss_platform_tests.support.warehouse_contract import WarehouseContract
+
+pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
+
+SMOKE = bool(os.environ.get("ECOMMERSSS_SMOKE_BIGQUERY"))
+DATASETS = ("raw", "silver", "staging")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | BigQueryWarehouse]:
+    """The emulator's address, or the real warehouse, which is empty."""
+    if not SMOKE:
+        with running_emulator(tmp_path_factory.mktemp("bigquery")) as address:
+            yield address
+        return
+    warehouse = BigQueryWarehouse.of(Settings(warehouse="bigquery"))
+    found = datasets(warehouse)
+    if found:
+        pytest.fail(
+            f"the project {warehouse.project} has the dataset {', '.join(found)}, which these tests would "
+            "delete: name an empty project in ECOMMERSSS_BIGQUERY_PROJECT"
+        )
+    yield warehouse
+    delete_datasets(warehouse)
+
+
+@pytest.fixture
+def warehouse(place: str | BigQueryWarehouse) -> BigQueryWarehouse:
+    if isinstance(place, str):
+        return empty_warehouse(place)
+    delete_datasets(place)
+    return place
+
+
+def datasets(warehouse: BigQueryWarehouse) -> list[str]:
+    from ecommersss_platform.warehouse.bigquery.session import PlatformBigQuery
+
+    with PlatformBigQuery.of(warehouse, {}).get_client() as client:
+        listed = client.list_datasets(warehouse.project)
+        return [dataset.dataset_id for dataset in listed if dataset.dataset_id in DATASETS]
+
+
+def delete_datasets(warehouse: BigQueryWarehouse) -> None:
+    from ecommersss_platform.warehouse.bigquery.session import PlatformBigQuery
+
+    with PlatformBigQuery.of(warehouse, {}).get_client() as client:
+        for name in DATASETS:
+            client.delete_dataset(f"{warehouse.project}.{name}", delete_contents=True, not_found_ok=True)
+
+
+class TestContract(WarehouseContract):
+    pass
+
+
+def test_a_run_shows_its_jobs_with_links(warehouse: BigQueryWarehouse) -> None:
+    @asset(
+        key=["raw", "orders"],
+        partitions_def=daily_partitions(DAY_1),
+        backfill_policy=SINGLE_RUN,
+        io_manager_key=WAREHOUSE_IO_MANAGER,
+    )
+    def raw_orders() -> pa.RecordBatchReader:
+        return reader(orders([1, 2], DAY_1))
+
+    with DagsterInstance.ephemeral() as instance:
+        result = materialize(
+            [raw_orders],
+            instance=instance,
+            partition_key=str(DAY_1),
+            resources={WAREHOUSE_IO_MANAGER: WarehouseIOManager(warehouse)},
+        )
+    [made] = result.asset_materializations_for_node("raw__orders")
+    jobs = made.metadata["jobs"].value
+    lines = jobs.splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in lines] == ["load", "audit", "tally", "publish", "log"]
+    for line in lines:
+        assert f"](https://console.cloud.google.com/bigquery?project={warehouse.project}&j=bq:" in line
+    assert made.metadata["job_bytes"].value >= 0
+    assert made.metadata["job_slot_ms"].value >= 0
+    [entry] = warehouse.query("SELECT run_id, checksum FROM raw.load_log").to_pylist()
+    assert entry == {"run_id": result.run_id, "checksum": made.metadata["checksum"].value}

@@ -1,0 +1,101 @@
+"""The benchmarks measure what they say: every way of a load ends with the same rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from benchmarks import loads, warehouse
+from benchmarks.shop import Shop
+from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.partitions import Days
+
+pytestmark = pytest.mark.integration
+
+DAY = date(2026, 1, 2)
+ONE = Days.between(DAY, DAY)
+
+
+@pytest.fixture
+def shop(database: str) -> str:
+    """A database with two days of orders."""
+    Shop(50).open(database)
+    warehouse.fill(database, {DAY: 2_000, DAY + timedelta(days=1): 10})
+    return database
+
+
+def test_every_way_loads_the_same_rows(shop: str, tmp_path: Path) -> None:
+    warehouse.write_parquet(shop, tmp_path / "orders.parquet", DAY)
+    assert loads.platform(shop, tmp_path, ONE) == loads.floor(shop, tmp_path, ONE) == 2_000
+    assert loads.dumped_json(shop, tmp_path, ONE) == 2_000
+    assert loads.extraction(shop, tmp_path, ONE) == loads.copy(shop, tmp_path, ONE) == 2_000
+    with duckdb.connect() as everything:
+        for name in ("platform", "floor", "json"):
+            everything.execute(f"ATTACH '{tmp_path / name}.duckdb' AS {name} (READ_ONLY)")
+        columns = ", ".join(ORDERS.arrow_schema.names)
+        platform, floor = (
+            everything.execute(f"SELECT {columns} FROM {table} ORDER BY id").fetchall()
+            for table in ("platform.raw.orders", "floor.orders")
+        )
+        assert platform == floor
+        assert len(platform) == 2_000
+        sums = "SELECT count(*), sum(id), sum(CAST(amount AS DECIMAL(18, 2))) FROM "
+        assert (
+            everything.execute(sums + "platform.raw.orders").fetchall()
+            == everything.execute(sums + "json.orders").fetchall()
+        )
+
+
+LEAN = """
+import json, sys
+from pathlib import Path
+from benchmarks import loads
+loads.main("platform", Path(sys.argv[1]), loads.date.fromisoformat(sys.argv[2]))
+print(json.dumps(sorted({"pandas", "pyarrow.dataset"} & set(sys.modules))))
+"""
+
+
+def test_a_load_imports_nothing_large_that_it_does_not_use(shop: str, tmp_path: Path) -> None:
+    """The clients of DuckDB and of the driver would, for convenience: a third of the memory of a load."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEAN, str(tmp_path), str(DAY)],
+        env=os.environ | {"BENCHMARK_URL": shop},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=120,
+    )
+    measured, imported = map(json.loads, done.stdout.splitlines())
+    assert measured["rows"] == 2_000
+    assert measured["megabytes"] > 50
+    assert imported == []
+
+
+def test_results_are_shown_as_tables_and_a_plot() -> None:
+    measured = [
+        warehouse.Loaded(2.0, 10, 100.0),
+        warehouse.Loaded(4.0, 10, 300.0),
+        warehouse.Loaded(9.0, 10, 1),
+    ]
+    every: Any = dict.fromkeys(warehouse.LOADS + warehouse.EXTRACTIONS, measured)
+    results = warehouse.results(1_000, every, 10_000, {warehouse.LOADS[0]: measured[0]}, load_before=0.5)
+    assert results["loads"][0] == {
+        "way": "platform: extract, stage, audit, publish",
+        "orders/s": 250,
+        "seconds": 4.0,
+        "slowest and fastest (s)": [9.0, 2.0],
+        "peak MB": 300,
+    }
+    assert set(results["ratios"].values()) == {1.0}
+    report = {"when": "2026-01-01", "machine": "here", "python": "3", "results": results}
+    shown = warehouse.files(report)
+    assert "| platform: extract, stage, audit, publish | 250 | 4.0 | 300 |" in shown["warehouse.md"]
+    assert "| a day of 10,000 orders | orders/s | seconds | peak MB |" in shown["warehouse.md"]
+    assert shown["warehouse.svg"].count("<rect") == 1 + 7 + 2 + 1 + 7 + 1

@@ -1,0 +1,170 @@
+"""What becomes of each line of a batch."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from ecommersss_platform_tests.support.plain_velocity import StoredInMemory, plain_velocity
+from ecommersss_platform_tests.support.shop import LONG_AGO, NOON, PRICE, flagged, order
+from streaming.database.catalogue import Catalogue
+from streaming.database.store import Rejected
+from streaming.decisions import Candidate, Decision, candidates, decide, features
+from streaming.history import MemoryHistory, Velocity
+from streaming.orders import Order, encode
+from streaming.rules import RuleBook
+from streaming.topics import Batch
+
+BOOK = RuleBook.parse(
+    """
+rules:
+  - {name: abroad, description: from abroad, mode: active, when: "country <> 'ID'"}
+  - {name: many, description: many at once, mode: active, when: "quantity > 10"}
+  - name: other_price
+    description: not the list price
+    mode: shadow
+    when: amount <> quantity * list_price
+""",
+    "test.yml",
+)
+
+
+@pytest.fixture
+def catalogue() -> Catalogue:
+    known = Catalogue()
+    known.users = {1: LONG_AGO, 2: LONG_AGO}
+    known._prices = {1: ([LONG_AGO], [PRICE])}
+    return known
+
+
+def decided(catalogue: Catalogue, *orders: Order, stored: dict[int, Order] | None = None) -> Decision:
+    """The decision about a batch with these orders at positions 100, 200, ..."""
+    batch = [Candidate(100 * n, encode(o), o) for n, o in enumerate(orders, start=1)]
+    history = MemoryHistory()
+    history.prepare(StoredInMemory(), orders)
+    return decide(batch, stored or {}, catalogue, history, BOOK, NOON + timedelta(seconds=1))
+
+
+def test_lines_that_decode_are_told_from_those_that_do_not() -> None:
+    decoded, invalid = candidates(Batch([0, 90, 95], [encode(order(5)), b"", b"{}"], 99))
+    assert decoded == [Candidate(0, encode(order(5)), order(5))]
+    assert [(r.position, r.raw, r.reason, r.missing_id) for r in invalid] == [
+        (90, b"", "empty_line", None),
+        (95, b"{}", "missing_field", None),
+    ]
+
+
+def test_active_rules_make_fraud_and_shadow_rules_do_not(catalogue: Catalogue) -> None:
+    decision = decided(
+        catalogue,
+        order(1),
+        order(2, quantity=11, country="SG", amount=PRICE * 11),
+        order(3, amount=PRICE * 2 + Decimal("0.01")),
+    )
+    version = BOOK.version
+    assert decision.orders == [
+        flagged(1, rules_version=version),
+        flagged(
+            2,
+            quantity=11,
+            country="SG",
+            amount=PRICE * 11,
+            fraud_reasons=["abroad", "many"],
+            rules_version=version,
+        ),
+        flagged(3, amount=PRICE * 2 + Decimal("0.01"), shadow_reasons=["other_price"], rules_version=version),
+    ]
+    assert [o.status for o in decision.orders] == ["genuine", "fraud", "genuine"]
+    assert (decision.rejected, decision.duplicates, decision.known_ids) == ([], 0, 0)
+
+
+def test_an_order_that_comes_again_is_counted_and_one_that_differs_is_rejected(catalogue: Catalogue) -> None:
+    again, other = order(1), order(1, amount=Decimal("3000.01"))
+    decision = decided(catalogue, order(1), again, other)
+    assert [o.position for o in decision.orders] == [100]
+    assert decision.duplicates == 1
+    assert decision.rejected == [
+        Rejected(300, encode(other), "duplicate_id", "order 1 is stored already, with other content")
+    ]
+    assert decision.known_ids == 0
+
+    stored = decided(catalogue, again, other, order(2), stored={1: order(1)})
+    assert [o.id for o in stored.orders] == [2]
+    assert (stored.duplicates, [r.position for r in stored.rejected], stored.known_ids) == (1, [200], 2)
+
+
+def test_another_way_to_write_the_same_order_is_a_duplicate(catalogue: Catalogue) -> None:
+    jakarta = order(1, created_date=datetime.fromisoformat("2026-03-02T12:00:00+07:00"))
+    assert decided(catalogue, order(1), jakarta).duplicates == 1
+
+
+def test_an_unknown_user_or_product_is_rejected_with_the_id_to_wait_for(catalogue: Catalogue) -> None:
+    decision = decided(catalogue, order(1, user_id=8, product_id=9), order(2, product_id=9), order(3))
+    assert [(r.position, r.reason, r.missing_id) for r in decision.rejected] == [
+        (100, "unknown_user", 8),
+        (200, "unknown_product", 9),
+    ]
+    assert [o.id for o in decision.orders] == [3]
+
+
+def test_a_rejected_order_does_not_take_its_id(catalogue: Catalogue) -> None:
+    decision = decided(catalogue, order(1, user_id=8), order(1))
+    assert [o.position for o in decision.orders] == [200]
+    assert [r.reason for r in decision.rejected] == ["unknown_user"]
+
+
+@pytest.mark.parametrize(
+    ("placed", "local_hour", "user_age_days", "list_price"),
+    [
+        (NOON, 12, 400, PRICE),
+        (LONG_AGO, 12, 0, PRICE),
+        (LONG_AGO + timedelta(days=1, microseconds=-1), 11, 0, PRICE),
+        (LONG_AGO - timedelta(microseconds=1), 11, -1, None),
+        (datetime.fromisoformat("2026-03-02T16:59:59.999999+00:00"), 23, 400, PRICE),
+        (datetime.fromisoformat("2026-03-02T17:00:00+00:00"), 0, 400, PRICE),
+    ],
+)
+def test_features_at_their_edges(
+    catalogue: Catalogue, placed: datetime, local_hour: int, user_age_days: int, list_price: Decimal | None
+) -> None:
+    row = features(order(1, created_date=placed), LONG_AGO, catalogue, Velocity(1, 1, PRICE, None, 1))
+    assert (row.local_hour, row.user_age_days, row.list_price) == (local_hour, user_age_days, list_price)
+    assert (row.amount, row.quantity, row.country, row.payment_method) == (2 * PRICE, 2, "ID", "OVO")
+
+
+LOOKING_BACK = RuleBook.parse(
+    """
+rules:
+  - {name: third, description: d, mode: active, when: "user_orders_24h >= 3"}
+  - {name: listed, description: d, mode: shadow, when: is_blacklisted}
+"""
+)
+
+
+def test_only_accepted_orders_count_for_those_that_follow(catalogue: Catalogue) -> None:
+    """Not repetitions, not other content under a known id, not unknown products; and each by its own user."""
+    catalogue.lists.add(2, "block")
+    second = order(2, product_id=2)
+    orders = [
+        order(1),
+        order(1),
+        order(1, quantity=9),
+        second,
+        order(3, user_id=2),
+        order(4),
+        order(5),
+    ]
+    batch = [Candidate(100 * n, encode(o), o) for n, o in enumerate(orders, start=1)]
+    history = MemoryHistory()
+    history.prepare(StoredInMemory(), orders)
+    decision = decide(batch, {}, catalogue, history, LOOKING_BACK, NOON)
+    assert [(o.id, o.fraud_reasons, o.shadow_reasons) for o in decision.orders] == [
+        (1, [], []),
+        (3, [], ["listed"]),
+        (4, [], []),
+        (5, ["third"], []),
+    ]
+    accepted = [orders[0], *orders[4:]]
+    assert plain_velocity(accepted[:3], orders[6]).user_orders_24h == 3

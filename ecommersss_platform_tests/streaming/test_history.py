@@ -1,0 +1,296 @@
+"""Features that look back: the same as their definition and as SQL, whatever is forgotten in between."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from decimal import Decimal
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecommersss_platform_tests.support.plain_velocity import StoredInMemory, plain_velocity
+from ecommersss_platform_tests.support.shop import NOON, order
+from streaming import history
+from streaming.history import FreshHistory, MemoryHistory, Velocity
+from streaming.orders import MAX_AMOUNT, Order
+
+MICROSECOND = timedelta(microseconds=1)
+SECOND, MINUTE, HOUR, DAY = (timedelta(**{unit: 1}) for unit in ("seconds", "minutes", "hours", "days"))
+
+SQL = """
+    SELECT count(p.position) FILTER (p.created_date > o.created_date - INTERVAL 10 MINUTE) + 1,
+           count(p.position) FILTER (p.created_date > o.created_date - INTERVAL 24 HOUR) + 1,
+           coalesce(sum(p.amount) FILTER (p.created_date > o.created_date - INTERVAL 24 HOUR), 0) + o.amount,
+           floor((epoch_us(o.created_date) - epoch_us(max(p.created_date))) / 1000000)::BIGINT,
+           len(list_distinct(list_append(
+               coalesce(list(p.country) FILTER (p.created_date > o.created_date - INTERVAL 24 HOUR), []),
+               o.country)))
+    FROM orders o LEFT JOIN orders p
+        ON p.user_id = o.user_id AND p.position < o.position AND p.created_date <= o.created_date
+    GROUP BY o.position, o.created_date, o.amount, o.country ORDER BY o.position
+"""
+CONNECTION = duckdb.connect()
+CONNECTION.execute("SET TimeZone = 'UTC'")
+
+
+def in_duckdb(orders: list[Order]) -> list[Velocity]:
+    """The features as a self-join on the place in the topic gives them."""
+    table = pa.table(
+        {
+            "position": pa.array(range(len(orders)), pa.int64()),
+            "user_id": pa.array([o.user_id for o in orders], pa.int64()),
+            "created_date": pa.array([o.created_date for o in orders], pa.timestamp("us", "UTC")),
+            "amount": pa.array([o.amount for o in orders], pa.decimal128(18, 2)),
+            "country": [o.country for o in orders],
+        }
+    )
+    CONNECTION.register("orders", table)
+    return [Velocity(*row) for row in CONNECTION.execute(SQL).fetchall()]
+
+
+def observed(history: history.History, stored: StoredInMemory, orders: list[Order]) -> list[Velocity]:
+    """The features of a batch of orders, which is then stored."""
+    history.prepare(stored, orders)
+    velocities = [history.observe(order) for order in orders]
+    stored.orders += orders
+    history.committed(len(orders))
+    return velocities
+
+
+# Steps that meet on the edges of the windows.
+GAPS = st.sampled_from(
+    [
+        timedelta(0),
+        MICROSECOND,
+        SECOND - MICROSECOND,
+        10 * MINUTE - MICROSECOND,
+        10 * MINUTE,
+        10 * MINUTE + MICROSECOND,
+        HOUR,
+        23 * HOUR,
+        DAY - MICROSECOND,
+        DAY,
+        DAY + MICROSECOND,
+        DAY + 3 * HOUR,
+        40 * DAY,
+        -MICROSECOND,
+        -10 * MINUTE,
+        -HOUR,
+        -2 * HOUR,
+        -DAY,
+        -DAY - MICROSECOND,
+        -30 * DAY,
+    ]
+)
+
+
+@st.composite
+def topics(draw: st.DrawFn) -> list[Order]:
+    """Orders of few users as they come, on the clock, early, late, and at the same time."""
+    instant = NOON
+    orders = []
+    for number in range(1, draw(st.integers(1, 40)) + 1):
+        # Half of them near the clock, so that windows fill.
+        instant += draw(GAPS) if draw(st.booleans()) else timedelta(0)
+        orders.append(
+            order(
+                number,
+                user_id=draw(st.integers(1, 3)),
+                created_date=instant + draw(GAPS | st.just(timedelta(0))),
+                amount=draw(
+                    st.sampled_from([Decimal("0.00"), Decimal("0.01"), Decimal("3000.00"), MAX_AMOUNT])
+                ),
+                country=draw(st.sampled_from(["ID", "ID", "SG", "MY"])),
+            )
+        )
+    return orders
+
+
+@given(topics(), st.data())
+@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("kind", [MemoryHistory, FreshHistory])
+def test_history_is_its_definition_and_the_sql(
+    kind: type[MemoryHistory], topic: list[Order], data: st.DataObject
+) -> None:
+    """Through batches of any size, failed commits, restarts and evictions at any time."""
+    expected = [plain_velocity(topic[:n], o) for n, o in enumerate(topic)]
+    assert in_duckdb(topic) == expected
+
+    stored, look_back = StoredInMemory(), kind()
+    look_back.reset(stored)
+    found: list[Velocity] = []
+    while len(found) < len(topic):
+        batch = topic[len(found) : len(found) + data.draw(st.integers(1, 12))]
+        happens = data.draw(st.sampled_from(["", "", "", "rolled back", "restart", "evicted"]))
+        if happens == "rolled back":
+            look_back.prepare(stored, batch)
+            for o in batch[: data.draw(st.integers(0, len(batch)))]:
+                look_back.observe(o)
+            look_back.rolled_back()
+        elif happens == "restart":
+            look_back = kind()
+            look_back.reset(stored)
+        elif happens == "evicted":
+            look_back._since_sweep = 10**9
+        found += observed(look_back, stored, batch)
+    assert found == expected
+
+
+@given(topics(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_batch_may_be_judged_while_others_are_being_stored(topic: list[Order], data: st.DataObject) -> None:
+    """Stored or not when the next batch is prepared, and noticed then or later: an order counts once."""
+    stored, look_back = StoredInMemory(), MemoryHistory()
+    look_back.reset(stored)
+    found: list[Velocity] = []
+    waiting: list[list[Order]] = []
+    unnoticed: list[list[Order]] = []
+    while len(found) < len(topic):
+        batch = topic[len(found) : len(found) + data.draw(st.integers(1, 8))]
+        look_back.prepare(stored, batch)
+        found += [look_back.observe(o) for o in batch]
+        waiting.append(batch)
+        for _ in range(data.draw(st.integers(0, len(waiting)))):
+            unnoticed.append(waiting.pop(0))
+            stored.orders += unnoticed[-1]
+        for _ in range(data.draw(st.integers(0, len(unnoticed)))):
+            look_back.committed(len(unnoticed.pop(0)))
+        if data.draw(st.booleans()):
+            look_back._since_sweep = 10**9
+    assert found == [plain_velocity(topic[:n], o) for n, o in enumerate(topic)]
+
+
+def velocities(*orders: Order) -> list[Velocity]:
+    stored, look_back = StoredInMemory(), MemoryHistory()
+    return observed(look_back, stored, list(orders))
+
+
+def test_a_first_order_counts_itself_and_has_no_last() -> None:
+    assert velocities(order(1, amount=Decimal("5.50"))) == [Velocity(1, 1, Decimal("5.50"), None, 1)]
+
+
+@pytest.mark.parametrize(
+    ("gap", "expected"),
+    [
+        (timedelta(0), (2, 2, 0)),
+        (MICROSECOND, (2, 2, 0)),
+        (SECOND - MICROSECOND, (2, 2, 0)),
+        (SECOND, (2, 2, 1)),
+        (10 * MINUTE - MICROSECOND, (2, 2, 599)),
+        (10 * MINUTE, (1, 2, 600)),
+        (DAY - MICROSECOND, (1, 2, 86_399)),
+        (DAY, (1, 1, 86_400)),
+        (400 * DAY, (1, 1, 400 * 86_400)),
+        (-MICROSECOND, (1, 1, None)),
+    ],
+)
+def test_windows_are_open_at_their_beginning(gap: timedelta, expected: tuple[int, int, int | None]) -> None:
+    _, second = velocities(order(1), order(2, created_date=NOON + gap))
+    assert (second.user_orders_10m, second.user_orders_24h, second.seconds_since_last_order) == expected
+
+
+def test_users_do_not_see_each_other() -> None:
+    first, second = velocities(order(1, user_id=1), order(2, user_id=2))
+    assert first == second == Velocity(1, 1, Decimal("3000.00"), None, 1)
+
+
+def test_countries_are_counted_within_the_window() -> None:
+    times = [NOON, NOON + HOUR, NOON + DAY, NOON + DAY + HOUR, NOON + DAY + 2 * HOUR]
+    countries = ["ID", "SG", "MY", "MY", "MY"]
+    found = velocities(
+        *(
+            order(n, country=c, created_date=t)
+            for n, (c, t) in enumerate(zip(countries, times, strict=True), 1)
+        )
+    )
+    assert [v.user_countries_24h for v in found] == [1, 2, 2, 1, 1]
+
+
+def test_no_order_needs_the_database_while_its_user_keeps_ordering() -> None:
+    stored, look_back = StoredInMemory(), MemoryHistory()
+    orders = [
+        order(n, user_id=1 + n % 5, created_date=NOON + n * MINUTE - (n % 7) * 8 * MINUTE)
+        for n in range(1, 3000)
+    ]
+    for n in range(0, len(orders), 10):
+        observed(look_back, stored, orders[n : n + 10])
+    assert sorted(stored.asked) == [1, 2, 3, 4, 5]
+
+
+def test_memory_is_by_users_and_orders_in_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times the users that have ever ordered, at the same rate: the same memory."""
+    monkeypatch.setattr(history, "_SWEEP_EVERY", 100)
+    kept = {}
+    for users in (5_000, 50_000):
+        pick = random.Random(7)
+        stored, look_back = Nothing(), MemoryHistory()
+        for n in range(0, 20_000, 50):
+            batch = [
+                order(i, user_id=pick.randint(1, users), created_date=NOON + i * 2 * MINUTE)
+                for i in range(n + 1, n + 51)
+            ]
+            look_back.prepare(stored, batch)
+            for o in batch:
+                look_back.observe(o)
+            look_back.committed(len(batch))
+        orders = sum(len(span.times) for span in look_back._users.values())
+        kept[users] = (len(look_back), orders)
+    # 26 hours of an order every two minutes are 780 of them; a sweep comes after as many orders as are users.
+    for users, orders in kept.values():
+        assert users <= 2 * 780
+        assert orders <= 3 * 780
+
+
+class Nothing(StoredInMemory):
+    """A database that remembers nothing, so that a test need not search through it."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+
+def test_an_order_from_the_far_future_evicts_nobody_for_good() -> None:
+    stored, look_back = StoredInMemory(), MemoryHistory()
+    far = order(1, user_id=1, created_date=NOON.replace(year=2090))
+    rest = [order(n, user_id=1 + n % 3, created_date=NOON + n * MINUTE) for n in range(2, 400)]
+    topic = [far, *rest]
+    found = [v for n in range(0, len(topic), 5) for v in observed(look_back, stored, topic[n : n + 5])]
+    assert found == [plain_velocity(topic[:n], o) for n, o in enumerate(topic)]
+    # Only the one user who did it is looked up again.
+    assert {u for u in stored.asked if stored.asked.count(u) > 1} == {1}
+
+
+def test_beyond_so_many_users_all_are_dropped_and_the_answers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MAX_USERS", 10)
+    stored, look_back = StoredInMemory(), MemoryHistory()
+    topic = [order(n, user_id=1 + n % 25, created_date=NOON + n * SECOND) for n in range(1, 300)]
+    found = [v for n in range(0, len(topic), 4) for v in observed(look_back, stored, topic[n : n + 4])]
+    assert found == [plain_velocity(topic[:n], o) for n, o in enumerate(topic)]
+    assert len(look_back) <= 10 + 4
+
+
+def test_a_start_reads_the_users_of_the_newest_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "WARM_ORDERS", 3)
+    stored = StoredInMemory([order(n, user_id=n, created_date=NOON + n * MINUTE) for n in range(1, 6)])
+    look_back = MemoryHistory()
+    look_back.reset(stored)
+    assert len(look_back) == 3
+    stored.asked.clear()
+    new = order(9, user_id=5, created_date=NOON + 6 * MINUTE)
+    assert observed(look_back, stored, [new]) == [Velocity(2, 2, Decimal("6000.00"), 60, 1)]
+    assert stored.asked == []
+
+
+def test_an_order_that_was_not_prepared_is_a_mistake_of_the_program() -> None:
+    look_back = MemoryHistory()
+    with pytest.raises(LookupError, match="order 1 was not prepared"):
+        look_back.observe(order(1))
+    observed(look_back, StoredInMemory(), [order(1)])
+    look_back.observe(order(2, created_date=NOON - 400 * DAY))  # a user without a past is known for ever
+    stored = StoredInMemory([order(3, user_id=2)])
+    observed(look_back, stored, [order(4, user_id=2)])
+    with pytest.raises(LookupError, match="order 5 was not prepared"):
+        look_back.observe(order(5, user_id=2, created_date=NOON - 400 * DAY))

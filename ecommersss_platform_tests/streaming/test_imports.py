@@ -1,0 +1,227 @@
+"""Imports of users and products: what is stored, which versions it makes, and what a bad file says."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from ecommersss_platform_tests.support.shop import execute, query
+from streaming.database import connect
+from streaming.errors import PlatformError
+from streaming.imports import Imported, InvalidFile, import_file
+
+pytestmark = pytest.mark.integration
+
+USERS = "id,username,email,first_name,last_name,default_payment,created_date\n"
+ROW = "7,siti,siti@example.com,Siti,Rahayu,OVO,2025-06-01T10:30:00+07:00\n"
+CREATED = datetime(2025, 6, 1, 3, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str | bytes, name: str = "rows.csv") -> Path:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def test_users_from_csv(database: str, write) -> None:
+    text = USERS + ROW + '8,"o\'neil, ""x""",x@example.org,Zoë,"Lee\nKim",,2025-06-01 09:00\n'
+    assert import_file(database, "users", write("\ufeff" + text.replace("\n", "\r\n"))) == Imported(2, 0, 0)
+    assert query(database, "SELECT * FROM users ORDER BY id")[0][:7] == (
+        (7, "siti", "siti@example.com", "Siti", "Rahayu", "OVO", CREATED)
+    )
+    [(username, first, last, payment, created)] = query(
+        database,
+        "SELECT username, first_name, last_name, default_payment, created_date FROM users WHERE id = 8",
+    )
+    assert (username, first, last, payment) == ('o\'neil, "x"', "Zoë", "Lee\r\nKim", None)
+    assert created == datetime(2025, 6, 1, 2, tzinfo=UTC)  # without an offset it is Jakarta time
+
+
+def test_products_from_jsonl_keep_their_price_exactly(database: str, write) -> None:
+    lines = [
+        '{"id": 1, "product_name": "Teh", "category": "Groceries", "price": 9007199254740993.07}',
+        "",
+        '{"category": "Toys", "price": "1,250,000", "id": 2, "product_name": "Kite", "created_date": null}',
+    ]
+    result = import_file(database, "products", write("\n".join(lines), "rows.jsonl"))
+    assert str(result) == "2 inserted, 0 updated, 0 unchanged"
+    assert query(database, "SELECT id, price FROM products ORDER BY id") == [
+        (1, Decimal("9007199254740993.07")),
+        (2, Decimal("1250000.00")),
+    ]
+    [(age,)] = query(database, "SELECT now() - created_date FROM products WHERE id = 2")
+    assert timedelta() < age < timedelta(minutes=1)
+
+
+def test_a_second_import_updates_what_changed_and_makes_no_other_version(database: str, write) -> None:
+    import_file(database, "users", write(USERS + ROW + ROW.replace("7,", "8,", 1)))
+    changed = "id,username,email,first_name,last_name\n7,siti,new@example.com,Siti,Rahayu\n"
+    text = changed + "8,siti,siti@example.com,Siti,Rahayu\n9,budi,budi@example.com,Budi,Utama\n"
+    assert import_file(database, "users", write(text)) == Imported(inserted=1, updated=1, unchanged=1)
+    # What the file leaves out is kept.
+    assert query(database, "SELECT email, default_payment, created_date FROM users WHERE id = 7") == [
+        ("new@example.com", "OVO", CREATED)
+    ]
+    assert query(database, "SELECT id, count(*) FROM users_history GROUP BY id ORDER BY id") == [
+        (7, 2),
+        (8, 1),
+        (9, 1),
+    ]
+
+
+def test_versions_are_dated_now_unless_backdated(database: str, write) -> None:
+    import_file(database, "users", write(USERS + ROW))
+    [(age,)] = query(database, "SELECT now() - valid_from FROM users_history")
+    assert age < timedelta(minutes=1)
+
+
+def test_backdated_versions_are_dated_at_creation_within_the_platforms_time(database: str, write) -> None:
+    header = "id,product_name,category,price,created_date\n"
+    dates = {
+        1: "2019-02-03",
+        2: "2025-06-01T10:30:00+07:00",
+        3: "2025-06-02",
+        4: "2099-01-01",
+        5: "2025-06-02",
+    }
+    rows = "".join(f"{id_},Kite,Toys,5000,{text}\n" for id_, text in dates.items())
+    execute(
+        database,
+        "INSERT INTO products (id, product_name, category, price, created_date) "
+        "VALUES (5, 'Kite', 'Toys', 4000, '2025-06-02')",
+    )
+    result = import_file(
+        database, "products", write(header + rows), backdate=True, not_before=date(2025, 6, 1)
+    )
+    assert result == Imported(inserted=4, updated=1, unchanged=0)
+    dated = dict(query(database, "SELECT id, valid_from FROM products_history ORDER BY version"))
+    assert dated[1] == datetime(2025, 5, 31, 17, tzinfo=UTC)  # the first partition's beginning
+    assert dated[2] == CREATED
+    assert dated[3] == datetime(2025, 6, 1, 17, tzinfo=UTC)
+    # Neither the future nor the past of something that exists is written.
+    for id_ in (4, 5):
+        assert abs(dated[id_] - datetime.now(UTC)) < timedelta(minutes=1)
+    assert query(database, "SELECT created_date FROM products WHERE id = 1") == [
+        (datetime(2019, 2, 2, 17, tzinfo=UTC),)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("", ["line 1: the file is empty; it needs a header with id, username"]),
+        ("id,username,email\n", ["line 1: the header has no first_name, last_name"]),
+        (
+            USERS.replace("last_name", "lastname"),
+            ["line 1: unknown column 'lastname'; users have id, username"],
+        ),
+        (USERS.replace("last_name", "id"), ["line 1: the column id is there twice"]),
+        (USERS + "7,siti\n", ["line 2: has 2 values, and the header has 7 columns"]),
+        (USERS + ROW + "\n" + ROW, ["line 4: id 7 is in line 2 already"]),
+        (
+            USERS + ROW.replace("7,", "2147483648,", 1),
+            ["line 2: id must be an integer from 1 to 2147483647, not '2147"],
+        ),
+        (USERS + ROW.replace("7,", "0,", 1), ["line 2: id must be an integer from 1"]),
+        (USERS + ROW.replace("7,", "1.0,", 1), ["line 2: id must be an integer"]),
+        (USERS + ROW.replace("siti@", "siti_"), ["line 2: email must be an address like name@domain"]),
+        (USERS + ROW.replace("Rahayu", " "), ["line 2: last_name must be text, and not empty"]),
+        (USERS + ROW.replace("Rahayu", ""), ["line 2: last_name is missing"]),
+        (USERS + ROW.replace("Rahayu", "a\0b"), ["line 2: last_name holds the character U+0000 at 1"]),
+        (
+            USERS + ROW.replace("Rahayu", "x" * 1001),
+            ["line 2: last_name must be at most 1000 characters long, not 1001"],
+        ),
+        (USERS + ROW.replace("2025-06-01T", "2025-06-31T"), ["line 2: created_date must be a time like"]),
+        (USERS + ROW.replace("2025-06-01T", "1999-06-01T"), ["line 2: created_date must be a time like"]),
+        (
+            USERS + ROW.replace("Siti", '"Si\nti"') + "x,,b@example.com,B,C,,\n",
+            ["line 4: id must be an integer from 1 to 2147483647, not 'x'", "line 4: username is missing"],
+        ),
+        ((USERS + ROW).encode().replace(b"Rahayu", b"Rah\xffyu"), ["the file is not UTF-8"]),
+        (USERS + '7,"siti"x,s@example.com,S,R,,\n', ["no CSV: "]),
+    ],
+)
+def test_a_bad_csv_says_which_lines_and_imports_nothing(
+    database: str, write, text, problems: list[str]
+) -> None:
+    with pytest.raises(InvalidFile) as caught:
+        import_file(database, "users", write(text))
+    assert len(caught.value.problems) == len(problems)
+    for told, expected in zip(caught.value.problems, problems, strict=True):
+        assert told.startswith(expected)
+        assert told in str(caught.value)
+    assert "siti" not in str(caught.value)
+    assert query(database, "SELECT count(*) FROM users") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"id": 1,', "is no JSON at character "),
+        ("[1]", "is JSON, but not an object"),
+        ('{"id": true}', "id must be an integer from 1 to 2147483647, not 'True'"),
+        ('{"id": "\\ud800"}', "id must be an integer"),
+        (
+            '{"id": 1, "sku": 5}',
+            "unknown column 'sku'; products have id, product_name, category, price, created_date",
+        ),
+        ('{"product_name": "\\ud800x"}', "product_name holds the character U+D800 at 0"),
+        *(
+            (
+                json.dumps({"price": price}),
+                f"price must be rupiah from 0 to 9999999999999999.99, "
+                f"like 125000 or 125000.50, not '{price}'",
+            )
+            for price in (-1, 0.001, "Rp 5", "125.000", "1,5", "1e3", "NaN", "12345678901234567", "1_000")
+        ),
+    ],
+)
+def test_a_bad_json_line_says_what_is_wrong(database: str, write, line: str, problem: str) -> None:
+    good = '{"id": 5, "product_name": "Teh", "category": "Groceries", "price": 5}'
+    with pytest.raises(InvalidFile) as caught:
+        import_file(database, "products", write(f"{good}\n{line}\n", "rows.ndjson"))
+    assert any(told.startswith(f"line 2: {problem}") for told in caught.value.problems), caught.value.problems
+    assert query(database, "SELECT count(*) FROM products") == [(0,)]
+
+
+def test_only_the_first_twenty_problems_are_listed(database: str, write) -> None:
+    with pytest.raises(InvalidFile, match=r"  \.\.\. and more$") as caught:
+        import_file(database, "users", write(USERS + "x,y\n" * 50))
+    assert len(caught.value.problems) == 20
+
+
+def test_what_cannot_be_imported_at_all(database: str, write, tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match="only users and products can be imported, not 'orders'"):
+        import_file(database, "orders", write(USERS))
+    with pytest.raises(PlatformError, match=r"rows\.xlsx holds: name it \.csv or \.jsonl"):
+        import_file(database, "users", write("", "rows.xlsx"))
+    with pytest.raises(PlatformError, match=r"cannot read .*gone\.csv: No such file"):
+        import_file(database, "users", tmp_path / "gone.csv")
+
+
+def test_orders_are_stored_while_users_are_imported(database: str, write) -> None:
+    """An import that waits does not keep the consumer's foreign keys waiting."""
+    import_file(database, "users", write(USERS + ROW))
+    execute(
+        database,
+        "INSERT INTO products (id, product_name, category, price, created_date) "
+        "VALUES (1, 'a', 'b', 5, now())",
+    )
+    with closing(connect(database)) as importing, importing, importing.cursor() as cursor:
+        cursor.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")  # as the import holds it
+        execute(
+            database,
+            "SET LOCAL lock_timeout = '2s'; INSERT INTO orders "
+            "VALUES (1, 7, 1, 1, 5, 'OVO', 'ID', false, '{}', '{}', 'v', now(), now(), 0)",
+        )
+    assert query(database, "SELECT user_id FROM orders") == [(7,)]

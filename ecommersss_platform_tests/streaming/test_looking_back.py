@@ -1,0 +1,424 @@
+"""What rules look back on, with a real server: history, lists of users, and a rule book that changes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from ecommersss_platform_tests.support.plain_velocity import plain_velocity
+from ecommersss_platform_tests.support.shop import (
+    NOON,
+    assert_stored_exactly_once,
+    execute,
+    flagged,
+    open_shop,
+    order,
+    query,
+    read_all,
+)
+from streaming import history
+from streaming.consumer import Consumer
+from streaming.database import connect
+from streaming.database.store import OrderStore
+from streaming.errors import PlatformError
+from streaming.history import DatabaseOrders, FreshHistory, Interval, MemoryHistory, Past
+from streaming.lists import (
+    Synchronised,
+    UserLists,
+    add_entry,
+    block_for_platform,
+    entries,
+    remove_entry,
+    version_used,
+)
+from streaming.orders import Order, encode
+from streaming.rules import RULES_PATH, RuleBook, RuleFile
+from streaming.topics.jsonl import JsonlTopic
+
+pytestmark = pytest.mark.integration
+
+BOOK = RuleBook.load(RULES_PATH)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.fixture
+def url(database: str) -> str:
+    open_shop(database, users=12)
+    return database
+
+
+@pytest.fixture
+def topic(tmp_path: Path) -> JsonlTopic:
+    return JsonlTopic(tmp_path / "orders")
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> JsonlTopic:
+    return JsonlTopic(tmp_path / "flagged")
+
+
+def drain(url: str, topic: JsonlTopic, stream: JsonlTopic, rules: RuleBook | RuleFile = BOOK) -> Consumer:
+    consumer = Consumer(url, topic, stream, rules)
+    consumer.run(once=True)
+    return consumer
+
+
+def shadow(url: str) -> dict[int, list[str]]:
+    return dict(query(url, "SELECT id, shadow_reasons FROM orders"))
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {seconds} s"
+        time.sleep(0.01)
+
+
+@contextmanager
+def running(consumer: Consumer) -> Iterator[None]:
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        consumer.stop()
+        thread.join(10)
+
+
+# History.
+
+
+def store(url: str, *orders: Order) -> None:
+    with OrderStore(url, topic="by hand") as by_hand:
+        position = by_hand.open()
+        by_hand.commit(
+            position,
+            position + 1,
+            [flagged(o.id, **{n: getattr(o, n) for n in Order.__struct_fields__[1:]}) for o in orders],
+        )
+
+
+def test_what_the_database_answers(url: str) -> None:
+    times = [NOON - 30 * DAY, NOON - DAY, NOON - DAY, NOON - timedelta(microseconds=1), NOON, NOON + HOUR]
+    store(url, *(order(n, created_date=t, amount=Decimal(n)) for n, t in enumerate(times, start=1)))
+    store(url, order(9, user_id=2, country="SG"))
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
+        stored = DatabaseOrders(cursor)
+        assert stored.newest([1, 2, 3]) == {1: NOON + HOUR, 2: NOON, 3: None}
+        assert stored.newest([]) == {}
+        (before_1, first), (before_3, third), (before_2, second), (no_last, nothing) = stored.within(
+            [
+                Interval(1, NOON - DAY, NOON),
+                Interval(3, NOON - DAY, NOON),
+                Interval(2, NOON - DAY, NOON),
+                Interval(1, NOON - 99 * DAY, NOON - 40 * DAY),
+            ]
+        )
+        assert (before_1, sorted(first)) == (
+            NOON - DAY,
+            [
+                Past(4, NOON - timedelta(microseconds=1), Decimal("4.00"), "ID"),
+                Past(5, NOON, Decimal("5.00"), "ID"),
+            ],
+        )
+        assert (before_3, third) == (None, [])
+        assert (before_2, second) == (None, [Past(9, NOON, Decimal("3000.00"), "SG")])
+        assert (no_last, nothing) == (None, [])
+        assert stored.recent_users(2) in ({1: NOON + HOUR}, {1: NOON + HOUR, 2: NOON})
+        assert stored.recent_users(100) == {1: NOON + HOUR, 2: NOON}
+
+
+@pytest.mark.parametrize("kind", [MemoryHistory, FreshHistory])
+def test_verdicts_are_by_definition_through_restarts_and_evictions(
+    url: str,
+    topic: JsonlTopic,
+    stream: JsonlTopic,
+    kind: type[MemoryHistory],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Late orders of months ago, ties, repetitions, rejected ones; batches of every size, each a restart."""
+    monkeypatch.setattr(history, "_SWEEP_EVERY", 50)
+    pick = random.Random(5)
+    clock = NOON
+    lines: list[bytes] = []
+    for n in range(1, 900):
+        clock += timedelta(seconds=pick.choice([0, 0, 0, 0, 0, 0, 0, 30, 600, 7200]))
+        late = timedelta(hours=pick.choice([0, 0, 0, 0, 1, 3, 24, 25, 24 * 60]))
+        lines.append(
+            encode(
+                order(
+                    n,
+                    user_id=pick.choice([1, 2, 3, 3, 4, 5, 99]),  # one of them unknown
+                    created_date=clock - late,
+                    amount=Decimal(pick.choice([3000, 150_000_000])),
+                    country=pick.choice(["ID", "ID", "ID", "SG"]),
+                )
+            )
+        )
+        if pick.random() < 0.1:
+            lines.append(pick.choice(lines))
+        if pick.random() < 0.05:
+            lines.append(encode(order(pick.randint(1, n), amount=Decimal(1), created_date=clock)))
+    while lines:
+        size = pick.choice([1, 10, 100])
+        topic.publish(lines[:size])
+        del lines[:size]
+        consumer = Consumer(url, topic, stream, BOOK, max_lines=pick.choice([7, 5000]))
+        consumer.history = kind()
+        consumer.run(once=True)
+    stored = assert_stored_exactly_once(url, topic, stream, BOOK)
+    assert len(stored) > 600
+    held = query(url, "SELECT DISTINCT unnest(shadow_reasons) FROM orders")
+    assert {rule for (rule,) in held} >= {"rapid_orders", "spend_burst", "country_change"}
+    orders = [
+        Order(*row)
+        for row in query(
+            url,
+            "SELECT id, user_id, product_id, quantity, amount, payment_method, country, created_date"
+            " FROM orders WHERE user_id = 3 ORDER BY position",
+        )
+    ]
+    rapid = [plain_velocity(orders[:n], o).user_orders_10m >= 5 for n, o in enumerate(orders)]
+    assert any(rapid)
+    assert rapid == ["rapid_orders" in shadow(url)[o.id] for o in orders]
+
+
+def test_a_batch_that_collided_counts_its_orders_once(
+    url: str, topic: JsonlTopic, stream: JsonlTopic
+) -> None:
+    """The position is moved back: the first try to store the batch fails and is given up."""
+    orders = [order(n, created_date=NOON + n * timedelta(seconds=1)) for n in range(1, 5)]
+    topic.publish([encode(o) for o in orders[:3]])
+    drain(url, topic, stream)
+    execute(url, "UPDATE topic_positions SET position = 0")
+    topic.publish([encode(orders[3])])
+    consumer = drain(url, topic, stream)
+    assert (consumer.counters.orders, consumer.counters.duplicates) == (1, 3)
+    topic.publish([encode(order(5, created_date=NOON + timedelta(seconds=9)))])
+    drain(url, topic, stream)
+    assert {id: "rapid_orders" in reasons for id, reasons in shadow(url).items()} == {
+        1: False,
+        2: False,
+        3: False,
+        4: False,
+        5: True,
+    }
+
+
+def test_a_batch_that_collides_while_the_next_is_decided(
+    url: str, topic: JsonlTopic, stream: JsonlTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full batches are stored while the next one is decided. When one collides, so is the next one anew: its
+    orders were judged by some that were not stored."""
+    seconds = iter(range(1, 100))
+
+    def next_order(n: int) -> bytes:
+        return encode(order(n, created_date=NOON + next(seconds) * timedelta(seconds=1)))
+
+    topic.publish([next_order(1), next_order(2)])
+    drain(url, topic, stream)
+    _, repeated = read_all(topic).popitem()
+    # Batches of three: the first repeats a stored order, and the user's fifth order is in the second.
+    topic.publish([next_order(3), repeated, next_order(4), next_order(5), next_order(6), next_order(7)])
+    topic.publish([next_order(8)])
+    decided: list[tuple[int, bool]] = []
+    decide = Consumer._decide
+
+    def noted(self: Consumer, work: Any, look: bool) -> None:
+        decided.append((work.decoded[0].order.id, look))
+        decide(self, work, look)
+
+    monkeypatch.setattr(Consumer, "_decide", noted)
+    consumer = Consumer(url, topic, stream, BOOK, max_lines=3)
+    consumer._next_retry = math.inf  # a look for arrivals waits for the batch in work
+    consumer.run(once=True)
+    assert decided == [(3, False), (5, False), (3, True), (5, True), (8, False)]
+    assert (consumer.counters.orders, consumer.counters.duplicates) == (6, 1)
+    assert {id for id, reasons in shadow(url).items() if "rapid_orders" in reasons} == {5, 6, 7, 8}
+    assert_stored_exactly_once(url, topic, stream, BOOK)
+
+
+def test_history_is_read_through_its_index(url: str) -> None:
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO orders SELECT n, 1 + n %% 12, 1, 1, 1, 'OVO', 'ID', false, '{}', '{}', 'v',"
+            " %s::timestamptz + n * interval '1 minute', now(), n FROM generate_series(1, 20000) n",
+            (NOON,),
+        )
+        for statement, parameters in (
+            (history._NEWEST, ([1, 2],)),
+            (history._BEFORE, ([1], [NOON + DAY])),
+            (history._WITHIN, ([1], [NOON], [NOON + HOUR])),
+        ):
+            cursor.execute("EXPLAIN " + statement.format(earlier=""), parameters)
+            plan = "\n".join(row for (row,) in cursor)
+            assert "orders_user" in plan, plan
+            assert "Seq Scan" not in plan, plan
+
+
+# Lists of users.
+
+
+def test_a_running_consumer_takes_list_changes_up(url: str, topic: JsonlTopic, stream: JsonlTopic) -> None:
+    consumer = Consumer(url, topic, stream, BOOK)
+
+    def judged(id: int, **changes: object) -> bool:
+        topic.publish([encode(order(id, **changes))])
+        eventually(lambda: id in shadow(url))
+        return "blacklisted_user" in shadow(url)[id]
+
+    with running(consumer):
+        assert not judged(1)
+        add_entry(url, 1, "block", "chargebacks")
+        assert judged(2)
+        assert not judged(3, user_id=2)
+        add_entry(url, 1, "allow", "settled")
+        assert not judged(4)
+        remove_entry(url, 1, "allow")
+        assert judged(5)
+        remove_entry(url, 1, "block")
+        assert not judged(6)
+    assert consumer.counters.fraud == 0, "in shadow it is only noted"
+    assert_stored_exactly_once(url, topic, stream, BOOK)
+    positions = dict(query(url, "SELECT id, position FROM orders"))
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
+        versions = {id: version_used(cursor, "orders", "fraud", p) for id, p in positions.items()}
+        assert [versions[id] for id in range(1, 7)] == sorted(versions.values())
+        for id, blocked in ((1, False), (2, True), (4, False), (5, True), (6, False)):
+            lists = UserLists.read(cursor, versions[id])
+            assert lists.is_blacklisted(1, NOON) is blocked, id
+        assert version_used(cursor, "orders", "fraud", positions[1] - 1) == 0
+
+
+def test_an_entry_expires_by_when_the_order_was_placed(
+    url: str, topic: JsonlTopic, stream: JsonlTopic
+) -> None:
+    until = (datetime.now(UTC) + HOUR).replace(microsecond=0)
+    add_entry(url, 1, "block", "until it is settled", until)
+    late = timedelta(microseconds=1)
+    topic.publish([encode(order(1, created_date=until - late)), encode(order(2, created_date=until))])
+    drain(url, topic, stream)
+    assert {id: "blacklisted_user" in reasons for id, reasons in shadow(url).items()} == {1: True, 2: False}
+
+
+def test_entries_are_kept_when_they_are_replaced_or_removed(url: str) -> None:
+    until = datetime.now(UTC) + DAY
+    assert not add_entry(url, 1, "block", "first")
+    assert add_entry(url, 1, "block", " second ", until)
+    add_entry(url, 2, "allow", "a friend")
+    assert [(e.user_id, e.list, e.reason, e.source, e.expires_at) for e in entries(url)] == [
+        (1, "block", "second", "person", until),
+        (2, "allow", "a friend", "person", None),
+    ]
+    assert [e.reason for e in remove_entry(url, 1, "block")] == ["second"]
+    assert entries(url, 1) == []
+    assert [(e.reason, e.removed_at is None) for e in entries(url, 1, removed=True)] == [
+        ("first", False),
+        ("second", False),
+    ]
+
+
+def test_what_the_lists_refuse(url: str) -> None:
+    with pytest.raises(PlatformError, match="there is no user 99"):
+        add_entry(url, 99, "block", "x")
+    with pytest.raises(PlatformError, match="needs a reason"):
+        add_entry(url, 1, "block", "  ")
+    with pytest.raises(PlatformError, match="would have expired at"):
+        add_entry(url, 1, "block", "x", NOON)
+    with pytest.raises(PlatformError, match="user 1 is not on the allow list"):
+        remove_entry(url, 1, "allow")
+    add_entry(url, 1, "block", "x")
+    for statement in (
+        "UPDATE user_lists SET reason = 'y'",
+        "UPDATE user_lists SET removed_version = 1",
+        "UPDATE user_lists SET removed_at = now(), reason = 'y'",
+        "DELETE FROM user_lists",
+    ):
+        with pytest.raises(psycopg2.errors.RaiseException, match="never changed"):
+            execute(url, statement)
+    execute(url, "UPDATE user_lists SET removed_at = now()")
+    with pytest.raises(psycopg2.errors.RaiseException, match="never changed"):
+        execute(url, "UPDATE user_lists SET removed_at = NULL")
+
+
+def test_the_platform_blocks_and_unblocks_its_own_and_people_are_left_alone(url: str) -> None:
+    add_entry(url, 1, "block", "by hand")
+    add_entry(url, 2, "allow", "known well")
+
+    def synchronise(reasons: dict[int, str]) -> Synchronised:
+        with closing(connect(url)) as connection:
+            return block_for_platform(connection, reasons)
+
+    [(before,)] = query(url, "SELECT version FROM user_lists_version")
+    assert synchronise({1: "3 fraud orders", 2: "4 fraud orders", 99: "unknown"}) == Synchronised(2, 0, 0, 1)
+    assert query(url, "SELECT version FROM user_lists_version") == [(before + 1,)]
+    assert synchronise({2: "5 fraud orders", 1: "3 fraud orders"}) == Synchronised(0, 0, 2, 0)
+    assert query(url, "SELECT version FROM user_lists_version") == [(before + 1,)], "nothing was written"
+    assert synchronise({2: "4 fraud orders"}) == Synchronised(0, 1, 1, 0)
+    assert [(e.user_id, e.list, e.reason, e.source) for e in entries(url)] == [
+        (1, "block", "by hand", "person"),
+        (2, "allow", "known well", "person"),
+        (2, "block", "4 fraud orders", "platform"),
+    ]
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
+        lists = UserLists.read(cursor, 10**9)
+    assert (lists.is_blacklisted(1, NOON), lists.is_blacklisted(2, NOON)) == (True, False)
+
+
+# The rule book.
+
+RULES = """
+rules:
+  - name: {name}
+    description: d
+    mode: active
+    when: quantity >= {least}
+"""
+
+
+def test_a_running_consumer_takes_a_changed_rule_book_up(
+    url: str, topic: JsonlTopic, stream: JsonlTopic, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "rules.yml"
+    path.write_text(RULES.format(name="two", least=2))
+    rules = RuleFile(path)
+    first = rules.book.version
+    consumer = Consumer(url, topic, stream, rules)
+
+    def judged(id: int) -> tuple[list[str], str]:
+        topic.publish([encode(order(id))])
+        eventually(lambda: query(url, "SELECT id FROM orders WHERE id = %s", (id,)) != [])
+        [found] = query(url, "SELECT fraud_reasons, rules_version FROM orders WHERE id = %s", (id,))
+        return found
+
+    with caplog.at_level(logging.INFO), running(consumer):
+        assert judged(1) == (["two"], first)
+        path.write_text(RULES.format(name="three", least=3))
+        reasons, second = judged(2)
+        assert (reasons, second) == ([], RuleBook.load(path).version)
+        path.write_text("rules: [")
+        assert judged(3) == ([], second), "the old book stays"
+        assert judged(4) == ([], second)
+        path.unlink()
+        assert judged(5) == ([], second)
+        temporary = tmp_path / "new"
+        temporary.write_text(RULES.format(name="two", least=2))
+        temporary.replace(path)
+        assert judged(6) == (["two"], first)
+    errors = [r.message for r in caplog.records if r.levelno == logging.ERROR]
+    assert [error.partition(": ")[2].removeprefix(f"{path}:") for error in errors] == [
+        "1:9: not YAML: expected the node content, but found '<stream end>'",
+        "1:1: cannot be read: No such file or directory",
+    ]

@@ -1,0 +1,215 @@
+"""What a scrape of the consumer shows, and how it is served. No server but the scraped one."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ecommersss_platform.local.ui import free_port
+from streaming.consumer import Counters
+from streaming.counters import Distribution
+from streaming.metrics import HOST, figures, registry, served
+from streaming.orders import REASONS
+from streaming.rules import RuleBook
+
+BOOK = RuleBook.parse(
+    """
+rules:
+  - {name: big, description: d, mode: active, when: quantity > 100}
+  - {name: abroad, description: d, mode: active, when: country <> 'ID'}
+  - {name: maybe, description: d, mode: shadow, when: quantity > 10}
+  - {name: never, description: d, mode: "off", when: quantity > 1}
+""",
+    "rules.yml",
+)
+
+
+def consumer(**changes: Any) -> Any:
+    fields = {
+        "book": BOOK,
+        "counters": Counters(),
+        "position": 700,
+        "lag": lambda: 300,
+        "waiting": False,
+    }
+    return SimpleNamespace(**(fields | changes))
+
+
+def busy() -> Any:
+    counters = Counters(
+        orders=10,
+        fraud=3,
+        fraud_by_rule=Counter(big=2, renamed=1),
+        shadow_by_rule=Counter(maybe=4),
+        rejected=Counter(malformed_json=5),
+        duplicates=2,
+        retried=1,
+    )
+    counters.took(7, 0.004)
+    counters.took(10, 0.03)
+    return consumer(counters=counters)
+
+
+def scrape(watched: Any) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    text = generate_latest(registry(watched)).decode()
+    return {
+        (sample.name.removeprefix("ecommersss_"), tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_what_was_counted_is_shown() -> None:
+    shown = scrape(busy())
+    assert shown["orders_total", (("status", "fraud"),)] == 3
+    assert shown["orders_total", (("status", "genuine"),)] == 7
+    assert shown["fraud_total", (("rule", "big"),)] == 2
+    assert shown["fraud_total", (("rule", "abroad"),)] == 0
+    assert shown["fraud_total", (("rule", "renamed"),)] == 1, "a rule of an earlier book keeps its count"
+    assert shown["shadow_total", (("rule", "maybe"),)] == 4
+    assert shown["rejected_total", (("reason", "malformed_json"),)] == 5
+    assert shown["duplicates_total", ()] == 2
+    assert shown["retried_total", ()] == 1
+    assert shown["lag_bytes", ()] == 300
+    assert shown["position_bytes", ()] == 700
+    assert shown["database_up", ()] == 1
+    assert shown["rule_book_info", (("rules", "4"), ("version", BOOK.version))] == 1
+    assert shown["batch_lines_count", ()] == 2
+    assert shown["batch_lines_sum", ()] == 17
+    assert shown["batch_lines_bucket", (("le", "5.0"),)] == 0
+    assert shown["batch_lines_bucket", (("le", "10.0"),)] == 2
+    # Latency is counted by line: seven of them took 4 ms and ten 30 ms.
+    assert shown["read_to_flagged_seconds_bucket", (("le", "0.002"),)] == 0
+    assert shown["read_to_flagged_seconds_bucket", (("le", "0.005"),)] == 7
+    assert shown["read_to_flagged_seconds_bucket", (("le", "0.05"),)] == 17
+    assert shown["read_to_flagged_seconds_bucket", (("le", "+Inf"),)] == 17
+    assert shown["read_to_flagged_seconds_sum", ()] == pytest.approx(7 * 0.004 + 10 * 0.03)
+
+
+def test_what_never_happened_is_shown_as_zero_and_rules_that_are_off_are_not_shown() -> None:
+    shown = scrape(consumer())
+    assert {labels[0][1] for name, labels in shown if name == "rejected_total"} == set(REASONS)
+    assert {labels[0][1] for name, labels in shown if name == "fraud_total"} == {"big", "abroad"}
+    assert {labels[0][1] for name, labels in shown if name == "shadow_total"} == {"maybe"}
+    assert (
+        sum(value for (name, _), value in shown.items() if name.endswith("_total") and "cpu" not in name) == 0
+    )
+
+
+def test_nothing_is_shown_but_our_own_and_the_process() -> None:
+    names = {name for name, _ in scrape(busy())}
+    other = {name for name in names if not (("ecommersss_" + name).startswith("ecommersss_") and name)}
+    assert other == set()
+    text = generate_latest(registry(busy())).decode()
+    families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert {name for name in families if not name.startswith(("ecommersss_", "process_"))} == set()
+    assert "process_resident_memory_bytes" in families
+
+
+def test_a_waiting_consumer_and_a_topic_without_positions() -> None:
+    watched = consumer(waiting=True)
+    del watched.lag
+    shown = scrape(watched)
+    assert shown["database_up", ()] == 0
+    assert ("lag_bytes", ()) not in shown
+    assert ("position_bytes", ()) not in shown
+
+    def unreadable() -> int:
+        raise OSError(5, "Input/output error")
+
+    shown = scrape(consumer(lag=unreadable))
+    assert ("lag_bytes", ()) not in shown
+    assert shown["duplicates_total", ()] == 0, "the rest is shown all the same"
+
+
+def test_served_on_loopback_while_the_block_lasts() -> None:
+    port = free_port(0)
+    with served(busy(), port) as given:
+        assert given == port
+        with urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as response:
+            assert b'ecommersss_orders_total{status="fraud"} 3.0' in response.read()
+        listening = [t.name for t in threading.enumerate() if "serve_forever" in t.name]
+        assert len(listening) == 1
+        with socket.socket() as other, pytest.raises(OSError, match="refused"):
+            other.connect(("127.0.0.2", port))
+    with pytest.raises(URLError, match="refused"):
+        urlopen(f"http://{HOST}:{port}/metrics", timeout=5)
+    assert [t.name for t in threading.enumerate() if "serve_forever" in t.name] == []
+
+
+@pytest.mark.parametrize("port", [None, 0])
+def test_not_served_when_not_asked_to(port: int | None) -> None:
+    before = threading.active_count()
+    with served(busy(), port) as given:
+        assert given is None
+        assert threading.active_count() == before
+
+
+def test_a_port_that_is_taken_is_logged_and_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with served(busy(), port) as given:
+            assert given is None
+    assert (
+        f"no metrics: port {port} of 127.0.0.1 cannot be listened on: Address already in use" in caplog.text
+    )
+
+
+def test_figures_for_people() -> None:
+    told = figures(generate_latest(registry(busy())).decode())
+    assert told.pop("memory_mb") > 5
+    assert told == {
+        "orders": 10,
+        "fraud": 3,
+        "rejected": 5,
+        "duplicates": 2,
+        "lag_bytes": 300,
+        "batches": 2,
+        "mean_batch": 8.5,
+        "p50_ms": 50.0,
+        "p99_ms": 50.0,
+        "rules_version": BOOK.version,
+        "database_up": True,
+    }
+
+
+def test_figures_of_a_consumer_that_has_done_nothing() -> None:
+    told = figures(generate_latest(registry(consumer())).decode())
+    assert (told["orders"], told["batches"], told["mean_batch"], told["p50_ms"]) == (0, 0, None, None)
+    assert set(figures("").values()) == {None}
+
+
+@given(
+    st.lists(st.floats(0.1, 100), min_size=1, max_size=6, unique=True).map(sorted),
+    st.lists(st.tuples(st.floats(0, 200), st.integers(1, 5)), max_size=20),
+)
+def test_a_distribution_counts_what_is_at_most_each_bound(
+    bounds: list[float], values: list[tuple[float, int]]
+) -> None:
+    distribution = Distribution(bounds)
+    for value, times in values:
+        distribution.add(value, times)
+    buckets, total = distribution.cumulated()
+    for bound, count in buckets:
+        assert count == sum(times for value, times in values if value <= bound)
+    assert [bound for bound, _ in buckets] == [*bounds, float("inf")]
+    assert distribution.count == sum(times for _, times in values)
+    assert total == pytest.approx(sum(value * times for value, times in values))
+
+
+def test_bounds_must_grow() -> None:
+    with pytest.raises(ValueError, match=r"bounds are \[2, 1\]"):
+        Distribution([2, 1])

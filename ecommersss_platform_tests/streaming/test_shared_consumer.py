@@ -1,0 +1,328 @@
+"""Consumers of Pub/Sub, on the emulator and a real database: the same outcome as with a topic on disk."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from ecommersss_platform.local.postgres import EmbeddedPostgres
+from ecommersss_platform_tests.conftest import administer
+from ecommersss_platform_tests.support import pubsub_emulator as emulator
+from ecommersss_platform_tests.support.shop import (
+    NOON,
+    add_users,
+    assert_judged_as_if_undisturbed,
+    open_shop,
+    order,
+    query,
+    read_all,
+    stored_orders,
+)
+from streaming.consumer import Consumer
+from streaming.database.shared import FIRST_POSITION
+from streaming.errors import PlatformError
+from streaming.lists import add_entry
+from streaming.orders import decode_flagged, encode, encode_flagged
+from streaming.rejected import retry_rejected
+from streaming.rules import RULES_PATH, RuleBook
+from streaming.shared_consumer import SharedConsumer
+from streaming.topics.jsonl import JsonlTopic
+from streaming.topics.pubsub import PubSubReader, PubSubTopic
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.pubsub,
+    pytest.mark.skipif(bool(emulator.missing()), reason=str(emulator.missing())),
+]
+
+# Rules that look back decide, so that an order judged out of its turn would show.
+BOOK = RuleBook.parse(RULES_PATH.read_text().replace("mode: shadow", "mode: active"))
+USERS = 40
+
+
+@pytest.fixture
+def topic(pubsub: str) -> Iterator[PubSubTopic]:
+    with emulator.emulated(pubsub) as topic:
+        yield topic
+
+
+@pytest.fixture
+def topic_read_again(pubsub: str) -> Iterator[PubSubTopic]:
+    """One whose readers end while others go on: see `end_streams_soon`."""
+    with emulator.emulated(pubsub, streams_end=True) as topic:
+        yield topic
+
+
+@pytest.fixture
+def url(database: str) -> str:
+    open_shop(database, USERS)
+    return database
+
+
+@pytest.fixture
+def other_url(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[str]:
+    administer(postgres, f"CREATE DATABASE other_shop TEMPLATE {migrated_template}")
+    open_shop(postgres.url("other_shop"), USERS)
+    yield postgres.url("other_shop")
+    postgres.up()
+    administer(postgres, "DROP DATABASE other_shop WITH (FORCE)")
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> JsonlTopic:
+    return JsonlTopic(tmp_path / "flagged")
+
+
+def traffic(count: int, seed: int) -> list[bytes]:
+    """Orders of few users close in time, late ones, repetitions, ids used again, and lines that are none."""
+    pick = random.Random(seed)
+    lines: list[bytes] = []
+    clock = NOON
+    for n in range(1, count + 1):
+        kind = pick.random()
+        if kind < 0.04:
+            lines.append(pick.choice([b"", b"{", b"\xff\xfe", b'{"id": 1}', b"[]", b'{"user_id": 3}']))
+        elif kind < 0.08 and lines:
+            lines.append(pick.choice(lines))
+        else:
+            clock += timedelta(seconds=pick.choice([0, 0, 1, 60]))
+            user = pick.randint(1, USERS)
+            # An id that the same user has used: order of messages decides which of the two is stored.
+            id = n if pick.random() > 0.03 else 1_000_000 + user
+            new = order(
+                id,
+                user_id=user,
+                quantity=pick.choice([1, 2, 101]),
+                amount=Decimal(pick.choice([3000, 60_000_000, 150_000_000])),
+                payment_method=pick.choice(["OVO", "Bank Transfer"]),
+                country=pick.choice(["ID", "ID", "ID", "SG"]),
+                created_date=clock - timedelta(hours=pick.choice([0, 0, 0, 0, 0, 1, 24, 60])),
+            )
+            lines.append(encode(new))
+    return lines
+
+
+@contextmanager
+def running(*consumers: SharedConsumer) -> Iterator[None]:
+    """The consumers at work, each in a thread. Fails when one of them does, or does not stop in time."""
+    failures: list[BaseException] = []
+
+    def work(consumer: SharedConsumer) -> None:
+        try:
+            consumer.run()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(consumer,)) for consumer in consumers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for consumer in consumers:
+            consumer.stop()
+        asked = time.monotonic()
+        for thread in threads:
+            thread.join(10)
+        if failures:
+            raise failures[0]
+        assert time.monotonic() - asked < 2
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {seconds} s"
+        time.sleep(0.05)
+
+
+def dealt_with(*consumers: SharedConsumer) -> int:
+    return sum(c.counters.orders + c.counters.rejected.total() + c.counters.duplicates for c in consumers)
+
+
+def outcome(url: str) -> dict[str, object]:
+    """What is stored, apart from positions and the times at which it was decided."""
+    return {
+        "orders": sorted(
+            query(
+                url,
+                "SELECT id, user_id, product_id, quantity, amount, payment_method, country, is_fraud,"
+                " fraud_reasons, shadow_reasons, rules_version, created_date FROM orders",
+            )
+        ),
+        "rejected": Counter(
+            (bytes(raw), reason, detail, missing_id)
+            for raw, reason, detail, missing_id in query(
+                url, "SELECT raw, reason, detail, missing_id FROM rejected_orders"
+            )
+        ),
+    }
+
+
+def assert_sound(url: str, stream: JsonlTopic) -> None:
+    """Judged in the order of positions as one undisturbed consumer would, and the stream in that order."""
+    orders = sorted(stored_orders(url), key=lambda o: o.position)
+    assert_judged_as_if_undisturbed(url, orders, BOOK)
+    assert list(read_all(stream).values()) == [encode_flagged(o) for o in orders]
+    taken = [o.position for o in orders] + [p for (p,) in query(url, "SELECT position FROM rejected_orders")]
+    assert len(set(taken)) == len(taken)
+    assert min(taken) >= FIRST_POSITION
+
+
+def test_three_consumers_store_what_one_of_a_topic_on_disk_does(
+    topic: PubSubTopic, url: str, other_url: str, stream: JsonlTopic, tmp_path: Path
+) -> None:
+    lines = traffic(1_500, seed=7)
+    on_disk = JsonlTopic(tmp_path / "orders")
+    on_disk.publish(lines)
+    alone = Consumer(other_url, on_disk, JsonlTopic(tmp_path / "other_flagged"), BOOK)
+    alone.run(once=True)
+
+    three = [SharedConsumer(url, topic, stream, BOOK, max_lines=20) for _ in range(3)]
+    with running(*three):
+        topic.publish(lines)
+        eventually(lambda: dealt_with(*three) >= len(lines))
+        eventually(lambda: len(read_all(stream)) == alone.counters.orders)
+
+    assert outcome(url) == outcome(other_url)
+    assert sum(c.counters.duplicates for c in three) == alone.counters.duplicates > 0
+    assert all(c.counters.orders > 100 for c in three), "the work was not shared"
+    assert sum((c.counters.rejected for c in three), Counter()) == alone.counters.rejected
+    assert alone.counters.rejected["duplicate_id"] > 0
+    assert alone.counters.fraud_by_rule["rapid_orders"] > 0
+    assert alone.counters.fraud_by_rule["country_change"] > 0
+    assert [c.tail is not None and c.tail.writing for c in three] == [False] * 3  # let go at the end
+    assert_sound(url, stream)
+
+
+def test_what_was_stored_and_not_acknowledged_comes_again_as_duplicates(
+    topic_read_again: PubSubTopic, url: str, stream: JsonlTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = topic_read_again
+    lines = [encode(order(n, user_id=n % 10 + 1)) for n in range(1, 61)]
+    lines[3] = b"no order"
+    topic.publish(lines)
+    forgetful = SharedConsumer(url, topic, stream, BOOK)
+    with monkeypatch.context() as patch:
+        patch.setattr(PubSubReader, "acknowledge", lambda reader, batch: None)
+        with running(forgetful):
+            eventually(lambda: dealt_with(forgetful) >= 11)  # the first order of each user, and what has none
+    stored = forgetful.counters.orders
+    assert stored == 10
+    assert query(url, "SELECT count(*) FROM rejected_orders") == [(1,)]
+
+    consumer = SharedConsumer(url, topic, stream, BOOK)
+    with running(consumer):
+        eventually(lambda: dealt_with(consumer) >= len(lines))
+        eventually(lambda: len(read_all(stream)) == 59)
+    assert consumer.counters.orders == 59 - stored
+    assert consumer.counters.duplicates == stored + 1  # and the rejected one, known by its message
+    assert query(url, "SELECT reason FROM rejected_orders") == [("malformed_json",)]
+    assert_sound(url, stream)
+
+
+def test_a_user_who_arrives_later_and_lines_that_people_retry_are_published_again(
+    topic: PubSubTopic, url: str, stream: JsonlTopic
+) -> None:
+    topic.publish([encode(order(1, user_id=777)), encode(order(2)), encode(order(3, product_id=99))])
+    consumer = SharedConsumer(url, topic, stream, BOOK)
+    with running(consumer):
+        eventually(lambda: dealt_with(consumer) == 3)
+        add_users(url, [777])
+        eventually(lambda: consumer.counters.orders == 2)
+        assert consumer.counters.retried == 1
+        [(waiting,)] = query(url, "SELECT position FROM rejected_orders WHERE retried_at IS NULL")
+        assert retry_rejected(url, topic, [waiting]) == 1
+        eventually(lambda: consumer.counters.rejected["unknown_product"] == 2)
+        eventually(lambda: len(read_all(stream)) == 2)
+    assert [decode_flagged(line).id for line in read_all(stream).values()] == [2, 1]
+    assert_sound(url, stream)
+
+
+def test_lists_that_change_meanwhile_are_known_by_position(
+    topic: PubSubTopic, url: str, stream: JsonlTopic
+) -> None:
+    three = [SharedConsumer(url, topic, stream, BOOK, max_lines=3) for _ in range(3)]
+    with running(*three):
+        for n in range(1, 301, 30):
+            topic.publish([encode(order(i, user_id=i % USERS + 1)) for i in range(n, n + 30)])
+            add_entry(url, n % USERS + 1, "block", "stolen card")
+        eventually(lambda: dealt_with(*three) == 300)
+        eventually(lambda: len(read_all(stream)) == 300)
+    [(blocked,)] = query(url, "SELECT count(*) FROM orders WHERE 'blacklisted_user' = ANY (fraud_reasons)")
+    assert 0 < blocked < 300
+    assert_sound(url, stream)
+
+
+def test_an_outage_of_the_database_is_waited_out(
+    topic_read_again: PubSubTopic, url: str, stream: JsonlTopic, postgres: EmbeddedPostgres
+) -> None:
+    topic = topic_read_again
+    consumer = SharedConsumer(url, topic, stream, BOOK)
+    with running(consumer):
+        topic.publish([encode(order(n, user_id=n)) for n in range(1, 11)])
+        eventually(lambda: consumer.counters.orders == 10)
+        postgres.down()
+        eventually(lambda: consumer.waiting)
+        topic.publish([encode(order(n, user_id=n - 10)) for n in range(11, 21)])
+        postgres.up()
+        eventually(lambda: query(url, "SELECT count(*) FROM orders") == [(20,)])
+        eventually(lambda: len(read_all(stream)) == 20)
+    assert_sound(url, stream)
+
+
+def test_once_ends_when_nothing_comes_any_more(topic: PubSubTopic, url: str, stream: JsonlTopic) -> None:
+    topic.publish([encode(order(n, user_id=n)) for n in range(1, 31)])
+    consumer = SharedConsumer(url, topic, stream, BOOK, silence=2)
+    consumer.run(once=True)
+    assert consumer.counters.orders == 30
+    assert consumer.summary().startswith("30 orders, ")
+    assert_sound(url, stream)
+
+
+def test_without_a_stream_of_its_own_a_consumer_stores_only(
+    topic_read_again: PubSubTopic, url: str, stream: JsonlTopic
+) -> None:
+    topic = topic_read_again
+    topic.publish([encode(order(1))])
+    SharedConsumer(url, topic, None, BOOK, silence=2).run(once=True)
+    assert query(url, "SELECT count(*) FROM orders") == [(1,)]
+    SharedConsumer(url, topic, stream, BOOK, silence=1).run(once=True)
+    assert_sound(url, stream)
+
+
+def test_a_missing_subscription_stops_the_consumer(topic: PubSubTopic, url: str, stream: JsonlTopic) -> None:
+    missing = PubSubTopic(emulator.PROJECT, topic.topic, "missing")
+    with pytest.raises(
+        PlatformError, match=r"subscriptions/missing at the emulator at .*: it does not exist"
+    ):
+        SharedConsumer(url, missing, stream, BOOK).run()
+
+
+def test_a_full_disk_stops_the_consumer_and_the_next_goes_on(
+    topic_read_again: PubSubTopic, url: str, stream: JsonlTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = topic_read_again
+    topic.publish([encode(order(n, user_id=n)) for n in range(1, 31)])
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonlTopic, "publish_at", full)
+        with pytest.raises(PlatformError, match="No space left on device"):
+            SharedConsumer(url, topic, stream, BOOK).run()
+    assert len(read_all(stream)) == 0
+    consumer = SharedConsumer(url, topic, stream, BOOK)
+    with running(consumer):
+        eventually(lambda: len(read_all(stream)) == 30)
+    assert_sound(url, stream)

@@ -1,0 +1,230 @@
+"""BigQuery without an account: the emulator `local-bigquery` on a loopback port of its own.
+
+It needs other versions of what the platform needs, so it lives in a virtual environment of its own, made once
+from the package index and kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
+
+REQUIREMENTS = (
+    "local-bigquery==0.3.2",
+    "duckdb==1.5.5",
+    "duckdb-extension-ducklake==1.5.5",
+    "duckdb-extension-icu==1.5.5",
+    "duckdb-extension-spatial==1.5.5",
+)
+# What the emulator does wrong, and BigQuery right, in the way of our tests. Mended here, where it is started:
+# the product knows nothing of it.
+#
+# - It runs a MERGE as statements of its own, and finds no WHERE with the partition column in them: it refuses
+#   every MERGE into a table that requires a partition filter. BigQuery takes a filter in the condition of
+#   WHEN NOT MATCHED BY SOURCE, so that is what is asked of the statement instead.
+# - Its transactions span a project: jobs and changes of tables that have nothing to do with each other fail
+#   each other ("Failed to commit DuckLake transaction"), and a table that is being made is shown without its
+#   columns. Here it does one at a time.
+# - DIV(a + b, c) is a + (b // c) to it.
+# - The job of a CREATE TABLE AS SELECT does not say which table it made; dbt looks there for the rows.
+#
+# Other faults that are known and not in our way: `table$YYYYMMDD` is a new table to it, FORMAT("%'d") prints
+# wrongly, INFORMATION_SCHEMA.PARTITIONS does not exist, and jobs scan 0 bytes and are always in "US".
+_START = """
+import threading
+from local_bigquery import cli
+from local_bigquery.jobs import merge
+from local_bigquery.sql.rules import tables
+
+state, check, run = threading.local(), tables._check, merge.run
+
+def merged(cur, tree, context):
+    conditions = [when.args.get("condition") for when in tree.args["whens"].expressions]
+    columns = [c.name for one in conditions if one is not None for c in one.find_all(merge.exp.Column)]
+    state.filtered = "partition_date" in columns
+    try:
+        return run(cur, tree, context)
+    finally:
+        state.filtered = False
+
+def checked(tree, table, is_target):
+    return check(tree, table, is_target or getattr(state, "filtered", False))
+
+merge.run, tables._check = merged, checked
+
+from local_bigquery.sql import rules
+
+def parenthesised(node, context):
+    if isinstance(node, merge.exp.IntDiv):
+        for side in ("this", "expression"):
+            node.set(side, merge.exp.paren(node.args[side], copy=False))
+    return node
+
+rules.NODE_RULES.insert(0, parenthesised)
+
+from local_bigquery.catalog import datasets, tables as catalog
+from local_bigquery.jobs import runner
+
+one_at_a_time = threading.RLock()
+
+def alone(function):
+    def call(*args, **named):
+        with one_at_a_time:
+            return function(*args, **named)
+    return call
+
+execute = runner.query.execute
+
+def executed(*args, **named):
+    statistics, children, destination = execute(*args, **named)
+    if statistics.statementType == "CREATE_TABLE_AS_SELECT":
+        destination = statistics.ddlTargetTable
+    return statistics, children, destination
+
+runner.query.execute = executed
+runner._execute = alone(runner._execute)
+for module, names in ((catalog, ("create", "get", "update", "delete")), (datasets, ("create", "delete"))):
+    for name in names:
+        setattr(module, name, alone(getattr(module, name)))
+cli.main()
+"""
+PYTHON_VARIABLE = "ECOMMERSSS_TEST_PYTHON313"
+
+_numbers = count(1)
+
+
+def find_python() -> Path | None:
+    """A Python 3.13: named by the variable, else on the path, else pyenv's."""
+    candidates = [os.environ.get(PYTHON_VARIABLE), shutil.which("python3.13")]
+    if pyenv := shutil.which("pyenv"):
+        root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=False).stdout.strip()
+        candidates += map(str, sorted(Path(root, "versions").glob("3.13.*/bin/python3.13"), reverse=True))
+    return next((Path(c) for c in candidates if c and _is_python_313(c)), None)
+
+
+def _is_python_313(path: str) -> bool:
+    # A shim may be on the path whose version is not selected here.
+    command = [path, "-c", "import sys; sys.exit(sys.version_info[:2] != (3, 13))"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
+    except OSError:
+        return False
+
+
+def environment() -> Path:
+    """The emulator's virtual environment, made if it is missing. Skips, saying why, where it cannot be."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ecommersss-tests"
+    place = cache / f"local-bigquery-{hashlib.sha256(' '.join(REQUIREMENTS).encode()).hexdigest()[:12]}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "complete").exists():
+            python = find_python()
+            if python is None:
+                pytest.skip(
+                    "no BigQuery emulator: it needs Python 3.13 (on the path, in pyenv, or named by "
+                    f"{PYTHON_VARIABLE})"
+                )
+            _install(python, place)
+    return place
+
+
+def _install(python: Path, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    own = str(place / "bin" / "python")
+    pip = [own, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for command in (
+        [str(python), "-m", "venv", str(place)],
+        [*pip, *REQUIREMENTS],
+        # The packages carry the extensions; DuckDB checks their signatures and puts them into its home.
+        [own, "-c", _INSTALL_EXTENSIONS],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_variables(place))
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            pytest.skip(f"no BigQuery emulator: it could not be installed: {last}")
+    (place / "complete").touch()
+
+
+_INSTALL_EXTENSIONS = """
+import duckdb, pathlib, sysconfig
+packages = pathlib.Path(sysconfig.get_path("purelib"))
+for path in packages.glob("duckdb_extension_*/extensions/*/*.duckdb_extension"):
+    duckdb.execute(f"INSTALL '{path}'")
+"""
+
+
+def _variables(place: Path) -> dict[str, str]:
+    """The environment with a home of the emulator's own, where DuckDB keeps its extensions."""
+    return os.environ | {"HOME": str(place)}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def running_emulator(directory: Path) -> Iterator[str]:
+    """A running emulator: its address. Its data and its log are in the directory."""
+    place = environment()
+    port = _free_port()
+    log = directory / "local-bigquery.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [
+                *(str(place / "bin" / "python"), "-c", _START),
+                *("--host", "127.0.0.1", "--port", str(port)),
+                *("--grpc-port", str(_free_port()), "--data-dir", str(directory / "data")),
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+            env=_variables(place),
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(address):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the BigQuery emulator did not start:\n{log.read_text()}")
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/bigquery/v2/projects", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        pytest.fail(f"the BigQuery emulator does not work: {error.read().decode()}")
+    except OSError:
+        return False
+
+
+def empty_warehouse(address: str) -> BigQueryWarehouse:
+    """A warehouse in a project that nobody has used yet."""
+    return BigQueryWarehouse(project=f"test-{os.getpid()}-{next(_numbers)}", location="US", endpoint=address)

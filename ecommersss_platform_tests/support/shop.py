@@ -1,0 +1,196 @@
+"""A small marketplace and orders in it, for tests of the stream."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import psycopg2
+from psycopg2.extras import execute_values
+
+from ecommersss_platform_tests.support.plain_velocity import StoredInMemory, plain_velocity
+from streaming.database import connect
+from streaming.database.catalogue import Catalogue
+from streaming.decisions import features
+from streaming.history import MemoryHistory
+from streaming.lists import UserLists
+from streaming.orders import FIELDS, Flagged, Order, decode, encode, encode_flagged, flag
+from streaming.rules import RuleBook
+from streaming.topics.jsonl import JsonlTopic
+
+NOON = datetime(2026, 3, 2, 5, 0, tzinfo=UTC)
+"""12:00 in Jakarta."""
+LONG_AGO = NOON - timedelta(days=400)
+PRICE = Decimal("1500.00")
+
+
+def open_shop(url: str, users: int = 10, products: int = 5) -> None:
+    """Users 1..`users` and products 1..`products`, all of them there since `LONG_AGO`, at `PRICE`."""
+    add_users(url, range(1, users + 1))
+    add_products(url, range(1, products + 1))
+
+
+def add_users(url: str, ids: Any, signed_up: datetime = LONG_AGO) -> None:
+    write(
+        url,
+        "INSERT INTO users (id, username, email, first_name, last_name, created_date) VALUES %s",
+        [(i, f"user{i}", f"user{i}@example.com", "Siti", "Rahayu", signed_up) for i in ids],
+        clock=signed_up,
+    )
+
+
+def add_products(url: str, ids: Any, price: Decimal = PRICE, listed: datetime = LONG_AGO) -> None:
+    write(
+        url,
+        "INSERT INTO products (id, product_name, category, price, created_date) VALUES %s",
+        [(i, f"Product {i}", "Toys", price, listed) for i in ids],
+        clock=listed,
+    )
+
+
+def write(url: str, statement: str, rows: list[tuple[Any, ...]], clock: datetime | None = None) -> None:
+    """Run `INSERT ... VALUES %s` in one transaction, versions stamped with `clock`."""
+    with closing(connect(url)) as connection, connection, connection.cursor() as cursor:
+        if clock is not None:
+            cursor.execute("SELECT set_config('ecommersss.clock', %s, true)", (clock.isoformat(),))
+        execute_values(cursor, statement, rows)
+
+
+def execute(url: str, statement: str, parameters: Any = None) -> None:
+    with closing(connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+
+
+def query(url: str, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return cursor.fetchall()
+
+
+def order(id: int = 1, **changes: Any) -> Order:
+    """A valid order that no house rule objects to."""
+    fields: dict[str, Any] = {
+        "id": id,
+        "user_id": 1,
+        "product_id": 1,
+        "quantity": 2,
+        "amount": Decimal("3000.00"),
+        "payment_method": "OVO",
+        "country": "ID",
+        "created_date": NOON,
+    }
+    return Order(**(fields | changes))
+
+
+def flagged(id: int = 1, position: int | None = None, **changes: Any) -> Flagged:
+    """The same with a genuine verdict; `position` is 100 times the id unless given."""
+    verdict = {
+        "fraud_reasons": changes.pop("fraud_reasons", []),
+        "shadow_reasons": changes.pop("shadow_reasons", []),
+        "rules_version": changes.pop("rules_version", "abc123"),
+        "flagged_at": changes.pop("flagged_at", NOON + timedelta(seconds=1)),
+    }
+    return flag(order(id, **changes), position=100 * id if position is None else position, **verdict)
+
+
+def read_all(topic: JsonlTopic) -> dict[int, bytes]:
+    """Every whole line of a topic by its position."""
+    lines: dict[int, bytes] = {}
+    with topic.reader(topic.start()) as reader:
+        while batch := reader.read(10_000, timeout=0):
+            lines.update(zip(batch.positions, batch.lines, strict=True))
+    return lines
+
+
+def assert_stored_exactly_once(url: str, topic: JsonlTopic, flagged: JsonlTopic, book: RuleBook) -> set[int]:
+    """Check a drained topic against the database and the flagged stream, line by line; returns the order ids.
+
+    Each line of the topic is an order, a rejected line or the repetition of an order; each order comes from
+    a line, with the verdict that the rules give it, and is in the flagged stream once, in topic order, as the
+    bytes that its row encodes to.
+    """
+    published = read_all(topic)
+    orders = {order.id: order for order in stored_orders(url)}
+    rejected = {p: bytes(raw) for p, raw in query(url, "SELECT position, raw FROM rejected_orders")}
+    by_position = {o.position: o for o in orders.values()}
+    assert len(by_position) == len(orders)
+
+    assert by_position.keys() | rejected.keys() <= published.keys()
+    assert not by_position.keys() & rejected.keys()
+    for position, line in published.items():
+        if position in rejected:
+            assert rejected[position] == line
+        else:
+            order = decode(line)
+            stored = orders[order.id]
+            assert position >= stored.position
+            assert encode(stored) == encode(order)
+    assert_judged_as_if_undisturbed(url, list(orders.values()), book)
+
+    in_stream = list(read_all(flagged).values())
+    in_topic_order = sorted(orders.values(), key=lambda o: o.position)
+    assert in_stream == [encode_flagged(o) for o in in_topic_order]
+    return set(orders)
+
+
+def stored_orders(url: str) -> list[Flagged]:
+    """Every stored order, in no order."""
+    return [_row(row) for row in query(url, _ORDERS)]
+
+
+def assert_judged_as_if_undisturbed(url: str, orders: list[Flagged], book: RuleBook) -> None:
+    """Check each verdict against one that is given in a single pass, without a stop or an eviction.
+
+    A sample's look back is checked against its definition too, which takes too long for many.
+    """
+    in_topic_order = sorted(orders, key=lambda o: o.position)
+    by_definition = random.Random(1).sample(range(len(orders)), min(300, len(orders)))
+    catalogue, history, nothing_before = Catalogue(), Unforgetting(), StoredInMemory()
+    lists = ListsAt(url)
+    history.reset(nothing_before)
+    for n, order in enumerate(in_topic_order):
+        catalogue.users[order.user_id] = LONG_AGO
+        catalogue._prices[order.product_id] = ([LONG_AGO], [PRICE])
+        catalogue.lists = lists(order.position)
+        history.prepare(nothing_before, [order])
+        velocity = history.observe(order)
+        if n in by_definition:
+            assert velocity == plain_velocity(in_topic_order[:n], order)
+        verdict = book.evaluate(features(order, LONG_AGO, catalogue, velocity))
+        assert (order.fraud_reasons, order.shadow_reasons) == verdict, order
+        assert order.rules_version == book.version
+
+
+class Unforgetting(MemoryHistory):
+    """A history that keeps all that it has seen, so that it never has to read any of it again."""
+
+    def _tidy(self, orders: Sequence[Order]) -> None:
+        pass
+
+
+class ListsAt:
+    """The lists of users that were known at places in the topic, by the consumer's own account of it."""
+
+    def __init__(self, url: str) -> None:
+        used = query(url, "SELECT position, version FROM user_lists_used ORDER BY position")
+        self._positions = [position for position, _ in used]
+        with closing(connect(url)) as connection, connection.cursor() as cursor:
+            self._lists = [UserLists(), *(UserLists.read(cursor, version) for _, version in used)]
+
+    def __call__(self, position: int) -> UserLists:
+        return self._lists[bisect_right(self._positions, position)]
+
+
+_ORDERS = f"""
+    SELECT {", ".join(FIELDS)}, fraud_reasons, shadow_reasons, rules_version,
+           flagged_at, position FROM orders
+"""
+
+
+def _row(row: tuple[Any, ...]) -> Flagged:
+    return flag(Order(*row[: len(FIELDS)]), *row[len(FIELDS) :])
