@@ -26,7 +26,7 @@ from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import fraud_consumer, orders_topic
 from ecommersss_platform.warehouse import make_warehouse
-from streaming.orders import business_day
+from streaming.business_days import business_day
 from streaming.simulator.history import simulate_history
 
 DBT_ROUNDS = 3

@@ -20,7 +20,7 @@ import psutil
 import psycopg2
 
 from streaming.consumer import Consumer, prepare_process
-from streaming.orders import decode
+from streaming.decode import decode
 from streaming.rules import RULES_PATH, RuleBook
 from streaming.topics import jsonl
 from streaming.topics.jsonl import JsonlTopic

@@ -26,7 +26,7 @@ from ecommersss_platform.resources import PostgresResource
 from ecommersss_platform.warehouse import Warehouse
 from ecommersss_platform.warehouse.audit import day_filter
 from ecommersss_platform.warehouse.names import full_name
-from streaming.orders import JAKARTA, business_day
+from streaming.business_days import JAKARTA, business_day
 
 DUE = timedelta(hours=4)
 """How long after midnight (Asia/Jakarta) a closed day may still be missing: it is loaded at 03:00."""

@@ -29,8 +29,8 @@ from ecommersss_platform.instance.dagster_home import (
 )
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
+from streaming.business_days import business_day
 from streaming.errors import PlatformError
-from streaming.orders import business_day
 
 if TYPE_CHECKING:
     from dagster import AssetMaterialization, DagsterInstance

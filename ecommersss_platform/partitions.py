@@ -8,7 +8,7 @@ from datetime import date, datetime, time, timedelta
 
 from dagster import BackfillPolicy, DailyPartitionsDefinition, TimeWindow
 
-from streaming.orders import JAKARTA
+from streaming.business_days import JAKARTA
 
 DAY = timedelta(days=1)
 

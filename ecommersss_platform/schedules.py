@@ -17,7 +17,7 @@ from dagster import (
 )
 
 from ecommersss_platform.partitions import DAY
-from streaming.orders import JAKARTA, business_day
+from streaming.business_days import JAKARTA, business_day
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition

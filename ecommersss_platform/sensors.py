@@ -32,7 +32,8 @@ from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.partitions import Days, contiguous
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import flagged_stream
-from streaming.orders import JAKARTA, business_day, decode_flagged
+from streaming.business_days import JAKARTA, business_day
+from streaming.orders import decode_flagged
 from streaming.topics.jsonl import JsonlTopic, TopicTruncated
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from streaming.orders import business_day
+from streaming.business_days import business_day
 
 HISTORY_DAYS = 7
 """Days of history that a new embedded platform starts with."""

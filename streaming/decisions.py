@@ -8,10 +8,12 @@ from datetime import datetime
 
 import msgspec
 
+from streaming.business_days import local_hour
 from streaming.database.catalogue import Catalogue
 from streaming.database.store import Rejected
+from streaming.decode import InvalidOrder, decode
 from streaming.history import History, Velocity
-from streaming.orders import REASONS, Flagged, InvalidOrder, Order, decode, flag, local_hour
+from streaming.orders import REASONS, Flagged, Order, flag
 from streaming.rules import FeatureRow, RuleBook
 from streaming.topics import Batch
 

@@ -16,9 +16,10 @@ from typing import Any
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from streaming.business_days import EARLIEST, JAKARTA, LATEST
 from streaming.database import connect
 from streaming.errors import PlatformError
-from streaming.orders import EARLIEST, JAKARTA, LATEST, MAX_REFERENCE
+from streaming.orders import MAX_REFERENCE
 
 MAX_TEXT = 1_000
 """Longest name, address or category, in characters."""

@@ -23,9 +23,9 @@ from psycopg2 import errors
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from streaming.business_days import JAKARTA
 from streaming.database import connect
 from streaming.errors import PlatformError
-from streaming.orders import JAKARTA
 
 ListName = Literal["allow", "block"]
 Source = Literal["person", "platform"]

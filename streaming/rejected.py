@@ -14,9 +14,9 @@ from pathlib import Path
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from streaming.business_days import JAKARTA
 from streaming.database import connect
 from streaming.errors import PlatformError
-from streaming.orders import JAKARTA
 from streaming.topics import Publisher
 
 SHOWN_CHARACTERS = 300

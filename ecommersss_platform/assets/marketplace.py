@@ -24,7 +24,7 @@ from dagster import (
 
 from ecommersss_platform.jobs import EXECUTOR
 from ecommersss_platform.resources import PostgresResource
-from streaming.orders import JAKARTA
+from streaming.business_days import JAKARTA
 from streaming.simulator.population import (
     EmailFormat,
     Person,

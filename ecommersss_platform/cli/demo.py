@@ -12,8 +12,8 @@ import typer
 
 from ecommersss_platform.cli.output import print_rows
 from ecommersss_platform.cli.progress import progress_bars
+from streaming.business_days import business_day
 from streaming.errors import PlatformError
-from streaming.orders import business_day
 
 if TYPE_CHECKING:
     from ecommersss_platform.settings import Settings

@@ -66,9 +66,9 @@ def add(
     """Put a user on a list, in place of an entry that people made before. Takes effect at once."""
     from ecommersss_platform.instance.databases import operational_database
     from ecommersss_platform.settings import Settings
+    from streaming.business_days import JAKARTA
     from streaming.database import migrate
     from streaming.lists import add_entry
-    from streaming.orders import JAKARTA
 
     expires_at = until.replace(tzinfo=JAKARTA) if until else None
     with operational_database(Settings()) as url:

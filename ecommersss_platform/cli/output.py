@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from streaming.orders import JAKARTA
+from streaming.business_days import JAKARTA
 
 
 class Format(StrEnum):

@@ -168,7 +168,7 @@ def _sql(value: object) -> str:
         case Decimal():
             return f"{value:f}"
         case datetime():
-            from streaming.orders import JAKARTA
+            from streaming.business_days import JAKARTA
 
             return f"'{value.astimezone(JAKARTA).isoformat()}'"
         case str():

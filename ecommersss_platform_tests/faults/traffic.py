@@ -20,7 +20,8 @@ from ecommersss_platform_tests.support.project import PROJECT
 from ecommersss_platform_tests.support.shop import NOON, order
 from streaming.errors import PlatformError
 from streaming.lists import LISTS, add_entry, remove_entry
-from streaming.orders import OrderIds, encode
+from streaming.order_ids import OrderIds
+from streaming.orders import encode
 from streaming.rules import RULES_PATH, RuleBook
 from streaming.topics import Publisher
 

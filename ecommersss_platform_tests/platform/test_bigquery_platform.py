@@ -22,8 +22,8 @@ from ecommersss_platform_tests.support import shop
 from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
 from ecommersss_platform_tests.support.loopback import loopback_only
 from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, order
+from streaming.business_days import JAKARTA
 from streaming.lists import entries
-from streaming.orders import JAKARTA
 
 pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
 

@@ -53,7 +53,8 @@ from ecommersss_platform.topics import flagged_stream
 from ecommersss_platform.warehouse import make_warehouse
 from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse
 from ecommersss_platform_tests.conftest import administer
-from streaming.orders import JAKARTA, Order, business_day, encode_flagged, flag
+from streaming.business_days import JAKARTA, business_day
+from streaming.orders import Order, encode_flagged, flag
 
 STANDIN = "ecommersss_platform_tests.support.stub_definitions"
 FIRST_DAY = date(2025, 1, 1)

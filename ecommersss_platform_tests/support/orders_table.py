@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ecommersss_platform.contracts import ORDERS
-from streaming.orders import JAKARTA
+from streaming.business_days import JAKARTA
 
 DAY_1, DAY_2, DAY_3 = date(2024, 6, 10), date(2024, 6, 11), date(2024, 6, 12)
 

@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from ecommersss_platform.contracts import ORDERS, PRODUCTS, USERS, RawTable
-from streaming.orders import JAKARTA
+from streaming.business_days import JAKARTA
 
 Row = dict[str, Any]
 

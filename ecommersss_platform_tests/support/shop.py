@@ -17,9 +17,10 @@ from ecommersss_platform_tests.support.plain_velocity import StoredInMemory, pla
 from streaming.database import connect
 from streaming.database.catalogue import Catalogue
 from streaming.decisions import features
+from streaming.decode import decode
 from streaming.history import MemoryHistory
 from streaming.lists import UserLists
-from streaming.orders import FIELDS, Flagged, Order, decode, encode, encode_flagged, flag
+from streaming.orders import FIELDS, Flagged, Order, encode, encode_flagged, flag
 from streaming.rules import RuleBook
 from streaming.topics.jsonl import JsonlTopic
 

@@ -25,7 +25,8 @@ from decimal import Decimal
 
 import pyarrow as pa
 
-from streaming.orders import JAKARTA, Order
+from streaming.business_days import JAKARTA
+from streaming.orders import Order
 
 RUPIAH_PER_DOLLAR = 10_000
 PAYMENT_METHOD = "Credit Card"

@@ -21,8 +21,8 @@ from typing import Any, Final, NoReturn
 
 import yaml
 
+from streaming.business_days import JAKARTA
 from streaming.errors import PlatformError
-from streaming.orders import JAKARTA
 from streaming.rules.book import RuleBook
 from streaming.rules.features import FEATURES, Feature, FeatureRow, Kind
 

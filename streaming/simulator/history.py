@@ -8,9 +8,10 @@ from pathlib import Path
 
 from psycopg2.extensions import connection as Connection
 
+from streaming.business_days import JAKARTA, business_day
 from streaming.database import connect
+from streaming.decode import InvalidOrder, decode
 from streaming.errors import PlatformError
-from streaming.orders import JAKARTA, InvalidOrder, business_day, decode
 from streaming.simulator.population import (
     hours_between,
     initial_products,

@@ -21,7 +21,7 @@ from math import exp, log
 from random import Random
 from typing import NamedTuple
 
-from streaming.orders import JAKARTA
+from streaming.business_days import JAKARTA
 
 HOUR = timedelta(hours=1)
 

@@ -15,17 +15,12 @@ from typing import BinaryIO
 
 import psycopg2
 
+from streaming.business_days import JAKARTA, business_day
 from streaming.database import connect
+from streaming.decode import InvalidOrder, decode
 from streaming.errors import PlatformError
-from streaming.orders import (
-    JAKARTA,
-    MAX_LINE_BYTES,
-    InvalidOrder,
-    OrderIds,
-    business_day,
-    decode,
-    encode,
-)
+from streaming.order_ids import OrderIds
+from streaming.orders import MAX_LINE_BYTES, encode
 from streaming.simulator.ground_truth import GroundTruth
 from streaming.simulator.population import RHYTHM
 from streaming.simulator.shoppers import FRAUD_SHARE, LiveShoppers, Market, Placed, orders_between

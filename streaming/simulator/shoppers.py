@@ -16,7 +16,9 @@ from itertools import accumulate
 from random import Random
 from typing import NamedTuple
 
-from streaming.orders import JAKARTA, Order, OrderIds
+from streaming.business_days import JAKARTA
+from streaming.order_ids import OrderIds
+from streaming.orders import Order
 from streaming.simulator.population import HOUR, PAYMENT_METHODS, RHYTHM, hour_of
 
 FRAUD_SHARE = 0.03

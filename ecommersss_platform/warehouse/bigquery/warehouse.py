@@ -52,7 +52,7 @@ from ecommersss_platform.warehouse.schema_changes import (
     migration,
     selected,
 )
-from streaming.orders import JAKARTA
+from streaming.business_days import JAKARTA
 
 if TYPE_CHECKING:
     from ecommersss_platform.settings import Settings

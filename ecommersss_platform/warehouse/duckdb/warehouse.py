@@ -47,7 +47,7 @@ from ecommersss_platform.warehouse.schema_changes import (
     migration,
     selected,
 )
-from streaming.orders import JAKARTA
+from streaming.business_days import JAKARTA
 
 POOL = "duckdb"
 

@@ -10,7 +10,7 @@ from dagster import DagsterInstance, ExecuteInProcessResult, PartitionsDefinitio
 from ecommersss_platform.assets.marketplace import EMAIL_STEPS, MARKETPLACE_HOURLY, marketplace_job
 from ecommersss_platform.resources import PostgresResource
 from ecommersss_platform_tests.support.shop import query
-from streaming.orders import JAKARTA
+from streaming.business_days import JAKARTA
 from streaming.simulator.population import EmailFormat, email_format, new_products, new_users
 
 pytestmark = pytest.mark.integration

@@ -47,8 +47,8 @@ from ecommersss_platform.warehouse.io_manager import CONTRACTS, WarehouseIOManag
 from ecommersss_platform_tests.support import shop
 from ecommersss_platform_tests.support.commands import check_command
 from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
+from streaming.business_days import business_day
 from streaming.database import connect
-from streaming.orders import business_day
 
 pytestmark = pytest.mark.integration
 

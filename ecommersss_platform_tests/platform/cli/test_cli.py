@@ -22,7 +22,8 @@ import pytest
 
 from ecommersss_platform.instance.databases import embedded_server
 from ecommersss_platform.settings import Settings
-from streaming.orders import business_day, decode_flagged
+from streaming.business_days import business_day
+from streaming.orders import decode_flagged
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

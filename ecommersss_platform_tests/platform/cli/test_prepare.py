@@ -27,7 +27,8 @@ from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import orders_topic
 from ecommersss_platform_tests.conftest import administer
 from ecommersss_platform_tests.support.project import PROJECT
-from streaming.orders import JAKARTA, decode
+from streaming.business_days import JAKARTA
+from streaming.decode import decode
 
 pytestmark = pytest.mark.integration
 

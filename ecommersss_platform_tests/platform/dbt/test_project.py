@@ -31,7 +31,7 @@ from ecommersss_platform.dbt.project import (
 from ecommersss_platform.dbt.resource import dbt_resource, prune, told_metadata
 from ecommersss_platform.partitions import Days, daily_partitions
 from ecommersss_platform.settings import Settings
-from streaming.orders import JAKARTA
+from streaming.business_days import JAKARTA
 
 PARSED = {"metadata": {"dbt_version": "1.11.16", "adapter_type": "duckdb"}}
 

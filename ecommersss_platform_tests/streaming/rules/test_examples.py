@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from ecommersss_platform_tests.support.project import PROJECT
-from streaming.orders import JAKARTA
+from streaming.business_days import JAKARTA
 from streaming.rules import RULES_PATH, RuleBook
 from streaming.rules.examples import (
     EXAMPLES_PATH,

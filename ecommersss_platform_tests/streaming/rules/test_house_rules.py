@@ -12,8 +12,9 @@ import pytest
 
 from streaming.database.catalogue import Catalogue
 from streaming.decisions import features
+from streaming.decode import decode
 from streaming.history import Velocity
-from streaming.orders import Order, decode
+from streaming.orders import Order
 from streaming.rules import RULES_PATH, FeatureRow, RuleBook
 
 BOOK = RuleBook.load(RULES_PATH)

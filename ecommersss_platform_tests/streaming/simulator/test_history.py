@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from ecommersss_platform_tests.support.shop import execute, query
+from streaming.business_days import JAKARTA, business_day
 from streaming.database import connect
+from streaming.decode import decode
 from streaming.errors import PlatformError
-from streaming.orders import JAKARTA, Order, business_day, decode
+from streaming.orders import Order
 from streaming.simulator.ground_truth import GroundTruth
 from streaming.simulator.history import simulate_history
 from streaming.simulator.population import (

@@ -11,7 +11,8 @@ from decimal import Decimal
 
 import pytest
 
-from streaming.orders import JAKARTA, MAX_REFERENCE
+from streaming.business_days import JAKARTA
+from streaming.orders import MAX_REFERENCE
 from streaming.simulator.population import (
     FIRST_SIMULATED_ID,
     HOUR,

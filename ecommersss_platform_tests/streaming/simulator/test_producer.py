@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ecommersss_platform_tests.support.shop import PRICE, add_products, add_users, execute, open_shop
-from streaming.orders import Order, decode
+from streaming.decode import decode
+from streaming.orders import Order
 from streaming.simulator import producer as producer_module
 from streaming.simulator.ground_truth import GroundTruth
 from streaming.simulator.producer import Producer

@@ -10,7 +10,10 @@ from random import Random
 
 import pytest
 
-from streaming.orders import JAKARTA, OrderIds, decode, encode
+from streaming.business_days import JAKARTA
+from streaming.decode import decode
+from streaming.order_ids import OrderIds
+from streaming.orders import encode
 from streaming.simulator.population import HOUR, initial_products, initial_users
 from streaming.simulator.shoppers import (
     PATTERNS,
