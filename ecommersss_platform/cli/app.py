@@ -234,18 +234,17 @@ def produce(
     from ecommersss_platform.instance.databases import operational_database
     from ecommersss_platform.topics import orders_topic
     from streaming.database import migrate
-    from streaming.simulator import producer
 
     settings = _settings()
     topic = orders_topic(settings)
     if file is not None:
+        from streaming.replay import publish_raw, replay
+
         with progress_bars() as progress:
             if raw:
-                typer.echo(
-                    f"published {producer.publish_raw(topic, file, progress=progress):,} lines, unchecked"
-                )
+                typer.echo(f"published {publish_raw(topic, file, progress=progress):,} lines, unchecked")
                 return
-            result = producer.replay(
+            result = replay(
                 topic,
                 file,
                 on_refused=lambda line: typer.echo(f"{file}: left out {line}", err=True),
@@ -256,8 +255,10 @@ def produce(
     with operational_database(settings) as url:
         migrate(url)
         if first is not None and last is not None:
+            from streaming.simulator.history import produce_days
+
             with progress_bars() as progress:
-                count = producer.produce_days(
+                count = produce_days(
                     url,
                     topic,
                     first.date(),
@@ -268,8 +269,10 @@ def produce(
                 )
             typer.echo(f"published {count:,} orders")
             return
+        from streaming.simulator.producer import Producer
+
         configure_logging(settings.log_format)
-        shoppers = producer.Producer(url, topic, rate, ground_truth=settings.ground_truth_path)
+        shoppers = Producer(url, topic, rate, ground_truth=settings.ground_truth_path)
         with _stopped_by_signals(shoppers.stop):
             shoppers.run()
 

@@ -254,7 +254,7 @@ def _children(
             ready=ready,
         )
 
-    cli = "ecommersss_platform.cli.app"
+    cli = "ecommersss_platform.cli"
     workspace = ["-w", str(WORKSPACE)]
     children = [
         child(_CONSUMER, "flags orders and stores them", lambda: [cli, "consume"]),

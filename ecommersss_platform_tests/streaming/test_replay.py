@@ -1,4 +1,4 @@
-"""What the producer does with files: replay, raw lines, and the ground truth beside the topic."""
+"""Publishing files: `replay` of valid orders and `publish_raw` of any lines."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import pytest
 
 from streaming.errors import PlatformError
 from streaming.orders import MAX_LINE_BYTES, Order, encode
-from streaming.simulator.ground_truth import GroundTruth
-from streaming.simulator.producer import RefusedLine, publish, publish_raw, replay
-from streaming.simulator.shoppers import Placed
+from streaming.replay import RefusedLine, publish_raw, replay
 from streaming.topics.jsonl import JsonlTopic
 
 
@@ -30,7 +28,7 @@ def topic(tmp_path: Path) -> JsonlTopic:
     return JsonlTopic(tmp_path / "topic")
 
 
-def test_replay_publishes_orders_as_written_and_names_the_lines_that_are_none(
+def test_replay_publishes_valid_orders_byte_for_byte_and_names_refused_lines(
     topic: JsonlTopic, tmp_path: Path
 ) -> None:
     spaced = encode(order(1)).replace(b",", b", ")
@@ -55,19 +53,19 @@ def test_replay_publishes_orders_as_written_and_names_the_lines_that_are_none(
     assert str(refused[1]).startswith("line 5: quantity must be an integer from 1")
 
 
-def test_replay_of_many_lines_keeps_their_order(topic: JsonlTopic, tmp_path: Path) -> None:
+def test_replay_keeps_the_order_of_many_lines(topic: JsonlTopic, tmp_path: Path) -> None:
     file = tmp_path / "orders.jsonl"
     file.write_bytes(b"".join(encode(order(n)) + b"\n" for n in range(1, 2_501)))
-    told: list[tuple[str, int, int]] = []
-    result = replay(topic, file, progress=lambda *args: told.append(args))
+    reports: list[tuple[str, int, int]] = []
+    result = replay(topic, file, progress=lambda *args: reports.append(args))
     assert result.published == 2_500
     assert lines_of(topic) == [encode(order(n)) for n in range(1, 2_501)]
     size = file.stat().st_size
-    assert told[-1] == ("bytes", size, size)
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert reports[-1] == ("bytes", size, size)
+    assert [done for _, done, _ in reports] == sorted(done for _, done, _ in reports)
 
 
-def test_raw_lines_are_published_as_they_are(topic: JsonlTopic, tmp_path: Path) -> None:
+def test_publish_raw_publishes_every_line_unchanged(topic: JsonlTopic, tmp_path: Path) -> None:
     file = tmp_path / "anything"
     file.write_bytes(b'\xff\xfe\n\n{"id":1}\nno end of line')
     assert publish_raw(topic, file) == 4
@@ -75,33 +73,9 @@ def test_raw_lines_are_published_as_they_are(topic: JsonlTopic, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("function", [replay, publish_raw])
-def test_a_file_that_cannot_be_read_is_named(function, topic: JsonlTopic, tmp_path: Path) -> None:
+def test_unreadable_file_is_named(function, topic: JsonlTopic, tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match=r"cannot read .*missing\.jsonl: No such file"):
         function(topic, tmp_path / "missing.jsonl")
     with pytest.raises(PlatformError, match="Is a directory"):
         function(topic, tmp_path)
     assert topic.end() == 0
-
-
-def test_the_truth_is_written_before_the_order_is_published(tmp_path: Path) -> None:
-    truth = GroundTruth(tmp_path / "home" / "truth.jsonl")
-
-    class FullTopic(JsonlTopic):
-        def publish(self, lines):
-            assert truth.read() == {1: "rapid_fire", 2: None}
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        publish(
-            FullTopic(tmp_path / "topic"), [Placed(order(1), "rapid_fire"), Placed(order(2), None)], truth
-        )
-    assert truth.path.read_text() == '{"id":1,"pattern":"rapid_fire"}\n{"id":2,"pattern":null}\n'
-
-
-def test_a_truth_that_was_cut_off_does_not_spoil_what_follows(tmp_path: Path) -> None:
-    path = tmp_path / "truth.jsonl"
-    path.write_bytes(b'{"id":1,"pattern":null}\n{"id":2,"pat')
-    GroundTruth(path).append([Placed(order(2), "foreign_card")])
-    GroundTruth(path).append([Placed(order(3), None)])
-    assert GroundTruth(path).read() == {1: None, 2: "foreign_card", 3: None}
-    assert GroundTruth(tmp_path / "none").read() == {}

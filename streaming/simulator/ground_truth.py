@@ -1,4 +1,4 @@
-"""The simulator's side file: which fraud pattern made each order. The orders themselves never say."""
+"""The ground truth: a side file that says which fraud pattern made each order. Orders never say."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from streaming.simulator.shoppers import Placed
 class GroundTruth:
     """A JSONL file with one object an order: `{"id": 123, "pattern": "rapid_fire"}`, null for an honest one.
 
-    It is written before the order is published: a published order is always in here, while an order in here
-    may never have been published, when the producer was killed in between. Several producers may append at
+    An order is written here before it is published. So every published order is in the file, but if the
+    producer is killed in between, an order in the file was never published. Several producers may append at
     the same time: each appends whole lines in one write.
     """
 
@@ -22,7 +22,7 @@ class GroundTruth:
         self.path = path
 
     def append(self, placed: Iterable[Placed]) -> None:
-        """Append these orders. Raises `OSError` when the file cannot be written."""
+        """Append these orders. Raises `OSError` if the file cannot be written."""
         data = b"".join(
             b'{"id":%d,"pattern":%s}\n' % (order.id, json.dumps(pattern).encode())
             for order, pattern in placed
@@ -31,7 +31,7 @@ class GroundTruth:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b", buffering=0) as file:
-            # What a killed producer left unfinished must not run into the first of the new lines.
+            # An unfinished line of a killed producer must not run into the first new line.
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
@@ -43,7 +43,7 @@ class GroundTruth:
                 )
 
     def read(self) -> dict[int, str | None]:
-        """Pattern by order id; empty when there is no file. Lines that a kill cut off are left out."""
+        """Return the pattern of each order id, or {} without a file. Skip lines that a kill cut off."""
         try:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:

@@ -1,12 +1,12 @@
-"""The simulated marketplace: who signs up and what is listed or re-priced, hour by hour.
+"""The simulated population: who signs up and which products are listed or re-priced, hour by hour.
 
-Pure functions of the hour: the same hour gives the same people and products in every process, whatever
-was asked before. Nobody real is in here: names come from Faker's Indonesian lists, and every e-mail address
-is in a domain that is reserved for documentation (RFC 2606), so that no mail can ever reach anyone.
+Pure functions of the hour: the same hour gives the same people and products in every process, regardless of
+earlier calls. Nobody in here is real: names come from Faker's Indonesian lists, and every e-mail address
+is in a domain reserved for documentation (RFC 2606), so no mail can ever reach anyone.
 
-Ids. What people import usually has small ids, so the simulation keeps to the upper end of INTEGER:
-the initial population has 900,000,001 onwards, and each hour has a block of 1,000 of its own above
-1,000,000,000, counted from 2000-01-01 00:00 UTC. No two hours can collide, and the blocks last until 2130.
+Ids: imported rows usually have small ids, so the simulation uses the upper end of INTEGER. The initial
+population begins at 900,000,001. Each hour has its own block of 1,000 ids above 1,000,000,000, counted from
+2000-01-01 00:00 UTC. No two hours can collide, and the blocks last until 2130.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from streaming.business_days import JAKARTA
 HOUR = timedelta(hours=1)
 
 FIRST_SIMULATED_ID = 900_000_001
-"""Users and products from this id on are the simulation's; below it they were imported."""
+"""Users and products from this id on are simulated; those below it were imported."""
 _FIRST_HOURLY_ID = 1_000_000_000
 _IDS_PER_HOUR = 1_000
 _FIRST_HOUR = datetime(2000, 1, 1, tzinfo=UTC)
@@ -40,14 +40,14 @@ HIGHEST_PRICE = Decimal(20_000_000)
 _PRICE_STEP = 500
 
 NEW_USERS_PER_HOUR = 4.0
-"""Mean over the day; the day's rhythm moves it up and down."""
+"""The mean over a day; the day's rhythm raises and lowers it."""
 NEW_PRODUCTS_PER_HOUR = 0.15
 REPRICES_PER_PRODUCT_AND_HOUR = 0.004
 
 # People sleep until five, look at their phone at lunch, and shop most between eight and ten in the evening.
 _ACTIVITY = (9, 5, 3, 2, 2, 6, 14, 22, 30, 38, 44, 52, 64, 56, 44, 42, 44, 48, 56, 72, 84, 78, 50, 24)
 RHYTHM: tuple[float, ...] = tuple(activity / sum(_ACTIVITY) for activity in _ACTIVITY)
-"""The share of a day's activity that falls in each local hour (Asia/Jakarta); the 24 shares add up to one."""
+"""Each local hour's share of a day's activity (Asia/Jakarta); the 24 shares add up to one."""
 
 PAYMENT_METHODS = ("Gopay", "Bank Transfer", "OVO", "DANA", "Credit Card", "Paylater")
 _PAYMENT_WEIGHTS = (26, 22, 17, 15, 12, 8)
@@ -56,7 +56,7 @@ _DOMAINS = ("example.com", "example.net", "example.org", "surel.example", "kotak
 
 
 class EmailFormat(StrEnum):
-    """How the addresses of an hour's new users are made."""
+    """The format of the e-mail addresses of an hour's new users."""
 
     FIRST_DOT_LAST = "first_dot_last"
     """budi.santoso@example.com"""
@@ -67,7 +67,7 @@ class EmailFormat(StrEnum):
 
 
 class Person(NamedTuple):
-    """Someone who signs up, before an e-mail address is made."""
+    """Someone who signs up, without an e-mail address yet."""
 
     id: int
     first_name: str
@@ -106,23 +106,23 @@ class Price(NamedTuple):
 
 
 def hour_of(instant: datetime) -> datetime:
-    """The start of the hour that an aware instant falls in, in Asia/Jakarta."""
+    """Return the start of the hour that contains an aware instant, in Asia/Jakarta."""
     return instant.astimezone(JAKARTA).replace(minute=0, second=0, microsecond=0)
 
 
 def hours_between(start: datetime, end: datetime) -> list[datetime]:
-    """Starts of the whole hours in [start, end), in order; `start` is the start of an hour."""
+    """Return the starts of the whole hours in [start, end), in order; `start` is the start of an hour."""
     _index(start)
     return [start + HOUR * n for n in range(max(0, (end - start) // HOUR))]
 
 
 def email_format(hour: datetime) -> EmailFormat:
-    """The format that the new users of this hour have."""
+    """Return the e-mail format of this hour's new users."""
     return _random("email", hour).choice(tuple(EmailFormat))
 
 
 def people(hour: datetime) -> list[Person]:
-    """Who signs up in this hour, in the order of signing up; at night often nobody."""
+    """Return the people who sign up in this hour, by time; at night often none."""
     random = _random("people", hour)
     count = _poisson(random, NEW_USERS_PER_HOUR * 24 * RHYTHM[hour.astimezone(JAKARTA).hour])
     return [
@@ -132,7 +132,7 @@ def people(hour: datetime) -> list[Person]:
 
 
 def with_email(person: Person, style: EmailFormat) -> User:
-    """The person as a user, with an address of this format. User names are unique, addresses nearly so."""
+    """Return the person as a user with an address of this format. User names are unique, addresses nearly."""
     random = Random(f"address:{person.id}")  # noqa: S311
     first, last = _plain(person.first_name), _plain(person.last_name)
     local = {
@@ -152,13 +152,13 @@ def with_email(person: Person, style: EmailFormat) -> User:
 
 
 def new_users(hour: datetime) -> list[User]:
-    """The new users of this hour, with the hour's e-mail format."""
+    """Return the new users of this hour, with the hour's e-mail format."""
     style = email_format(hour)
     return [with_email(person, style) for person in people(hour)]
 
 
 def new_products(hour: datetime) -> list[Product]:
-    """What is listed in this hour: mostly nothing, now and then a product."""
+    """Return the products listed in this hour: usually none, sometimes one."""
     random = _random("products", hour)
     count = _poisson(random, NEW_PRODUCTS_PER_HOUR * 24 * RHYTHM[hour.astimezone(JAKARTA).hour])
     return [
@@ -168,10 +168,10 @@ def new_products(hour: datetime) -> list[Product]:
 
 
 def reprices(hour: datetime, listed: Iterable[Price]) -> list[Price]:
-    """The new prices of this hour, by product id, for those of the listed products that get one.
+    """Return this hour's new prices, by product id, of the listed products that get one.
 
-    Each product decides for itself, so the others and their order make no difference. Products that were
-    imported keep the price they came with: the simulation changes only its own.
+    A product's new price does not depend on the other products or their order. Imported products keep their
+    price: the simulation re-prices only its own.
     """
     changed = []
     for product_id, price in sorted(listed):
@@ -186,7 +186,7 @@ def reprices(hour: datetime, listed: Iterable[Price]) -> list[Price]:
 
 
 def initial_users(first_day: date, count: int = INITIAL_USERS) -> list[User]:
-    """The users that a new marketplace starts with: signed up in the year before its first day."""
+    """Return the users of a new platform, who signed up in the year before its first day."""
     random = Random("initial users")  # noqa: S311
     opening = datetime.combine(first_day, time.min, JAKARTA)
     users = []
@@ -197,7 +197,7 @@ def initial_users(first_day: date, count: int = INITIAL_USERS) -> list[User]:
 
 
 def initial_products(first_day: date, count: int = INITIAL_PRODUCTS) -> list[Product]:
-    """The products that a new marketplace starts with: listed in the year before its first day."""
+    """Return the products of a new platform, listed in the year before its first day."""
     random = Random("initial products")  # noqa: S311
     opening = datetime.combine(first_day, time.min, JAKARTA)
     return [
@@ -252,12 +252,12 @@ _EDITIONS = ("", " Plus", " Pro", " Mini", " 2", " Classic", " Max", " Eco")
 
 
 def _random(purpose: str, hour: datetime) -> Random:
-    # A string seeds through SHA-512: the same numbers in every process, whatever PYTHONHASHSEED is.
+    # A string seed goes through SHA-512, so it does not depend on PYTHONHASHSEED.
     return Random(f"{purpose}:{_index(hour)}")  # noqa: S311
 
 
 def _index(hour: datetime) -> int:
-    """The number of this hour since the first one. Raises `ValueError` for what is not the start of one."""
+    """Return the number of hours since the first one. Raises `ValueError` unless an hour starts here."""
     if hour.tzinfo is None:
         raise ValueError(f"an hour needs a time zone: {hour.isoformat()}")
     index, rest = divmod(hour - _FIRST_HOUR, HOUR)
@@ -266,7 +266,7 @@ def _index(hour: datetime) -> int:
     if not 0 <= index <= _LAST_HOUR_INDEX:
         last = _FIRST_HOUR + HOUR * _LAST_HOUR_INDEX
         raise ValueError(
-            f"the simulated marketplace has hours from {_FIRST_HOUR.isoformat()} to {last.isoformat()}, "
+            f"the simulated population has hours from {_FIRST_HOUR.isoformat()} to {last.isoformat()}, "
             f"not {hour.isoformat()}"
         )
     return index
@@ -284,12 +284,12 @@ def _instants(random: Random, hour: datetime, count: int) -> list[datetime]:
 
 
 def _ages(random: Random, count: int) -> list[timedelta]:
-    """Ages of an initial population, the oldest first, so that ids follow the order of creation."""
+    """Return the ages of an initial population, oldest first, so ids follow the order of creation."""
     return sorted((timedelta(seconds=random.randrange(1, 365 * 86_400)) for _ in range(count)), reverse=True)
 
 
 def _poisson(random: Random, mean: float) -> int:
-    """A Poisson draw by Knuth's method: exact, and quick for the small means of an hour."""
+    """Draw from a Poisson distribution by Knuth's method: exact, and fast for the small means of an hour."""
     limit, count, product = exp(-mean), 0, random.random()
     while product > limit:
         count += 1
@@ -299,9 +299,8 @@ def _poisson(random: Random, mean: float) -> int:
 
 @cache
 def _names() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    # Faker takes a quarter of a second to import; those who only sell products need not wait for it.
-    # The lists are drawn from with the hour's own generator: a shared Faker would make one hour's
-    # people depend on what was drawn before.
+    # Imported here because Faker takes a quarter of a second to import. Only its lists are used: a shared
+    # Faker instance would make an hour's people depend on earlier draws.
     from faker.providers.person.id_ID import Provider
 
     return tuple(Provider.first_names), tuple(Provider.last_names)
@@ -314,7 +313,7 @@ def _person(random: Random, id_: int, created: datetime) -> Person:
 
 
 def _plain(name: str) -> str:
-    """The name as it may stand in an address: lower-case ASCII letters and digits."""
+    """Return the name as part of an address: lower-case ASCII letters and digits."""
     folded = unicodedata.normalize("NFKD", name).lower()
     return "".join(c for c in folded if c.isascii() and c.isalnum()) or "user"
 
@@ -322,7 +321,7 @@ def _plain(name: str) -> str:
 def _product(random: Random, id_: int, created: datetime) -> Product:
     category = random.choice(_CATEGORIES)
     name = f"{random.choice(_MAKERS)} {random.choice(category.things)}{random.choice(_EDITIONS)}"
-    # Evenly over the logarithm: as in a shop, there are more cheap things than dear ones.
+    # Uniform over the logarithm: like in a shop, there are more cheap products than expensive ones.
     price = exp(random.uniform(log(category.lowest), log(category.highest)))
     return Product(id_, name, category.name, _rounded(price), created)
 

@@ -1,9 +1,9 @@
-"""Simulated shoppers: orders of existing users for existing products, some of them fraudulent on purpose.
+"""Simulated shoppers: orders of existing users for existing products, some of them deliberately fraudulent.
 
-Pure functions and values: who asks brings the market (users and products), the time and the random numbers,
-so the same question has the same answer. What kind of order each one is, is never part of the order: it is
-handed over beside it, as ground truth that a rule book can be measured against. The patterns know nothing of
-the rules; their sizes go well past what any sensible limit would be.
+Pure functions and values: the caller passes the market (users and products), the time and the random numbers,
+so the same arguments give the same orders. An order never says which fraud pattern made it. The pattern is
+returned beside it, as ground truth to measure a rule book against. The patterns know nothing of the rules;
+their sizes are far beyond any sensible limit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from streaming.orders import Order
 from streaming.simulator.population import HOUR, PAYMENT_METHODS, RHYTHM, hour_of
 
 FRAUD_SHARE = 0.03
-"""Share of the simulated orders that belong to a fraud pattern, unless asked otherwise."""
+"""The default share of simulated orders that belong to a fraud pattern."""
 
 WALLETS = ("Gopay", "OVO", "DANA", "Paylater")
 PATTERNS = (
@@ -33,18 +33,18 @@ PATTERNS = (
     "rapid_fire",
     "account_takeover",
 )
-"""Names of the fraud patterns, as the ground truth has them."""
+"""The fraud patterns, as named in the ground truth."""
 
 _NIGHT = range(5)
 _DAY_WEIGHTS = (0, 26, 12, 22, 10, 12)
-# A quiet night is when bulk orders go unseen, and most of what happens then is just that.
+# Bulk orders go unnoticed in a quiet night, so most fraud at night is that.
 _NIGHT_WEIGHTS = (60, 12, 8, 10, 4, 6)
 
 _NIGHT_FACTOR = 6
 _NIGHT_ACTIVITY = sum(RHYTHM[hour] for hour in _NIGHT)
 
 _HOME = "ID"
-# Travellers order from abroad as well: not every foreign order is a fraud.
+# Travellers order from abroad too: not every foreign order is fraud.
 _TRAVELLER_SHARE = 0.004
 _NEIGHBOURS = ("SG", "MY", "JP", "SA", "AU")
 _FAR_COUNTRIES = ("RU", "NG", "RO", "BR", "VN", "UA", "US", "CN")
@@ -55,7 +55,7 @@ _CENT = Decimal("0.01")
 
 
 class Shopper(NamedTuple):
-    """A user as far as ordering goes; `created_date` is aware."""
+    """The part of a user that matters for ordering; `created_date` is aware."""
 
     id: int
     default_payment: str | None
@@ -63,7 +63,7 @@ class Shopper(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """A product with one price that it had: from `valid_from` (aware) until its next one; price in rupiah."""
+    """One price of a product, in rupiah, valid from `valid_from` (aware) until its next one."""
 
     product_id: int
     price: Decimal
@@ -79,9 +79,9 @@ class Placed(NamedTuple):
 
 
 class Market:
-    """The users and products that shoppers are drawn from, as they were at any instant.
+    """The users and products to draw orders from, as they were at any instant.
 
-    Some users order far more than others, and some products sell far more; their ids alone decide which.
+    Some users order far more than others, and some products sell far more. Only their ids decide which.
     """
 
     def __init__(self, users: Iterable[Shopper], listings: Iterable[Listing]) -> None:
@@ -91,7 +91,7 @@ class Market:
         prices: dict[int, list[Listing]] = {}
         for listing in sorted(listings, key=lambda listing: (listing.product_id, listing.valid_from)):
             prices.setdefault(listing.product_id, []).append(listing)
-        # The list sorts stably, so products of one instant stay in the order of their ids.
+        # The sort is stable: products of one instant stay in the order of their ids.
         self._prices = sorted(prices.values(), key=lambda versions: versions[0].created_date)
         self._product_dates = [versions[0].created_date for versions in self._prices]
         self._product_weights = list(
@@ -99,7 +99,7 @@ class Market:
         )
 
     def open_at(self, instant: datetime) -> bool:
-        """Whether there is anyone to order and anything to be ordered."""
+        """Return whether any user and any product exists at this instant."""
         return bool(
             self._users
             and self._prices
@@ -108,20 +108,20 @@ class Market:
         )
 
     def shopper(self, random: Random, there_at: datetime) -> Shopper:
-        """One of the users who had signed up by then. Raises `LookupError` when there is none."""
+        """Draw a user who had signed up by then. Raises `LookupError` if there is none."""
         return self._users[_draw(random, self._user_dates, self._user_weights, there_at)]
 
     def product(self, random: Random, there_at: datetime, priced_at: datetime) -> tuple[int, Decimal]:
-        """One of the products listed by `there_at`, and its price at `priced_at`. Raises `LookupError`."""
+        """Draw a product listed by `there_at`, with its price at `priced_at`. Raises `LookupError`."""
         versions = self._prices[_draw(random, self._product_dates, self._product_weights, there_at)]
-        # A price known only from later on (an import) is the best that is known for the time before.
+        # Before the first known price (an import), that first price is the best guess.
         current = bisect_right(versions, priced_at, key=lambda version: version.valid_from) - 1
         version = versions[max(current, 0)]
         return version.product_id, version.price
 
 
 class _Moment(NamedTuple):
-    """The market at one instant. Whom and what there is, is seen as of `there_at`, at or before it."""
+    """The market at one instant, with the users and products of `there_at`, at or before it."""
 
     market: Market
     instant: datetime
@@ -135,7 +135,7 @@ class _Moment(NamedTuple):
 
 
 class _Draft(NamedTuple):
-    """An order that has no id yet, `delay` after the beginning of its episode."""
+    """An order without an id yet, `delay` after the beginning of its episode."""
 
     delay: timedelta
     user_id: int
@@ -147,9 +147,9 @@ class _Draft(NamedTuple):
 
 
 def _episode(moment: _Moment, random: Random, fraud_share: float) -> tuple[str | None, list[_Draft]]:
-    """What begins at this moment: one honest order, or the order or orders of a fraud pattern.
+    """Draw an episode that begins at this moment: one honest order, or the orders of a fraud pattern.
 
-    `fraud_share` is the share of a day's *orders*: patterns of several orders begin accordingly less often.
+    `fraud_share` is the share of a day's *orders*, so patterns of several orders begin less often.
     """
     local_hour = moment.instant.astimezone(JAKARTA).hour
     weights = _NIGHT_WEIGHTS if local_hour in _NIGHT else _DAY_WEIGHTS
@@ -166,11 +166,11 @@ def _episode(moment: _Moment, random: Random, fraud_share: float) -> tuple[str |
 def orders_of_hour(
     market: Market, hour: datetime, count: int, fraud_share: float = FRAUD_SHARE
 ) -> list[Placed]:
-    """Exactly `count` orders of one hour (its start, aware), by time, with time-ordered ids.
+    """Return exactly `count` orders of one hour (its start, aware), by time, with time-ordered ids.
 
-    The same hour, count, share and market give the same orders. Ids come from the upper half of each
-    millisecond's sequence, where a live producer does not get to: past and live orders do not collide.
-    Raises `ValueError` for an hour before 2020, when order ids begin, and `LookupError` for an empty market.
+    The same hour, count, share and market give the same orders. Ids use the upper half of each millisecond's
+    sequence, which a live producer never reaches, so past and live orders do not collide. Raises `ValueError`
+    for an hour before 2020, when order ids begin, and `LookupError` for an empty market.
     """
     start = hour_of(hour)
     first_ms = int(start.timestamp() * 1000) - OrderIds.EPOCH_MS
@@ -180,11 +180,11 @@ def orders_of_hour(
     drafts: list[tuple[int, int, _Draft, str | None]] = []
     while len(drafts) < count:
         offset = random.randrange(3_600_000)
-        # Who signs up during the hour begins to order in the next: so an hour's orders are settled when it
-        # begins, and are the same whether its new users are known yet or not.
+        # Users who sign up during the hour order from the next hour on. So an hour's orders are fixed when it
+        # begins, whether its new users are known yet or not.
         moment = _Moment(market, start + timedelta(milliseconds=offset), there_at=start)
         pattern, parts = _episode(moment, random, fraud_share)
-        # An episode that runs over the hour's end begins earlier instead.
+        # An episode that would run past the hour's end begins earlier.
         last = int(parts[-1].delay / timedelta(milliseconds=1))
         offset = min(offset, 3_599_999 - last)
         for part in parts[: count - len(drafts)]:
@@ -202,9 +202,9 @@ def orders_of_hour(
 
 
 def orders_per_hour(orders_per_day: int) -> list[int]:
-    """How many orders each local hour has, by the day's rhythm; they add up to `orders_per_day`."""
-    upto = [round(orders_per_day * share) for share in accumulate(RHYTHM)]
-    return [end - start for start, end in zip([0, *upto], upto, strict=False)]
+    """Split `orders_per_day` over the 24 local hours by the day's rhythm."""
+    up_to = [round(orders_per_day * share) for share in accumulate(RHYTHM)]
+    return [end - start for start, end in zip([0, *up_to], up_to, strict=False)]
 
 
 def orders_between(
@@ -214,10 +214,10 @@ def orders_between(
     orders_per_day: int,
     fraud_share: float = FRAUD_SHARE,
 ) -> Iterator[list[Placed]]:
-    """The orders placed in [start, end), one list for each hour; `start` is the start of an hour.
+    """Yield the orders placed in [start, end), one list an hour; `start` is the start of an hour.
 
-    The last hour may be cut short: it then has the beginning of the orders of the whole hour. An hour in
-    which nobody or nothing was there to order has none.
+    If `end` cuts the last hour short, its list holds the first orders of the whole hour. An hour without any
+    user or product has no orders.
     """
     counts = orders_per_hour(orders_per_day)
     hour = start
@@ -232,7 +232,7 @@ def orders_between(
 
 
 class LiveShoppers:
-    """Orders as they come in: episodes begin when told to, and their later orders fall due in time."""
+    """Live orders: the caller begins episodes, and their later orders fall due as time passes."""
 
     def __init__(self, random: Random, fraud_share: float = FRAUD_SHARE) -> None:
         self._random = random
@@ -241,7 +241,7 @@ class LiveShoppers:
         self._number = 0
 
     def begin(self, market: Market, instant: datetime) -> int:
-        """Begin an episode at this instant, and return how many orders it has."""
+        """Begin an episode at this instant, and return its number of orders."""
         moment = _Moment(market, instant, there_at=instant)
         pattern, parts = _episode(moment, self._random, self._fraud_share)
         for part in parts:
@@ -250,7 +250,7 @@ class LiveShoppers:
         return len(parts)
 
     def due(self, now: datetime, ids: OrderIds) -> list[Placed]:
-        """The orders that are due by now, by time, each placed now."""
+        """Remove and return the orders that are due by now, by time, each placed now."""
         self._waiting.sort(key=lambda item: item[:2])
         count = bisect_right(self._waiting, now, key=lambda item: item[0])
         ready, self._waiting = self._waiting[:count], self._waiting[count:]
@@ -270,15 +270,21 @@ def _order(draft: _Draft, id_: int, created: datetime) -> Order:
     )
 
 
+def check_fraud_share(fraud_share: float) -> None:
+    """Raise `ValueError` unless the share is from 0 to 1."""
+    if not 0 <= fraud_share <= 1:
+        raise ValueError(f"the share of fraud must be from 0 to 1, not {fraud_share}")
+
+
 def _share_at(local_hour: int, fraud_share: float) -> float:
-    """The share of fraud at this hour: higher at night, lower by day, so that the day has its share."""
+    """Return the share of fraud at this hour: higher at night, lower by day, right over the whole day."""
     at_night = min(1.0, _NIGHT_FACTOR * fraud_share)
     by_day = (fraud_share - _NIGHT_ACTIVITY * at_night) / (1 - _NIGHT_ACTIVITY)
     return at_night if local_hour in _NIGHT else by_day
 
 
 def _draw(random: Random, dates: Sequence[datetime], weights: Sequence[float], instant: datetime) -> int:
-    """The index of one of those that were there at this instant, by their weights."""
+    """Draw, by weight, the index of one that existed at this instant. Raises `LookupError` if none did."""
     there = bisect_right(dates, instant)
     if not there:
         raise LookupError(f"the market has no users or no products at {instant.isoformat()}")
@@ -286,12 +292,12 @@ def _draw(random: Random, dates: Sequence[datetime], weights: Sequence[float], i
 
 
 def _popularity(id_: int) -> float:
-    """From 1 to 16, mostly near 1, by the id alone."""
+    """Return a weight from 1 to 16, mostly near 1, that depends only on the id."""
     return 1.0 / (1.0 - 0.9375 * _hash(id_) / 2**32)
 
 
 def _hash(id_: int) -> int:
-    """From 0 to 2^32 - 1, evenly, also for ids that follow each other (a step of the PCG generator)."""
+    """Return 0 to 2^32 - 1, uniform even over consecutive ids (the output step of a PCG generator)."""
     word = (id_ * 747_796_405 + 2_891_336_453) % 2**32
     word = (((word >> ((word >> 28) + 4)) ^ word) * 277_803_737) % 2**32
     return (word >> 22) ^ word
@@ -300,7 +306,7 @@ def _hash(id_: int) -> int:
 def _honest(moment: _Moment, random: Random) -> _Draft:
     user = moment.shopper(random)
     product_id, price = moment.product(random)
-    # Nobody buys five laptops for the household, but five packs of coffee.
+    # A household buys five packs of coffee, but not five laptops.
     quantity = min(random.choice((1, 1, 1, 1, 2, 2, 3, 4, 5)), _most_pieces(price))
     abroad = random.random() < _TRAVELLER_SHARE
     country = random.choice(_NEIGHBOURS) if abroad else _HOME
@@ -317,7 +323,7 @@ def _payment(user: Shopper, random: Random) -> str:
     return random.choice(PAYMENT_METHODS)
 
 
-# Orders of an episode, on average, in the order of PATTERNS.
+# The average number of orders in an episode of each of PATTERNS.
 _ORDERS_OF_PATTERN = (1.0, 1.0, 1.0, 1.0, 8.0, 3.0)
 
 
@@ -327,7 +333,6 @@ def _fraud(pattern: str, moment: _Moment, random: Random) -> list[_Draft]:
     payment = _payment(user, random)
     at_once = timedelta()
     if pattern == "night_bulk":
-        # Many pieces of whatever there is.
         return [_Draft(at_once, user.id, product_id, random.randint(120, 280), price, payment, _HOME)]
     if pattern == "foreign_card":
         quantity, country = random.randint(1, 4), random.choice(_FAR_COUNTRIES)
@@ -336,18 +341,18 @@ def _fraud(pattern: str, moment: _Moment, random: Random) -> list[_Draft]:
         payment = random.choice(("Bank Transfer", "Credit Card"))
         return [_Draft(at_once, user.id, product_id, random.randint(350, 900), price, payment, _HOME)]
     if pattern == "wallet_drain":
-        # A whole wallet in one go: the dearest of a few things, as often as the sum takes.
+        # Spend a whole wallet at once: the most expensive of a few products, in the quantity that takes.
         product_id, price = max((moment.product(random) for _ in range(8)), key=lambda item: item[1])
         quantity = int(random.randint(60, 180) * _MILLION / price) + 1
         return [_Draft(at_once, user.id, product_id, quantity, price, random.choice(WALLETS), _HOME)]
     if pattern == "rapid_fire":
-        # A stolen card is tried out: small orders of one user, seconds apart.
+        # A stolen card is tried out: one user's small orders, seconds apart.
         delays = accumulate(random.uniform(2, 25) for _ in range(random.randint(5, 11)))
         return [
             _Draft(timedelta(seconds=delay), user.id, *_small(moment, random), payment, _HOME)
             for delay in delays
         ]
-    # account_takeover: a first order as the owner would place it, then from abroad and paid otherwise.
+    # account_takeover: an order like the owner's, then orders from abroad, paid by another method.
     other = random.choice([method for method in PAYMENT_METHODS if method != user.default_payment])
     country = random.choice(_FAR_COUNTRIES)
     delays = accumulate(random.uniform(120, 600) for _ in range(random.randint(1, 3)))
@@ -356,7 +361,7 @@ def _fraud(pattern: str, moment: _Moment, random: Random) -> list[_Draft]:
 
 
 def _culprit(moment: _Moment, random: Random) -> Shopper:
-    """A user who commits fraud: every other time one of the few who live on it, else anyone."""
+    """Draw a user who commits fraud: half the time one of a few repeat offenders, otherwise anyone."""
     for _ in range(12):
         user = moment.shopper(random)
         if _hash(user.id) % 16 == 0:
@@ -365,12 +370,12 @@ def _culprit(moment: _Moment, random: Random) -> Shopper:
 
 
 def _small(moment: _Moment, random: Random) -> tuple[int, int, Decimal]:
-    """Product, quantity and price of a small order."""
+    """Draw product, quantity and price of a small order."""
     product_id, price = min((moment.product(random) for _ in range(3)), key=lambda item: item[1])
     return product_id, 1, price
 
 
 def _dear(moment: _Moment, random: Random) -> tuple[int, int, Decimal]:
-    """Product, quantity and price of a dear order."""
+    """Draw product, quantity and price of an expensive order."""
     product_id, price = max((moment.product(random) for _ in range(3)), key=lambda item: item[1])
     return product_id, random.randint(2, 5), price

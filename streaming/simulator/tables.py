@@ -1,22 +1,23 @@
-"""Users and products in PostgreSQL: what the simulated marketplace writes, and shoppers are drawn from."""
+"""The simulated population in the operational database, and the market that is read from it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
+from streaming.database import connect
 from streaming.simulator.population import FIRST_SIMULATED_ID, HOUR, Price, Product, User, reprices
 from streaming.simulator.shoppers import Listing, Market, Shopper
 
 
 @dataclass(frozen=True)
 class AppliedHour:
-    """What an hour of the marketplace changed: numbers of rows."""
+    """The numbers of rows that an hour added or changed."""
 
     users: int
     products: int
@@ -24,22 +25,22 @@ class AppliedHour:
 
 
 def date_versions(cursor: Cursor, instant: datetime) -> None:
-    """Date what the rest of this transaction writes to users and products at this instant (aware).
+    """Date the versions of users and products written later in this transaction at `instant` (aware).
 
-    Only for loading or simulating the past: history is otherwise dated by the server's clock.
+    Only for loading or simulating the past: the server's clock dates every other version.
     """
     cursor.execute("SELECT set_config('ecommersss.clock', %s, true)", [instant.isoformat()])
 
 
 def insert_users(cursor: Cursor, users: Sequence[User]) -> int:
-    """Insert the users that are not there yet, and return how many that were."""
+    """Insert the users that do not exist yet, and return their number."""
     return _insert(
         cursor, "INSERT INTO users ({columns}) VALUES %s ON CONFLICT (id) DO NOTHING RETURNING id", users
     )
 
 
 def insert_products(cursor: Cursor, products: Sequence[Product]) -> int:
-    """Insert the products that are not there yet, and return how many that were."""
+    """Insert the products that do not exist yet, and return their number."""
     return _insert(
         cursor,
         "INSERT INTO products ({columns}) VALUES %s ON CONFLICT (id) DO NOTHING RETURNING id",
@@ -55,11 +56,11 @@ def apply_hour(
     *,
     as_of_then: bool = False,
 ) -> AppliedHour | None:
-    """Store an hour of the marketplace (its start, aware) in the cursor's transaction, once for ever.
+    """Apply an hour (its start, aware) of the simulated population in the cursor's transaction, only once.
 
-    Besides the new users and products it re-prices what is listed. Returns None, having changed nothing,
-    when the hour was applied before. With `as_of_then`, versions are dated in the hour itself (simulating
-    history) and not at the time of writing.
+    Insert its users and products, and re-price simulated products. Return None and change nothing if the
+    hour was applied before. With `as_of_then`, versions are dated in the hour itself, for a simulated
+    history, instead of when they are written.
     """
     cursor.execute(
         "INSERT INTO marketplace_hours (hour) VALUES (%s) ON CONFLICT DO NOTHING RETURNING hour", [hour]
@@ -67,7 +68,7 @@ def apply_hour(
     if cursor.fetchone() is None:
         return None
     if as_of_then:
-        # The hour's last instant: nobody's version is older than the person, and the day is the hour's own.
+        # The hour's last instant: on the hour's day, and no version predates its user or product.
         date_versions(cursor, hour + HOUR - timedelta(microseconds=1))
     cursor.execute(
         "SELECT id, price FROM products WHERE id >= %s ORDER BY id FOR NO KEY UPDATE", [FIRST_SIMULATED_ID]
@@ -84,17 +85,17 @@ def apply_hour(
 
 
 def hours_applied(cursor: Cursor, start: datetime, end: datetime) -> set[datetime]:
-    """The hours in [start, end) that were applied."""
+    """Return the hours in [start, end) that were applied."""
     cursor.execute("SELECT hour FROM marketplace_hours WHERE hour >= %s AND hour < %s", [start, end])
     return {hour for (hour,) in cursor.fetchall()}
 
 
-def load_market(connection: Connection, *, past_prices: bool = False) -> Market:
-    """All users and products, with their prices of today or, for simulating the past, of every time.
+def load_market(url: str, *, past_prices: bool = False) -> Market:
+    """Read all users and products, with current prices or, to simulate the past, every price they had.
 
-    Memory grows with the number of users: some 250 bytes each.
+    Memory grows with the number of users, by about 250 bytes each.
     """
-    with connection, connection.cursor() as cursor:
+    with closing(connect(url, "ecommersss producer")) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT id, default_payment, created_date FROM users")
         users = [Shopper(*row) for row in cursor.fetchall()]
         cursor.execute(

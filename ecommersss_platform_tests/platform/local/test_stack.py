@@ -391,18 +391,18 @@ def test_a_first_run_that_was_interrupted_is_completed(
     from streaming.simulator import history as simulation
 
     settings, said = past(tmp_path), list[str]()
-    publish = simulation.publish_past
+    publish = simulation.publish_hours
 
     def killed(topic: Any, hours: Any, **arguments: Any) -> int:
         publish(topic, itertools.islice(hours, 40), **arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(simulation, "publish_past", killed)
+    monkeypatch.setattr(simulation, "publish_hours", killed)
     with pytest.raises(KeyboardInterrupt):
         history.first_run_history(settings, database, 20, said.append)
     begun = orders_topic(settings).end()
     assert begun > 0
-    monkeypatch.setattr(simulation, "publish_past", publish)
+    monkeypatch.setattr(simulation, "publish_hours", publish)
     history.first_run_history(settings, database, 20, said.append)
     assert "an earlier first run was interrupted: completing the marketplace's past" in said
     topic = orders_topic(settings)

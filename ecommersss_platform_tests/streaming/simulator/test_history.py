@@ -1,4 +1,4 @@
-"""The simulated past in PostgreSQL and topic: complete, dated right, the same however often it is begun."""
+"""The simulated history in database and topic: complete, dated correctly, the same after any interruption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streaming.decode import decode
 from streaming.errors import PlatformError
 from streaming.orders import Order
 from streaming.simulator.ground_truth import GroundTruth
-from streaming.simulator.history import simulate_history
+from streaming.simulator.history import produce_days, simulate_history
 from streaming.simulator.population import (
     HOUR,
     initial_products,
@@ -26,7 +26,6 @@ from streaming.simulator.population import (
     new_products,
     new_users,
 )
-from streaming.simulator.producer import produce_days
 from streaming.simulator.tables import apply_hour
 from streaming.topics.jsonl import JsonlTopic
 
@@ -59,17 +58,17 @@ def state(url: str) -> dict[str, list[tuple[Any, ...]]]:
     return {name: query(url, statement) for name, statement in ROWS.items()}
 
 
-def test_history_has_every_hour_and_order_dated_in_its_time(
+def test_history_dates_every_hour_and_order_in_its_time(
     database: str, topic: JsonlTopic, tmp_path: Path
 ) -> None:
-    told: list[tuple[str, int, int]] = []
+    reports: list[tuple[str, int, int]] = []
     history = simulate_history(
         database,
         topic,
         FIRST_DAY,
         UNTIL,
         500,
-        lambda *args: told.append(args),
+        lambda *args: reports.append(args),
         ground_truth=tmp_path / "truth.jsonl",
     )
     hours = [START + HOUR * n for n in range(57)]
@@ -79,7 +78,7 @@ def test_history_has_every_hour_and_order_dated_in_its_time(
     ]
     assert (history.users, history.hours) == (len(users), 57)
     assert history.products == len(initial_products(FIRST_DAY)) + sum(len(new_products(h)) for h in hours)
-    # The initial population is in the first day's partition, everyone else in the day of signing up.
+    # The initial population is in the first day's partition, everyone else in that of their sign-up.
     assert query(
         database,
         """
@@ -103,13 +102,13 @@ def test_history_has_every_hour_and_order_dated_in_its_time(
     assert set(truth) == {order.id for order in orders}
     assert 0 < sum(pattern is not None for pattern in truth.values()) < 0.1 * len(orders)
 
-    assert told[-1][:1] == ("orders",)
-    assert told[-1][1] == told[-1][2]
-    assert {what for what, _, _ in told} == {"hours", "orders"}
-    assert all(done <= total for _, done, total in told)
+    assert reports[-1][0] == "orders"
+    assert reports[-1][1] == reports[-1][2]
+    assert {what for what, _, _ in reports} == {"hours", "orders"}
+    assert all(done <= total for _, done, total in reports)
 
 
-def test_orders_cost_what_the_product_cost_then(database: str, topic: JsonlTopic) -> None:
+def test_history_orders_have_the_price_of_their_time(database: str, topic: JsonlTopic) -> None:
     simulate_history(database, topic, FIRST_DAY, START + timedelta(days=3), 500)
     versions: dict[int, list[tuple[datetime, Decimal]]] = {}
     for id_, price, valid_from in query(database, ROWS["product versions"]):
@@ -123,7 +122,7 @@ def test_orders_cost_what_the_product_cost_then(database: str, topic: JsonlTopic
     assert repriced > 0
 
 
-def test_a_second_time_adds_nothing(database: str, topic: JsonlTopic, tmp_path: Path) -> None:
+def test_history_is_idempotent(database: str, topic: JsonlTopic, tmp_path: Path) -> None:
     truth = tmp_path / "truth.jsonl"
     simulate_history(database, topic, FIRST_DAY, UNTIL, 300, ground_truth=truth)
     before, end, written = state(database), topic.end(), truth.read_bytes()
@@ -132,10 +131,10 @@ def test_a_second_time_adds_nothing(database: str, topic: JsonlTopic, tmp_path: 
     assert (state(database), topic.end(), truth.read_bytes()) == (before, end, written)
 
 
-def test_a_history_that_was_interrupted_becomes_the_undisturbed_one(
+def test_interrupted_history_is_completed_to_the_same_result(
     postgres, database: str, topic: JsonlTopic, tmp_path: Path
 ) -> None:
-    """Killed in the orders of the second day, first begun at an earlier time: then completed."""
+    """The first attempt ends at an earlier time and is killed in the orders of the second day."""
     simulate_history(database, topic, FIRST_DAY, UNTIL, 300)
     whole, rows = orders_in(topic), state(database)
     wipe = "TRUNCATE marketplace_hours, orders, user_lists, users, products, users_history, products_history"
@@ -165,7 +164,7 @@ def test_a_history_that_was_interrupted_becomes_the_undisturbed_one(
     assert state(database) == rows
 
 
-def test_an_hour_is_applied_once_for_ever(database: str) -> None:
+def test_apply_hour_applies_an_hour_only_once(database: str) -> None:
     hour = START + 12 * HOUR
     users, products = new_users(hour), new_products(hour)
     assert users
@@ -178,12 +177,12 @@ def test_an_hour_is_applied_once_for_ever(database: str) -> None:
         with connection, connection.cursor() as cursor:
             assert apply_hour(cursor, hour, users, products) is None
     assert state(database) == before
-    # Live, a version is dated when it is written: closed days stay as they are.
+    # A live hour's versions are dated when they are written, so closed days do not change.
     [(age,)] = query(database, "SELECT now() - min(valid_from) FROM users_history")
     assert age < timedelta(minutes=1)
 
 
-def test_an_hour_that_fails_leaves_nothing_and_can_be_applied_later(database: str) -> None:
+def test_apply_hour_that_fails_leaves_nothing_and_can_be_repeated(database: str) -> None:
     hour = START + 12 * HOUR
     users = new_users(hour)
     with closing(connect(database)) as connection:
@@ -204,7 +203,7 @@ def test_an_hour_that_fails_leaves_nothing_and_can_be_applied_later(database: st
     assert applied.users == len(users)
 
 
-def test_imported_rows_are_left_alone(database: str) -> None:
+def test_apply_hour_keeps_imported_products(database: str) -> None:
     execute(
         database,
         "INSERT INTO products (id, product_name, category, price, created_date) "
@@ -223,7 +222,7 @@ def test_imported_rows_are_left_alone(database: str) -> None:
         (date(2019, 1, 1), START, "cannot begin on 2019-01-01: order ids begin in 2020, use 2020-01-02"),
     ],
 )
-def test_a_history_that_cannot_be_is_refused(
+def test_impossible_history_is_refused(
     database: str, topic: JsonlTopic, first_day: date, until: datetime, message: str
 ) -> None:
     with pytest.raises(PlatformError, match=message):
@@ -231,7 +230,7 @@ def test_a_history_that_cannot_be_is_refused(
     assert query(database, "SELECT count(*) FROM users") == [(0,)]
 
 
-def test_past_days_are_the_same_each_time_and_end_now(database: str, topic: JsonlTopic) -> None:
+def test_produce_days_is_deterministic_and_ends_now(database: str, topic: JsonlTopic) -> None:
     simulate_history(database, topic, FIRST_DAY, START + timedelta(days=1), 10)
     position, now = topic.end(), START + timedelta(days=3, hours=13)
     arguments = (database, topic, date(2025, 6, 2), date(2025, 6, 4), 200)
@@ -261,7 +260,7 @@ def test_past_days_are_the_same_each_time_and_end_now(database: str, topic: Json
         (date(2025, 6, 2), date(2025, 6, 2), 5, "no user or no product existed before 2025-06-03 00:00"),
     ],
 )
-def test_days_that_cannot_be_simulated_are_refused(
+def test_produce_days_refuses_impossible_days(
     database: str, topic: JsonlTopic, first: date, last: date, per_day: int, message: str
 ) -> None:
     now = datetime(2025, 6, 4, 5, tzinfo=UTC)

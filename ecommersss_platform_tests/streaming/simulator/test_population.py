@@ -1,4 +1,4 @@
-"""The simulated marketplace: deterministic hours, ids that cannot meet, addresses that reach nobody."""
+"""The simulated population: deterministic hours, ids that never collide, addresses that reach nobody."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SHAPES = {
 RESERVED = re.compile(r"(?:.+\.)?(?:example|example\.(?:com|net|org))")
 
 
-def test_an_hour_is_the_same_in_every_process_whatever_was_asked_before() -> None:
+def test_hour_is_the_same_in_every_process_and_after_any_other_call() -> None:
     script = (
         "import sys, json; from datetime import datetime; from streaming.simulator.population import *\n"
         "hours = [datetime.fromisoformat(h) for h in sys.argv[1:]]\n"
@@ -49,7 +49,7 @@ def test_an_hour_is_the_same_in_every_process_whatever_was_asked_before() -> Non
     )
     hours = [NOON.isoformat(), (NOON + HOUR).isoformat(), (NOON + 7 * HOUR).isoformat()]
 
-    def told(seed: str, order: list[str]) -> dict[str, list[str]]:
+    def population(seed: str, order: list[str]) -> dict[str, list[str]]:
         done = subprocess.run(
             [sys.executable, "-c", script, *order],
             env={"PYTHONHASHSEED": seed},
@@ -59,17 +59,17 @@ def test_an_hour_is_the_same_in_every_process_whatever_was_asked_before() -> Non
         )
         return json.loads(done.stdout)
 
-    first, second = told("1", hours), told("2", hours[::-1])
+    first, second = population("1", hours), population("2", hours[::-1])
     assert first == second
     assert len({str(value) for value in first.values()}) == 3
 
 
-def test_the_time_zone_an_hour_is_written_in_makes_no_difference() -> None:
+def test_hour_may_be_given_in_any_time_zone() -> None:
     assert new_users(NOON.astimezone(UTC)) == new_users(NOON)
     assert email_format(NOON.astimezone(UTC)) == email_format(NOON)
 
 
-def test_no_two_hours_share_an_id_and_none_is_in_the_initial_population() -> None:
+def test_hours_share_no_id_with_each_other_or_the_initial_population() -> None:
     users = [user.id for hour in MONTH for user in new_users(hour)]
     products = [product.id for hour in MONTH for product in new_products(hour)]
     initial = [user.id for user in initial_users(date(2025, 6, 1))]
@@ -82,7 +82,7 @@ def test_no_two_hours_share_an_id_and_none_is_in_the_initial_population() -> Non
 @pytest.mark.parametrize(
     "hour", [datetime(2000, 1, 1, 12, tzinfo=UTC), datetime(2129, 12, 31, 12, tzinfo=UTC)]
 )
-def test_ids_are_integers_of_the_database_over_more_than_a_century(hour: datetime) -> None:
+def test_ids_fit_the_database_for_more_than_a_century(hour: datetime) -> None:
     for person in [found for n in range(24) for found in people(hour + HOUR * n)]:
         assert FIRST_SIMULATED_ID <= person.id <= MAX_REFERENCE
 
@@ -96,12 +96,12 @@ def test_ids_are_integers_of_the_database_over_more_than_a_century(hour: datetim
         (datetime(2025, 6, 2, 12), "needs a time zone: 2025-06-02T12:00:00"),  # noqa: DTZ001
     ],
 )
-def test_what_is_no_hour_of_the_marketplace_is_refused(hour: datetime, message: str) -> None:
+def test_invalid_hours_are_refused(hour: datetime, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         new_users(hour)
 
 
-def test_people_sign_up_within_their_hour_in_order_and_mostly_in_the_evening() -> None:
+def test_people_sign_up_within_their_hour_and_mostly_in_the_evening() -> None:
     by_local_hour = dict.fromkeys(range(24), 0)
     for hour in MONTH:
         found = people(hour)
@@ -113,12 +113,12 @@ def test_people_sign_up_within_their_hour_in_order_and_mostly_in_the_evening() -
     assert sum(by_local_hour[hour] for hour in range(5)) < by_local_hour[20]
 
 
-def test_the_rhythm_is_a_whole_day() -> None:
+def test_rhythm_adds_up_to_a_whole_day() -> None:
     assert sum(RHYTHM) == pytest.approx(1)
     assert len(RHYTHM) == 24
 
 
-def test_each_hour_has_one_of_three_formats_each_about_as_often() -> None:
+def test_each_hour_has_one_of_three_equally_frequent_email_formats() -> None:
     counts = dict.fromkeys(EmailFormat, 0)
     for hour in MONTH:
         counts[email_format(hour)] += 1
@@ -129,7 +129,7 @@ def test_each_hour_has_one_of_three_formats_each_about_as_often() -> None:
     assert min(counts.values()) > 180
 
 
-def test_addresses_are_made_of_the_name_also_when_it_is_not_ascii() -> None:
+def test_addresses_are_made_from_names_that_are_not_ascii() -> None:
     person = people(NOON)[0]._replace(first_name="Zoë Ánna", last_name="Tri-Utami")
     local = {style: with_email(person, style).email.split("@")[0] for style in EmailFormat}
     assert local[EmailFormat.FIRST_DOT_LAST] == "zoeanna.triutami"
@@ -142,7 +142,7 @@ def test_user_names_are_unique() -> None:
     assert len({user.username for user in users}) == len(users)
 
 
-def test_prices_are_round_rupiah_in_the_range_of_the_shop() -> None:
+def test_prices_are_round_rupiah_in_range() -> None:
     products = initial_products(date(2025, 6, 1)) + [p for hour in MONTH for p in new_products(hour)]
     assert len(products) > 200
     for product in products:
@@ -151,13 +151,13 @@ def test_prices_are_round_rupiah_in_the_range_of_the_shop() -> None:
     assert len({product.category for product in products}) == 12
 
 
-def test_the_initial_population_is_older_than_the_first_day() -> None:
+def test_initial_population_is_older_than_the_first_day() -> None:
     opening = datetime(2025, 6, 1, tzinfo=JAKARTA)
     for row in [*initial_users(date(2025, 6, 1)), *initial_products(date(2025, 6, 1))]:
         assert opening - timedelta(days=365) <= row.created_date < opening
 
 
-def test_a_price_changes_by_the_hour_and_the_product_alone() -> None:
+def test_new_price_depends_only_on_hour_and_product() -> None:
     listed = [Price(product.id, product.price) for product in initial_products(date(2025, 6, 1))]
     changes = {hour: reprices(hour, listed) for hour in MONTH[:72]}
     changed = [(hour, price) for hour, prices in changes.items() for price in prices]
@@ -175,7 +175,7 @@ def test_imported_products_keep_their_price() -> None:
     assert [reprices(hour, imported) for hour in MONTH[:24]] == [[]] * 24
 
 
-def test_prices_stay_in_range_however_long_they_wander() -> None:
+def test_prices_stay_in_range_after_many_changes() -> None:
     price = Price(FIRST_SIMULATED_ID, Decimal(19_900_000))
     seen = []
     for n in range(10_000):

@@ -1,4 +1,4 @@
-"""The live producer: its rate, its fresh lists, its patience with PostgreSQL, its end."""
+"""The live producer: rate, refreshed users and prices, PostgreSQL outages, stopping."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def orders_in(topic: JsonlTopic) -> list[Order]:
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, f"not so within {seconds} s"
         time.sleep(0.02)
 
 
@@ -64,7 +64,7 @@ class Running:
         return time.monotonic() - began
 
 
-def test_orders_come_at_the_rate_with_their_truth(database: str, topic: JsonlTopic, tmp_path: Path) -> None:
+def test_producer_publishes_at_its_rate_with_truth(database: str, topic: JsonlTopic, tmp_path: Path) -> None:
     open_shop(database)
     truth = tmp_path / "truth.jsonl"
     live = Producer(database, topic, 200, ground_truth=truth, fraud_share=0.2, steady=True, seed=4)
@@ -75,7 +75,7 @@ def test_orders_come_at_the_rate_with_their_truth(database: str, topic: JsonlTop
         took = time.monotonic() - began
     orders = orders_in(topic)
     assert running.produced == len(orders)
-    # Two orders in a hundred wait for a later moment of their episode, and the rest is chance.
+    # About 2 % of the orders are due later in their episode; the rest of the margin is chance.
     assert 0.6 * 200 * took < len(orders) < 1.3 * 200 * took
     ids = [order.id for order in orders]
     assert ids == sorted(set(ids))
@@ -87,13 +87,13 @@ def test_orders_come_at_the_rate_with_their_truth(database: str, topic: JsonlTop
         assert 1 <= order.user_id <= 10
 
 
-def test_it_ends_after_as_many_orders_as_asked(database: str, topic: JsonlTopic) -> None:
+def test_producer_ends_after_the_requested_number_of_orders(database: str, topic: JsonlTopic) -> None:
     open_shop(database)
     assert Producer(database, topic, 5_000, steady=True).run(max_orders=137) == 137
     assert len(orders_in(topic)) == 137
 
 
-def test_it_waits_for_the_first_users_and_products(database: str, topic: JsonlTopic, caplog) -> None:
+def test_producer_waits_for_the_first_users_and_products(database: str, topic: JsonlTopic, caplog) -> None:
     caplog.set_level(logging.WARNING)
     with Running(Producer(database, topic, 100, steady=True)):
         until(lambda: "no users or no products yet" in caplog.text)
@@ -104,7 +104,7 @@ def test_it_waits_for_the_first_users_and_products(database: str, topic: JsonlTo
     assert {(order.user_id, order.product_id) for order in orders_in(topic)} == {(3, 4)}
 
 
-def test_new_users_and_prices_are_taken_up(database: str, topic: JsonlTopic, monkeypatch) -> None:
+def test_producer_picks_up_new_users_and_prices(database: str, topic: JsonlTopic, monkeypatch) -> None:
     monkeypatch.setattr(producer_module, "REFRESH_SECONDS", 0.2)
     open_shop(database, users=1, products=1)
     with Running(Producer(database, topic, 200, steady=True)):
@@ -114,7 +114,7 @@ def test_new_users_and_prices_are_taken_up(database: str, topic: JsonlTopic, mon
         until(lambda: any(o.user_id == 2 and o.amount == 7000 * o.quantity for o in orders_in(topic)))
 
 
-def test_it_outlives_postgres_and_produces_meanwhile(
+def test_producer_keeps_producing_while_postgres_is_down(
     postgres, database: str, topic: JsonlTopic, monkeypatch, caplog
 ) -> None:
     monkeypatch.setattr(producer_module, "REFRESH_SECONDS", 0.2)
@@ -123,7 +123,7 @@ def test_it_outlives_postgres_and_produces_meanwhile(
     with Running(Producer(database, topic, 100, steady=True)):
         until(lambda: topic.end() > 0)
         postgres.down()
-        until(lambda: "PostgreSQL is not there" in caplog.text)
+        until(lambda: "PostgreSQL is unreachable" in caplog.text)
         end = topic.end()
         until(lambda: topic.end() > end)
         postgres.up()
@@ -132,20 +132,20 @@ def test_it_outlives_postgres_and_produces_meanwhile(
     assert "password" not in caplog.text
 
 
-def test_a_server_that_is_away_at_the_start_is_waited_for(
+def test_producer_waits_for_a_server_that_is_down_at_the_start(
     postgres, database: str, topic: JsonlTopic, caplog
 ) -> None:
     caplog.set_level(logging.WARNING)
     open_shop(database)
     postgres.down()
     with Running(Producer(database, topic, 100, steady=True)) as running:
-        until(lambda: caplog.text.count("PostgreSQL is not there") >= 2)
+        until(lambda: caplog.text.count("PostgreSQL is unreachable") >= 2)
         postgres.up()
         until(lambda: topic.end() > 0)
         assert running.stop() < 1
 
 
-def test_a_full_disk_ends_it_with_the_error(database: str, tmp_path: Path) -> None:
+def test_full_disk_ends_the_producer_with_the_error(database: str, tmp_path: Path) -> None:
     class FullTopic(JsonlTopic):
         def publish(self, lines):
             raise OSError(28, "No space left on device")
@@ -156,6 +156,6 @@ def test_a_full_disk_ends_it_with_the_error(database: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("rate", "share"), [(0, 0.1), (-1, 0.1), (float("nan"), 0.1), (1, 1.5), (1, -0.1)])
-def test_rates_and_shares_that_cannot_be(rate: float, share: float, topic: JsonlTopic) -> None:
+def test_impossible_rates_and_shares_are_refused(rate: float, share: float, topic: JsonlTopic) -> None:
     with pytest.raises(ValueError, match=r"must be (above|from) 0"):
         Producer("unused", topic, rate, fraud_share=share)

@@ -1,4 +1,4 @@
-"""Simulated orders: amounts, rhythm, fraud patterns and their ground truth, ids, sameness."""
+"""Simulated orders: amounts, rhythm, fraud patterns and their ground truth, ids, determinism."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def local_hour(placed: Placed) -> int:
     return placed.order.created_date.astimezone(JAKARTA).hour
 
 
-def test_a_range_has_exactly_as_many_orders_as_asked_and_the_same_each_time() -> None:
+def test_orders_between_has_the_requested_number_and_is_deterministic() -> None:
     assert len(WEEK) == 14_000
     assert week() == WEEK
-    # Days are alike in any range, and do not depend on the order in which the market was read.
+    # A day has the same orders in any range, whatever the order in which the market was read.
     shuffled = Market(Random(1).sample(USERS, len(USERS)), Random(2).sample(LISTINGS, len(LISTINGS)))
     day = START + timedelta(days=3)
     again = [p for hour in orders_between(shuffled, day, day + timedelta(days=1), 2_000) for p in hour]
     assert again == [p for p in WEEK if day <= p.order.created_date < day + timedelta(days=1)]
 
 
-def test_every_order_is_of_an_existing_user_and_product_and_costs_price_times_quantity() -> None:
+def test_every_order_has_an_existing_user_and_product_and_costs_price_times_quantity() -> None:
     users = {user.id for user in USERS}
     for order, _ in WEEK:
         assert order.user_id in users
@@ -73,7 +73,7 @@ def test_every_order_is_of_an_existing_user_and_product_and_costs_price_times_qu
         assert decode(encode(order)) == order
 
 
-def test_ids_follow_time_and_never_meet_those_of_a_live_producer() -> None:
+def test_ids_follow_time_and_never_collide_with_a_live_producer() -> None:
     ids = [placed.order.id for placed in WEEK]
     assert ids == sorted(set(ids))
     for order, _ in WEEK:
@@ -82,7 +82,7 @@ def test_ids_follow_time_and_never_meet_those_of_a_live_producer() -> None:
         assert sequence >= OrderIds.SEQUENCE // 2
 
 
-def test_ids_are_unique_also_when_the_milliseconds_are_crowded() -> None:
+def test_ids_are_unique_in_crowded_milliseconds() -> None:
     placed = orders_of_hour(MARKET, START + 20 * HOUR, 30_000)
     ids = [item.order.id for item in placed]
     assert len(ids) == 30_000
@@ -98,14 +98,14 @@ def test_orders_follow_the_rhythm_of_the_day() -> None:
     assert counts[12] > counts[15]
 
 
-def test_the_share_of_fraud_is_the_one_asked_for() -> None:
+def test_fraud_share_is_the_requested_one() -> None:
     for share in (0.0, 0.03, 0.2, 1.0):
         placed = week(share)
         fraud = sum(item.pattern is not None for item in placed) / len(placed)
         assert fraud == pytest.approx(share, abs=0.005 + share / 10)
 
 
-def test_most_honest_orders_are_paid_as_usual_from_home_and_small() -> None:
+def test_most_honest_orders_are_small_domestic_and_paid_by_default() -> None:
     honest = by_pattern(WEEK)[None]
     defaults = {user.id: user.default_payment for user in USERS}
     usual = sum(defaults[o.user_id] == o.payment_method for o, _ in honest) / len(honest)
@@ -115,7 +115,7 @@ def test_most_honest_orders_are_paid_as_usual_from_home_and_small() -> None:
     assert max(o.amount for o, _ in honest) <= Decimal(20_000_000)
 
 
-def test_each_pattern_is_what_its_name_says() -> None:
+def test_each_fraud_pattern_is_what_its_name_says() -> None:
     found = by_pattern(week(0.2))
     assert set(found) == {None, *PATTERNS}
     for placed in found["night_bulk"]:
@@ -132,17 +132,17 @@ def test_each_pattern_is_what_its_name_says() -> None:
     assert 0.5 < sum(abroad) / len(abroad) < 0.8
 
 
-def test_rapid_fire_is_many_orders_of_one_user_within_seconds() -> None:
+def test_rapid_fire_is_several_orders_of_one_user_seconds_apart() -> None:
     times: dict[int, list[datetime]] = defaultdict(list)
     for order, _ in by_pattern(WEEK)["rapid_fire"]:
         times[order.user_id].append(order.created_date)
     gaps = [later - earlier for found in times.values() for earlier, later in pairwise(sorted(found))]
     quick = [gap for gap in gaps if gap <= timedelta(seconds=25)]
-    # The first order of an episode follows nothing: at least four in five gaps are within one.
+    # The other gaps lie between episodes: at least four in five are within one.
     assert len(quick) > 0.8 * len(gaps) > 0
 
 
-def test_the_order_itself_does_not_say_what_it_is() -> None:
+def test_order_does_not_reveal_its_pattern() -> None:
     fields = {b"id", b"user_id", b"product_id", b"quantity", b"amount", b"payment_method", b"country"}
     for order, pattern in by_pattern(WEEK)["wallet_drain"]:
         line = encode(order)
@@ -150,12 +150,12 @@ def test_the_order_itself_does_not_say_what_it_is() -> None:
         assert set(line.split(b'"')[1::2]) >= fields
 
 
-def test_some_users_commit_fraud_again_and_again() -> None:
+def test_some_users_commit_fraud_repeatedly() -> None:
     counts = Counter(order.user_id for order, pattern in WEEK if pattern not in (None, "account_takeover"))
     assert sum(count >= 3 for count in counts.values()) >= 10
 
 
-def test_only_users_and_products_that_were_there_take_part_at_the_price_of_that_time() -> None:
+def test_orders_use_users_products_and_prices_of_their_time() -> None:
     noon = START + 12 * HOUR
     late_user = Shopper(2, "OVO", noon + timedelta(minutes=30))
     listings = [
@@ -173,13 +173,13 @@ def test_only_users_and_products_that_were_there_take_part_at_the_price_of_that_
     assert {o.user_id for o, _ in orders_of_hour(market, noon + HOUR, 400, fraud_share=0)} == {1, 2}
 
 
-def test_a_price_known_only_later_serves_for_the_time_before() -> None:
+def test_first_known_price_applies_to_the_time_before() -> None:
     market = Market([Shopper(1, None, START)], [Listing(1, Decimal("5.00"), START + 9 * HOUR, START)])
     (placed,) = orders_of_hour(market, START, 1, fraud_share=0)
     assert placed.order.amount == 5 * placed.order.quantity
 
 
-def test_who_comes_later_changes_nothing_about_the_orders_before() -> None:
+def test_later_users_and_products_do_not_change_earlier_orders() -> None:
     later = Market(
         [*USERS, Shopper(5, "OVO", START + timedelta(minutes=70))],
         [*LISTINGS, Listing(5, Decimal(1), START + timedelta(minutes=70), START + timedelta(minutes=70))],
@@ -188,7 +188,7 @@ def test_who_comes_later_changes_nothing_about_the_orders_before() -> None:
     assert list(orders_between(later, START, end, 9_999)) == list(orders_between(MARKET, START, end, 9_999))
 
 
-def test_a_cut_hour_has_the_beginning_of_the_whole_one() -> None:
+def test_partial_hour_has_the_first_orders_of_the_whole_hour() -> None:
     whole = orders_of_hour(MARKET, START + 20 * HOUR, orders_per_hour(2_000)[20])
     end = START + 20 * HOUR + timedelta(minutes=25)
     *_, cut = orders_between(MARKET, START, end, 2_000)
@@ -196,21 +196,21 @@ def test_a_cut_hour_has_the_beginning_of_the_whole_one() -> None:
     assert 0 < len(cut) < len(whole)
 
 
-def test_an_hour_before_the_market_opens_has_no_orders() -> None:
+def test_hours_before_the_first_user_have_no_orders() -> None:
     market = Market([Shopper(1, None, START + 2 * HOUR)], LISTINGS)
     counts = [len(hour) for hour in orders_between(market, START, START + 4 * HOUR, 24_000)]
     assert counts[:2] == [0, 0]
     assert counts[2] == orders_per_hour(24_000)[2]
 
 
-def test_an_empty_market_and_years_before_ids_are_refused() -> None:
+def test_empty_market_and_years_before_2020_are_refused() -> None:
     with pytest.raises(LookupError, match="no users or no products at 2025-06-01"):
         orders_of_hour(Market([], LISTINGS), START, 1)
     with pytest.raises(ValueError, match="order ids begin in 2020"):
         orders_of_hour(MARKET, datetime(2019, 12, 31, 22, tzinfo=UTC), 1)
 
 
-def test_live_orders_are_placed_when_they_are_due() -> None:
+def test_live_orders_are_placed_when_due() -> None:
     shoppers, ids = LiveShoppers(Random(5), fraud_share=1.0), OrderIds()
     now = datetime(2025, 6, 1, 5, tzinfo=UTC)
     begun = sum(shoppers.begin(MARKET, now) for _ in range(50))
