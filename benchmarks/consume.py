@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 import psycopg2
 
-from streaming.consumer import Consumer, prepare_process
+from streaming.consumer import Consumer
+from streaming.consumer_loop import tune_interpreter
 from streaming.decode import decode
 from streaming.rules import RULES_PATH, RuleBook
 from streaming.topics import jsonl
@@ -76,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.poll:
         jsonl.POLL_SECONDS = arguments.poll  # type: ignore[misc]
-    prepare_process()
+    tune_interpreter()
     make = PerOrder if arguments.per_order else Consumer
     consumer = make(
         os.environ["BENCHMARK_URL"],

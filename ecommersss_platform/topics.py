@@ -8,7 +8,7 @@ from streaming.topics.jsonl import JsonlTopic
 
 if TYPE_CHECKING:
     from ecommersss_platform.settings import Settings
-    from streaming.consumer import ConsumerLoop
+    from streaming.consumer_loop import ConsumerLoop
     from streaming.topics.pubsub import PubSubTopic
 
 TOPIC = "orders"

@@ -1,4 +1,4 @@
-"""The base of every error that is meant for a person rather than for a debugger."""
+"""The base class of errors that are meant for people rather than for a debugger."""
 
 
 class PlatformError(Exception):
@@ -6,3 +6,11 @@ class PlatformError(Exception):
 
     The command line prints the text alone, without a traceback.
     """
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error's text, without the rows and statements that databases quote below.
+
+    An error without text is named by its type.
+    """
+    return str(error).strip().partition("\n")[0] or type(error).__name__

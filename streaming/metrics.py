@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
-    from streaming.consumer import ConsumerLoop
+    from streaming.consumer_loop import ConsumerLoop
 
 logger = logging.getLogger(__name__)
 

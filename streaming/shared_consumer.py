@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from streaming.consumer import COLLISIONS, ConsumerLoop, utc_now
+from streaming.consumer_loop import COLLISIONS, ConsumerLoop, utc_now
 from streaming.database.shared import SharedOrderStore
 from streaming.database.store import Collision
 from streaming.decisions import Candidate, Decision, candidates, decide
@@ -97,9 +97,9 @@ class SharedConsumer(ConsumerLoop):
         began = time.monotonic()
         decision, self.position = self._store(batch)
         self._pulled.acknowledge(batch)
-        self._count(decision, len(batch), began)
+        self._record(decision, len(batch), began)
 
-    def _pass_on(self) -> None:
+    def _after_read(self) -> None:
         if self.tail is not None:
             self.tail.advance(self.store)
 

@@ -288,13 +288,13 @@ def consume(
     """
     from ecommersss_platform.instance.databases import operational_database
     from ecommersss_platform.topics import fraud_consumer
-    from streaming.consumer import prepare_process
+    from streaming.consumer_loop import tune_interpreter
     from streaming.database import migrate
     from streaming.metrics import served
 
     settings = _settings()
     configure_logging(settings.log_format)
-    prepare_process()
+    tune_interpreter()
     with operational_database(settings) as url:
         migrate(url)
         consumer = fraud_consumer(settings, url)

@@ -526,5 +526,5 @@ def test_sigterm_during_a_stall_ends_at_once_and_loses_nothing(
         signal_all(stopped, signal.SIGCONT)
         consumer.kill()
         consumer.wait()
-    assert "PostgreSQL did not finish the batch in work within 1.5 s" in stream.logged()
+    assert "PostgreSQL did not finish the current batch within 1.5 s" in stream.logged()
     stream.finish()

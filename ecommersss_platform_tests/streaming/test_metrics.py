@@ -17,8 +17,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ecommersss_platform.local.ui import free_port
-from streaming.consumer import Counters
-from streaming.counters import Distribution
+from streaming.counters import Counters, Distribution
+from streaming.decisions import Decision
 from streaming.metrics import HOST, figures, registry, served
 from streaming.orders import REASONS
 from streaming.rules import RuleBook
@@ -56,8 +56,8 @@ def busy() -> Any:
         duplicates=2,
         retried=1,
     )
-    counters.took(7, 0.004)
-    counters.took(10, 0.03)
+    counters.record(Decision(), 7, 0.004)
+    counters.record(Decision(), 10, 0.03)
     return consumer(counters=counters)
 
 
