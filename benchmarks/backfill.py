@@ -20,6 +20,7 @@ from typing import Any
 
 from ecommersss_platform.dbt import project as dbt
 from ecommersss_platform.instance.databases import dagster_storage, operational_database
+from ecommersss_platform.instance.home import record_first_day
 from ecommersss_platform.local.stack import prepare
 from ecommersss_platform.materialize import materialize
 from ecommersss_platform.partitions import Days
@@ -46,7 +47,7 @@ def _measured(settings: Settings, days: int, orders_per_day: int) -> dict[str, A
     now = datetime.now(UTC)
     last = business_day(now) - timedelta(days=1)
     month = Days.between(last - timedelta(days=days - 1), last)
-    settings.record_first_day(month.first)
+    record_first_day(settings, month.first)
     with operational_database(settings) as url, dagster_storage(settings) as dagster:
         prepare(settings)
         simulate_history(url, orders_topic(settings), month.first, month.end_instant, orders_per_day)

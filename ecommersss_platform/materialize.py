@@ -21,12 +21,8 @@ from datetime import UTC, date, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ecommersss_platform.instance.dagster_home import (
-    HOST_TAG,
-    dagster_instance,
-    environment,
-    fail_orphaned_runs,
-)
+from ecommersss_platform.instance.dagster_home import dagster_instance, environment
+from ecommersss_platform.instance.runs import HOST_TAG, fail_orphaned_runs
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from streaming.business_days import business_day

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -204,19 +203,3 @@ class Settings(BaseSettings):
             return date.fromisoformat(self.first_day_path.read_text().strip())
         except FileNotFoundError:
             return business_day(now or datetime.now().astimezone()) - timedelta(days=HISTORY_DAYS)
-
-    def record_first_day(self, wanted: date | None = None) -> date:
-        """Make the home and write its first day down, once, so that partitions never move. Idempotent.
-
-        `wanted`: the first day of a home that is new; without it a week before today.
-        """
-        if wanted is None or self.first_day is not None or self.first_day_path.exists():
-            day = self.first_partition_day()
-        else:
-            day = wanted
-        self.home.mkdir(parents=True, exist_ok=True)
-        if self.first_day is None and not self.first_day_path.exists():
-            temporary = self.first_day_path.with_suffix(f".{os.getpid()}")
-            temporary.write_text(f"{day}\n")
-            temporary.replace(self.first_day_path)
-        return day

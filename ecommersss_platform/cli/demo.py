@@ -42,6 +42,7 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
     because its own producer and consumer do the same work then.
     """
     from ecommersss_platform.instance.databases import dagster_storage, operational_database
+    from ecommersss_platform.instance.home import record_first_day
     from ecommersss_platform.local.stack import prepare, running
     from ecommersss_platform.topics import flagged_stream, fraud_consumer, orders_topic
     from ecommersss_platform.warehouse import make_warehouse
@@ -55,7 +56,7 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
     now = datetime.now(UTC)
     today = business_day(now)
     wanted = today - timedelta(days=days - 1)
-    first = max(wanted, settings.record_first_day(wanted))
+    first = max(wanted, record_first_day(settings, wanted))
     typer.echo(f"The platform's home is {settings.home}.")
     with operational_database(settings, typer.echo) as url, dagster_storage(settings):
         with _step(1, "Prepare: database schema, Dagster home, dbt manifest"):

@@ -43,8 +43,9 @@ def prepare_databases(settings: Settings) -> str:
 
 def fail_dead_runs(settings: Settings) -> list[str]:
     """Mark runs as failed whose processes on this machine (in this container) are gone; their ids."""
-    from ecommersss_platform.instance.dagster_home import dagster_instance, fail_orphaned_runs
+    from ecommersss_platform.instance.dagster_home import dagster_instance
     from ecommersss_platform.instance.databases import dagster_storage
+    from ecommersss_platform.instance.runs import fail_orphaned_runs
 
     with dagster_storage(settings) as url, dagster_instance(settings, url) as instance:
         return fail_orphaned_runs(instance)

@@ -1,4 +1,4 @@
-"""Which PostgreSQL to use: the one that a setting names, else the embedded one."""
+"""Choose the PostgreSQL to use: the one that a setting names, else the embedded server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ecommersss_platform.settings import Settings
 
 
 def embedded_server(settings: Settings) -> EmbeddedPostgres:
-    """The embedded server of this home. Nothing is started or written."""
+    """Return the embedded server of this home, without starting or writing anything."""
     return EmbeddedPostgres(
         settings.postgres_dir, log=settings.logs_dir / "postgres.log", account=settings.postgres_account
     )
@@ -18,10 +18,10 @@ def embedded_server(settings: Settings) -> EmbeddedPostgres:
 
 @contextmanager
 def operational_database(settings: Settings, say: Say | None = None) -> Iterator[str]:
-    """The URL of the database with users, products and orders, which is up for as long as the block lasts.
+    """Yield the URL of the operational database, which stays up for the block.
 
-    An embedded server that nobody else uses is started for the block and stopped after it; `say` hears what
-    takes long. Raises `ServerError` when it cannot be started.
+    If nobody else uses the embedded server, it is started for the block and stopped afterwards. `say` gets
+    messages about slow steps. Raises `ServerError` if the server cannot be started.
     """
     with _database(settings, settings.database_url, OPERATIONAL, say) as url:
         yield url
@@ -29,21 +29,21 @@ def operational_database(settings: Settings, say: Say | None = None) -> Iterator
 
 @contextmanager
 def dagster_storage(settings: Settings, say: Say | None = None) -> Iterator[str]:
-    """The URL of the database for Dagster's own storage, up as in `operational_database`."""
+    """Yield the URL of the database of Dagster's storage, which stays up as in `operational_database`."""
     with _database(settings, settings.dagster_url, DAGSTER, say) as url:
         yield url
 
 
 def database_url(settings: Settings) -> str:
-    """The URL of the database with users, products and orders, without starting anything.
+    """Return the URL of the operational database, without starting anything.
 
-    Raises `NotUp` when it would be the embedded server's and that one does not run.
+    Raises `NotUp` if that is the embedded server and it does not run.
     """
     return settings.database_url or _running(settings).url(OPERATIONAL)
 
 
 def dagster_url(settings: Settings) -> str:
-    """The URL of the database for Dagster's own storage, as `database_url`."""
+    """Return the URL of the database of Dagster's storage. Raises `NotUp` as `database_url` does."""
     return settings.dagster_url or _running(settings).url(DAGSTER)
 
 
@@ -59,7 +59,7 @@ def _database(settings: Settings, url: str | None, name: str, say: Say | None) -
 def _running(settings: Settings) -> EmbeddedPostgres:
     server = embedded_server(settings)
     if server.pid() is None:
-        server.port()  # says it when there never was one
+        server.port()  # raises if there never was a server
         raise NotUp(
             f"PostgreSQL in {server.directory} is not running: start the platform with `ecommersss up`"
         )

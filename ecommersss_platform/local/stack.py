@@ -15,21 +15,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ecommersss_platform.instance.dagster_home import environment, prepare_dagster_home
+from ecommersss_platform.instance.dagster_home import ensure_dagster_home, environment
 from ecommersss_platform.instance.databases import dagster_storage, embedded_server, operational_database
+from ecommersss_platform.instance.home import record_first_day
 from ecommersss_platform.local import ui
 from ecommersss_platform.local.first_run import first_run_history
 from ecommersss_platform.local.locks import FileLock
 from ecommersss_platform.local.postgres import DAGSTER, EmbeddedPostgres
+from ecommersss_platform.local.processes import created, end_processes, is_same
 from ecommersss_platform.local.supervision import (
     MARK,
     Child,
     Process,
     State,
     Supervisor,
-    created,
-    end_processes,
-    is_same,
     leftovers,
     shown,
 )
@@ -58,8 +57,8 @@ def prepare(settings: Settings) -> None:
     from ecommersss_platform.dbt.project import prepare_manifest
     from streaming.database import migrate
 
-    settings.record_first_day()
-    prepare_dagster_home(settings)
+    record_first_day(settings)
+    ensure_dagster_home(settings)
     with operational_database(settings) as url:
         migrate(url)
     prepare_manifest(settings)
@@ -72,7 +71,7 @@ def up(settings: Settings, *, rate: float = 2.0, orders_per_day: int = 2000) -> 
     Returns the exit code: 1 when the home is already up, 0 after a clean end. For the main thread. Raises
     `PlatformError` when it cannot be prepared.
     """
-    settings.record_first_day()
+    record_first_day(settings)
     lock = FileLock(settings.home / "up.lock")
     if not lock.acquire(wait=False):
         _tell("up", _already(settings))

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import psutil
 
+from ecommersss_platform.local.processes import is_same
 from streaming.errors import PlatformError
 
 Say = Callable[[str, str], None]
@@ -350,39 +351,6 @@ def leftovers(mark: str, known: Iterable[tuple[int, float]]) -> list[psutil.Proc
     return found
 
 
-def end_processes(processes: Sequence[psutil.Process], timeout: float = 20.0) -> None:
-    """Ask the processes to end, and kill those that have not after `timeout` seconds."""
-    for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 10.0)):
-        for process in processes:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(number)
-        deadline = time.monotonic() + patience
-        while processes := [process for process in processes if _alive(process)]:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.03)
-        if not processes:
-            return
-    raise PlatformError(f"processes do not end: {[process.pid for process in processes]}")
-
-
-def created(pid: int) -> float | None:
-    """When the process was created, seconds since the epoch, None when there is none."""
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.Error:
-        return None
-
-
-def is_same(pid: int, created_at: float) -> bool:
-    """Whether the process is the one that had been created then, and not a later one with its id.
-
-    The creation time is counted from the boot time, which moves a little when the clock is set.
-    """
-    now = created(pid)
-    return now is not None and abs(now - created_at) < 2.0
-
-
 def rotate(log: Path, limit: int = _LOG_LIMIT) -> None:
     """Keep a log that has grown beyond `limit` bytes as `<name>.1`, and empty it.
 
@@ -422,13 +390,6 @@ def shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _signal_name(number: int) -> str:

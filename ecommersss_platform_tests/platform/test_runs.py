@@ -39,10 +39,10 @@ from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.instance.dagster_home import (
     announce_pool,
     dagster_instance,
+    ensure_dagster_home,
     environment,
-    fail_orphaned_runs,
-    prepare_dagster_home,
 )
+from ecommersss_platform.instance.runs import fail_orphaned_runs
 from ecommersss_platform.jobs import MARKETPLACE_DAYS
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.materialize import Kind, MaterializeError, Progress, materialize
@@ -233,9 +233,9 @@ def test_the_instance_is_what_its_template_says(platform: Platform) -> None:
     ],
 )
 def test_runs_at_once_are_a_setting(wanted: dict[str, Any], at_once: int, tmp_path: Path) -> None:
-    prepare_dagster_home(Settings(home=tmp_path, concurrent_runs=7))
+    ensure_dagster_home(Settings(home=tmp_path, concurrent_runs=7))
     settings = Settings(home=tmp_path, **wanted)
-    prepare_dagster_home(settings)
+    ensure_dagster_home(settings)
     written = yaml.safe_load((settings.dagster_home / "dagster.yaml").read_text())
     assert written["concurrency"]["runs"] == {"max_concurrent_runs": at_once}
 

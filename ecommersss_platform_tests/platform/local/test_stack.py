@@ -22,6 +22,7 @@ import psycopg2
 import pytest
 
 from ecommersss_platform.instance.databases import database_url, embedded_server
+from ecommersss_platform.instance.home import record_first_day
 from ecommersss_platform.local import first_run as history
 from ecommersss_platform.local import stack
 from ecommersss_platform.local.postgres import NotUp
@@ -361,7 +362,7 @@ def test_commands_beside_it_leave_its_postgresql_alone(start: Callable[..., Up])
 
 def past(home: Path) -> Settings:
     settings = Settings(home=home, first_day=(datetime.now(UTC) - timedelta(days=2)).date())
-    settings.record_first_day()
+    record_first_day(settings)
     return settings
 
 
