@@ -23,7 +23,7 @@ from streaming.consumer import Consumer
 from streaming.consumer_loop import tune_interpreter
 from streaming.decode import decode
 from streaming.rules import RULES_PATH, RuleBook
-from streaming.topics import jsonl
+from streaming.topics import jsonl_reader
 from streaming.topics.jsonl import JsonlTopic
 
 SAMPLE_SECONDS = 0.25
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--per-order", action="store_true", help="the simple way instead")
     arguments = parser.parse_args()
     if arguments.poll:
-        jsonl.POLL_SECONDS = arguments.poll  # type: ignore[misc]
+        jsonl_reader.POLL_SECONDS = arguments.poll  # type: ignore[misc]
     tune_interpreter()
     make = PerOrder if arguments.per_order else Consumer
     consumer = make(

@@ -34,7 +34,8 @@ from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import flagged_stream
 from streaming.business_days import JAKARTA, business_day
 from streaming.orders import decode_flagged
-from streaming.topics.jsonl import JsonlTopic, TopicTruncated
+from streaming.topics.jsonl import JsonlTopic
+from streaming.topics.jsonl_reader import TopicTruncated
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition

@@ -1,6 +1,6 @@
 """Removing old segments of the two streams: who reads them and how far, and the daily job.
 
-The decision is `streaming.topics.retention.decide`; this fetches what it needs to know.
+The decision is `streaming.topics.retention.judge_segments`; this fetches what it needs to know.
 
 | stream | readers |
 |---|---|
@@ -25,7 +25,7 @@ from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import FLAGGED, TOPIC, flagged_stream
 from streaming.database import connect
 from streaming.topics.jsonl import JsonlTopic
-from streaming.topics.retention import Verdict, decide, segments_of, trim
+from streaming.topics.retention import Judgement, judge_segments, list_segments, remove_segments
 
 TOPIC_RETENTION = "topic_retention"
 
@@ -36,20 +36,20 @@ class Plan:
 
     name: str
     topic: JsonlTopic
-    verdicts: list[Verdict]
+    judgements: list[Judgement]
 
     def as_rows(self) -> list[dict[str, Any]]:
         """A row a segment, for people and programs; times in UTC."""
         return [
             {
                 "stream": self.name,
-                "position": verdict.segment.begin,
-                "bytes": verdict.segment.bytes,
-                "changed": verdict.segment.changed.isoformat(timespec="seconds"),
-                "removable": verdict.removable,
-                "why": verdict.why,
+                "position": judgement.segment.begin,
+                "bytes": judgement.segment.bytes,
+                "changed": judgement.segment.changed.isoformat(timespec="seconds"),
+                "removable": judgement.removable,
+                "why": judgement.reason,
             }
-            for verdict in self.verdicts
+            for judgement in self.judgements
         ]
 
 
@@ -83,12 +83,12 @@ def plan(
 
 def _plan(name: str, topic: JsonlTopic, readers: Mapping[str, int | None], days: int, now: datetime) -> Plan:
     keep = timedelta(days=days) if days else None
-    return Plan(name, topic, decide(segments_of(topic), readers, keep, now))
+    return Plan(name, topic, judge_segments(list_segments(topic), readers, keep, now))
 
 
 def remove(plans: list[Plan]) -> dict[str, list[int]]:
     """Remove what the plans say; for each stream the segments that are gone. Raises `OSError`."""
-    return {planned.name: trim(planned.topic, planned.verdicts) for planned in plans}
+    return {planned.name: remove_segments(planned.topic, planned.judgements) for planned in plans}
 
 
 def sensor_position(instance: DagsterInstance) -> int | None:
@@ -114,9 +114,9 @@ def retention_job(settings: Settings) -> JobDefinition:
         removed = remove(plans)
         for planned in plans:
             gone = removed[planned.name]
-            kept = next((v for v in planned.verdicts if v.segment.begin not in gone), None)
-            why = f"; the one at {kept.segment.begin} stays: {kept.why}" if kept else ""
-            count = f"{len(gone)} of {len(planned.verdicts)} segments"
+            kept = next((v for v in planned.judgements if v.segment.begin not in gone), None)
+            why = f"; the one at {kept.segment.begin} stays: {kept.reason}" if kept else ""
+            count = f"{len(gone)} of {len(planned.judgements)} segments"
             context.log.info(f"{planned.name}: removed {count}{why}")
         context.add_output_metadata({f"{name}_removed": len(segments) for name, segments in removed.items()})
 

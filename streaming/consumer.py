@@ -25,7 +25,8 @@ from streaming.flagged import FlaggedStream
 from streaming.history import History, MemoryHistory
 from streaming.rules import RuleBook, RuleFile
 from streaming.topics import Batch
-from streaming.topics.jsonl import EndMoved, JsonlTopic, TopicTruncated
+from streaming.topics.jsonl import EndMoved, JsonlTopic
+from streaming.topics.jsonl_reader import TopicTruncated
 
 logger = logging.getLogger(__name__)
 

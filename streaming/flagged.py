@@ -15,7 +15,8 @@ from typing import Protocol
 
 from streaming.database.store import Emission
 from streaming.orders import Flagged, decode_flagged, encode_all_flagged, encode_flagged
-from streaming.topics.jsonl import EndMoved, JsonlTopic, TopicTruncated
+from streaming.topics.jsonl import EndMoved, JsonlTopic
+from streaming.topics.jsonl_reader import TopicTruncated
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,8 @@ from streaming.errors import PlatformError
 from streaming.flagged_tail import FlaggedTail
 from streaming.history import FreshHistory
 from streaming.rules import RuleBook, RuleFile
-from streaming.topics import Batch
+from streaming.topics import Batch, Delivery, Queue, QueueReader
 from streaming.topics.jsonl import JsonlTopic
-from streaming.topics.pubsub import Delivered, PubSubReader, PubSubTopic
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class SharedConsumer(ConsumerLoop):
     def __init__(
         self,
         url: str,
-        topic: PubSubTopic,
+        topic: Queue,
         flagged: JsonlTopic | None,
         rules: RuleBook | RuleFile,
         *,
@@ -68,14 +67,14 @@ class SharedConsumer(ConsumerLoop):
         self.store = SharedOrderStore(url, topic_name, consumer)
         self.history = FreshHistory()
         self._silence = silence
-        self._pulled: PubSubReader | None = None
+        self._pulled: QueueReader | None = None
 
     def _begin(self) -> None:
         self.position = self.store.open()
         logger.info(
             'consuming topic "%s" through %s',
             self.store.topic,
-            self.topic.subscription_path,
+            self.topic.name,
             extra={"position": self.position, "rules_version": self.book.version},
         )
 
@@ -93,7 +92,7 @@ class SharedConsumer(ConsumerLoop):
 
     def _process(self, batch: Batch) -> None:
         assert self._pulled is not None
-        assert isinstance(batch, Delivered)
+        assert isinstance(batch, Delivery)
         began = time.monotonic()
         decision, self.position = self._store(batch)
         self._pulled.acknowledge(batch)
@@ -103,7 +102,7 @@ class SharedConsumer(ConsumerLoop):
         if self.tail is not None:
             self.tail.advance(self.store)
 
-    def _store(self, batch: Delivered) -> tuple[Decision, int]:
+    def _store(self, batch: Delivery) -> tuple[Decision, int]:
         """Decide about the batch and commit it; the decision, and the last position that it took."""
         decoded, invalid = candidates(batch)
         orders = [candidate.order for candidate in decoded]
@@ -119,7 +118,7 @@ class SharedConsumer(ConsumerLoop):
                 placed = [Candidate(positions[c.position], c.line, c.order) for c in decoded]
                 decision = decide(placed, stored, catalogue, self.history, self.book, self._clock())
             decision.rejected.extend(line.at(positions[line.position]) for line in invalid)
-            ids = {p: message.message_id for p, message in zip(positions, batch.messages, strict=True)}
+            ids = dict(zip(positions, batch.message_ids, strict=True))
             try:
                 new = self.store.put(decision.orders, decision.rejected, ids)
             except Collision:

@@ -208,7 +208,7 @@ def test_only_the_flagged_stream_has_segments_to_remove(platform: Platform) -> N
     consumer.run(once=True)
     [planned] = plan(platform.settings, platform.url, sensor_position=0)
     assert planned.name == "flagged_orders"
-    assert [verdict.removable for verdict in planned.verdicts] == [False]
+    assert [judgement.removable for judgement in planned.judgements] == [False]
 
 
 @on_emulator

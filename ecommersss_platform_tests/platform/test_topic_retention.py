@@ -144,11 +144,11 @@ def test_a_consumer_that_is_behind_keeps_what_it_needs(settings: Settings) -> No
     position = orders_topic(settings).segments()[4]
     execute(url, "INSERT INTO topic_positions VALUES ('orders', 'audit', %s)", (position,))
     [orders, _] = plan(settings, url, None)
-    assert [v.removable for v in orders.verdicts] == [True] * 4 + [False] * 6
-    assert f'the consumer "audit" is at position {position}' in orders.verdicts[4].why
+    assert [v.removable for v in orders.judgements] == [True] * 4 + [False] * 6
+    assert f'the consumer "audit" is at position {position}' in orders.judgements[4].reason
     execute(url, "DELETE FROM topic_positions")
     [orders, _] = plan(settings, url, None)
-    assert {v.why for v in orders.verdicts[:1]} == {"no reader of the topic is known"}
+    assert {v.reason for v in orders.judgements[:1]} == {"no reader of the topic is known"}
 
 
 def test_what_a_recovery_would_read_stays(settings: Settings) -> None:

@@ -1,12 +1,12 @@
-"""A topic at Google Pub/Sub: published in order for each user, read by any number of consumers at once.
+"""A queue at Google Pub/Sub: each user's orders stay in sequence, and any number of consumers share the work.
 
-Pub/Sub has no positions. It hands every message to one of the subscription's consumers, again and again until
-one of them acknowledges it, and at times once more after that. So a consumer stores first and acknowledges
-then, and what comes twice is known by its order id. The ordering key is the order's user: the messages of a
-user come in the order in which they were published, one at a time, to one consumer at a time.
+Pub/Sub delivers each message to one of the subscription's consumers, repeatedly until one acknowledges it,
+and sometimes once more after that. So a consumer stores first and acknowledges afterwards, and recognises an
+order that comes twice by its id. The ordering key is the order's user: messages of one user arrive in the
+sequence in which they were published, at one consumer at a time.
 
-Google's client library looks for the environment variable PUBSUB_EMULATOR_HOST (host:port): with it, messages
-go to an emulator and no credentials are looked for.
+If the environment variable PUBSUB_EMULATOR_HOST (host:port) is set, Google's client library sends messages to
+that emulator and looks for no credentials.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
-from streaming.errors import PlatformError
+from streaming.chunks import chunks
+from streaming.errors import PlatformError, first_line
 from streaming.orders import MAX_LINE_BYTES, Reference
-from streaming.topics import Batch
+from streaming.topics import Delivery
 
 if TYPE_CHECKING:
     from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
@@ -36,24 +36,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EMULATOR_VARIABLE: Final = "PUBSUB_EMULATOR_HOST"
-"""Google's own name: all of its client libraries look for it."""
+"""Google's own name for it, which all of its client libraries read."""
 
 PUBLISH_SECONDS: Final = 60.0
-"""How long the service may take to say that it has a message."""
+"""How long the service may take to confirm a message."""
 
 LEASE_SECONDS: Final = 10
-"""How long a message stays with a consumer that does not answer any more (the least that Pub/Sub allows). One
-that does answer keeps its messages for as long as it works on them."""
+"""How long a message stays with a consumer that no longer answers (the least that Pub/Sub allows). A consumer
+that answers keeps its messages for as long as it works on them."""
 
 _WINDOW = 500
-# Pub/Sub takes no message without data, but an empty line is a line.
+# Pub/Sub refuses a message without data or attributes, but an empty line is a line too.
 _EMPTY: Final = {"empty": "true"}
 _BYTES_AHEAD = 32 << 20
 _CLOSE_SECONDS = 5.0
 
 
 class TopicUnavailable(PlatformError):
-    """Pub/Sub refuses, or is not reached."""
+    """Pub/Sub refuses a request, or cannot be reached."""
 
 
 class _Keyed(msgspec.Struct):
@@ -61,17 +61,17 @@ class _Keyed(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered(Batch):
-    """Lines that Pub/Sub has handed to this consumer. `positions` only number them: 0, 1, 2..."""
+class _Pulled(Delivery):
+    """A delivery with the messages to acknowledge."""
 
     messages: list[Message] = field(default_factory=list)
 
 
 class PubSubTopic:
-    """A topic of a Google Cloud project, and the subscription that orders are read through.
+    """A topic of a Google Cloud project, and the subscription that orders are read from.
 
-    All three are plain names, such as "orders". Nothing is connected to before it is used. Consumers with the
-    same subscription share its messages.
+    `project`, `topic` and `subscription` are short names, such as "orders". Consumers with the same
+    subscription share its messages. Connects on first use.
     """
 
     def __init__(self, project: str, topic: str = "orders", subscription: str = "orders-fraud") -> None:
@@ -83,30 +83,33 @@ class PubSubTopic:
 
     @property
     def path(self) -> str:
-        """The topic's full name at Google."""
+        """The topic's full name."""
         return f"projects/{self.project}/topics/{self.topic}"
 
     @property
     def subscription_path(self) -> str:
-        """The subscription's full name at Google."""
+        """The subscription's full name."""
         return f"projects/{self.project}/subscriptions/{self.subscription}"
 
     @property
+    def name(self) -> str:
+        """The subscription's full name: it is what consumers read from."""
+        return self.subscription_path
+
+    @property
     def emulator(self) -> str | None:
-        """The emulator that takes Google's place (host:port), if one does."""
+        """The address of the emulator (host:port) that replaces the service, if one is set."""
         return os.environ.get(EMULATOR_VARIABLE) or None
 
     def publish(self, lines: Iterable[bytes]) -> None:
-        """Publish lines; each is at Pub/Sub, replicated, when this returns.
+        """Publish lines; Pub/Sub has replicated each of them when this returns.
 
-        Lines of one user are kept in order; lines that show no user have none. Of a line that is too long to
-        be an order, the beginning is published that shows it. Raises `TopicUnavailable`: each of the lines
-        may or may not be published then, and publishing all of them again does no harm, since orders are
-        known by their ids.
+        Lines of one user stay in sequence; lines without a user have none. A line too long to be an order is
+        cut to a length that still shows it. If this raises `TopicUnavailable`, some of the lines may be
+        published: publishing all of them again is safe, since consumers recognise orders by their ids.
         """
         publisher = self._connected_publisher()
-        remaining = iter(lines)
-        while window := list(islice(remaining, _WINDOW)):
+        for window in chunks(lines, _WINDOW):
             keys = [ordering_key(line) for line in window]
             futures = [
                 publisher.publish(
@@ -120,13 +123,13 @@ class PubSubTopic:
                     future.result(timeout=0.001 if failure else PUBLISH_SECONDS)
                 except Exception as error:
                     failure = failure or error
-                    if key:  # the library holds back what comes after a failure, until it is told to go on
+                    if key:  # after a failure, the library holds back the key's messages until resumed
                         publisher.resume_publish(self.path, key)
             if failure is not None:
                 raise self._unavailable("publish to", self.path, failure) from failure
 
     def reader(self, max_lines: int = 1_000) -> PubSubReader:
-        """Begin to read what is not acknowledged yet, in batches of up to so many lines. Close it when done.
+        """Start receiving unacknowledged lines, in batches of up to `max_lines`. Close the reader when done.
 
         Raises `TopicUnavailable`.
         """
@@ -155,11 +158,11 @@ class PubSubTopic:
             raise self._unavailable("read from", self.subscription_path, error) from error
 
     def _unavailable(self, what: str, path: str, error: BaseException) -> TopicUnavailable:
-        """The error in words for the person who can do something about it."""
+        """Explain an error to whoever can act on it."""
         from google.api_core import exceptions
         from google.auth.exceptions import GoogleAuthError
 
-        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        said = first_line(error)
         where = f"the emulator at {self.emulator}" if self.emulator else "Google Pub/Sub"
         match error:
             case exceptions.NotFound():
@@ -175,8 +178,8 @@ class PubSubTopic:
             case FutureTimeoutError():
                 said = f"no answer in {PUBLISH_SECONDS:g} s"
                 advice = (
-                    "is it reachable from here? What was to be published may be there or not;"
-                    " publishing it again does no harm"
+                    "check that it is reachable from here. Some of the lines may be published;"
+                    " publishing all of them again is safe"
                 )
             case _:
                 advice = "see https://cloud.google.com/pubsub/docs/reference/error-codes"
@@ -184,16 +187,16 @@ class PubSubTopic:
 
 
 class PubSubReader:
-    """Reads a subscription by streaming pull. For one thread, apart from `wake`.
+    """Reads a subscription by streaming pull: see `streaming.topics.QueueReader`.
 
-    The library keeps the messages that it has handed over leased, holds at most two batches of them, and
-    connects again by itself where a connection breaks.
+    Google's library extends the leases of the messages it has delivered, holds at most two batches of them,
+    and reconnects by itself.
     """
 
     def __init__(self, topic: PubSubTopic, max_lines: int) -> None:
         self._topic = topic
         self._arrived: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._unsettled: list[Delivered] = []
+        self._unacknowledged: list[_Pulled] = []
         self._closing = False
         self._client = topic._subscriber()
         try:
@@ -203,10 +206,10 @@ class PubSubReader:
             self._client.close()
             raise
 
-    def read(self, max_lines: int, timeout: float) -> Delivered:
-        """At most `max_lines` lines, as soon as there are any; none after `timeout` seconds, or when woken.
+    def read(self, max_lines: int, timeout: float) -> Delivery:
+        """Return up to `max_lines` lines once there are any; none after `timeout` seconds or when woken.
 
-        Raises `TopicUnavailable` when the service ends the reading for good.
+        Raises `TopicUnavailable` if the service has ended the stream.
         """
         if max_lines < 1:
             raise ValueError(f"max_lines is {max_lines}: give at least 1")
@@ -218,70 +221,73 @@ class PubSubReader:
                 message = self._arrived.get_nowait() if len(messages) < max_lines else None
         if not messages:
             self._raise_failure()
-            return Delivered()
-        batch = Delivered(
-            list(range(len(messages))), [_line(message.data) for message in messages], 0, messages
+            return Delivery()
+        batch = _Pulled(
+            positions=list(range(len(messages))),
+            lines=[_line(message.data) for message in messages],
+            message_ids=[message.message_id for message in messages],
+            messages=messages,
         )
-        self._unsettled.append(batch)
+        self._unacknowledged.append(batch)
         return batch
 
-    def acknowledge(self, batch: Delivered) -> None:
-        """Say that a batch is dealt with for good. It may come again all the same, if this gets lost."""
-        self._unsettled.remove(batch)
+    def acknowledge(self, batch: Delivery) -> None:
+        """Tell Pub/Sub not to deliver a batch again. It may do so anyway if this message is lost."""
+        assert isinstance(batch, _Pulled)
+        self._unacknowledged.remove(batch)
         for message in batch.messages:
             message.ack()
 
     def wake(self) -> None:
-        """End a waiting read, or the next one that would wait. From any thread or signal handler."""
+        """End a waiting read at once, or the next one that would wait. Safe in signal handlers."""
         self._arrived.put(None)
 
     def close(self) -> None:
-        """Give back every message that was not acknowledged: it comes again, here or elsewhere, at once."""
+        """Return unacknowledged messages, which Pub/Sub then delivers again. Closing twice is harmless."""
         if self._closing:
             return
         self._closing = True
-        for batch in self._unsettled:
+        for batch in self._unacknowledged:
             for message in batch.messages:
                 message.nack()
-        self._unsettled.clear()
+        self._unacknowledged.clear()
         with suppress(queue.Empty):
             while True:
                 if (waiting := self._arrived.get_nowait()) is not None:
                     waiting.nack()
         self._pull.cancel()
-        # Acknowledgements that wait are sent first. Why the reading ended, if not by this, was told before.
+        # This sends pending acknowledgements first. If the stream had failed, `read` has raised why.
         with suppress(Exception):
             self._pull.result(timeout=_CLOSE_SECONDS)
         self._client.close()
 
-    def __enter__(self) -> PubSubReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _check(self) -> None:
-        """Look at the subscription before the first read, where this account may: nothing waits for one that
-        does not exist."""
+        """Check the subscription if this account may: a read would wait forever for a missing one."""
         from google.api_core import exceptions
 
         path = self._topic.subscription_path
         try:
             found = self._client.get_subscription(subscription=path, timeout=PUBLISH_SECONDS)
         except exceptions.PermissionDenied:
-            logger.debug("this account may not look at %s: reading without a look", path)
+            logger.debug("this account may not view %s: reading it unchecked", path)
         except Exception as error:
             raise self._topic._unavailable("read from", path, error) from error
         else:
             if found.topic != self._topic.path:
                 raise TopicUnavailable(
-                    f"subscription {path} is one to {found.topic}, not to {self._topic.path}: correct"
+                    f"subscription {path} belongs to {found.topic}, not to {self._topic.path}: correct"
                     " ECOMMERSSS_PUBSUB_SUBSCRIPTION or ECOMMERSSS_PUBSUB_TOPIC"
                 )
             if not found.enable_message_ordering:
                 logger.warning(
-                    "subscription %s has no message ordering: a user's orders may be judged in another order"
-                    " than they were placed in; create it anew with ordering, as README.md shows",
+                    "subscription %s has no message ordering: a user's orders may be judged out of"
+                    " sequence; create it again with ordering, as README.md shows",
                     path,
                 )
 
@@ -298,7 +304,7 @@ class PubSubReader:
                 min_duration_per_lease_extension=LEASE_SECONDS,
                 max_duration_per_lease_extension=LEASE_SECONDS,
             ),
-            # One thread, which only passes messages on.
+            # One thread suffices: it only passes messages on.
             scheduler=ThreadScheduler(ThreadPoolExecutor(1, thread_name_prefix="pubsub")),
         )
         pull.add_done_callback(lambda _: self._arrived.put(None))
@@ -312,12 +318,12 @@ class PubSubReader:
 
     def _raise_failure(self) -> None:
         if self._pull.done():
-            error = self._pull.exception() or RuntimeError("the service ended the reading")
+            error = self._pull.exception() or RuntimeError("the service ended the stream")
             raise self._topic._unavailable("read from", self._topic.subscription_path, error) from error
 
 
 def ordering_key(line: bytes) -> str:
-    """What a line is ordered by: its user, or nothing where it does not show one."""
+    """Return the key that keeps a user's lines in sequence: the user id, or "" for a line without one."""
     try:
         return str(_keyed(line).user_id)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -328,5 +334,5 @@ _keyed = msgspec.json.Decoder(_Keyed).decode
 
 
 def _line(data: bytes) -> bytes:
-    """A message as the topic on disk would give it: without line end, and no longer than shows its length."""
+    """Return a message as a topic on disk would: without line end, cut just beyond the longest valid line."""
     return data.removesuffix(b"\n").removesuffix(b"\r")[: MAX_LINE_BYTES + 1]

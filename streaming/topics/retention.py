@@ -1,7 +1,7 @@
-"""How long a topic on disk keeps its segments. The decision is pure; `JsonlTopic.trim` carries it out.
+"""Which segments of a topic on disk may be removed: a pure decision, carried out by `JsonlTopic.trim`.
 
-A segment goes when it is old enough and every reader is past it, the oldest first, and never the newest one.
-A reader of which it is not known how far it has read keeps everything.
+Segments are removed oldest first, once they are old enough and every reader has passed them. The newest
+always stays. If it is unknown how far a reader has read, every segment stays.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from streaming.topics.jsonl import JsonlTopic
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment of a topic: positions [begin, end), written to last at `changed` (aware)."""
+    """A segment of a topic: positions [begin, end), last written to at `changed` (aware)."""
 
     begin: int
     end: int
@@ -28,42 +28,44 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is to become of a segment, and why in words."""
+class Judgement:
+    """Whether a segment may be removed, and why, in words."""
 
     segment: Segment
     removable: bool
-    why: str
+    reason: str
 
 
-def segments_of(topic: JsonlTopic) -> list[Segment]:
-    """The segments that a topic has now, oldest first. Raises `OSError`."""
-    begins = topic.segments()
-    found = []
-    for begin, following in zip_longest(begins, begins[1:]):
+def list_segments(topic: JsonlTopic) -> list[Segment]:
+    """Return the segments that a topic has now, oldest first. Raises `OSError`."""
+    positions = topic.segments()
+    segments = []
+    for begin, following in zip_longest(positions, positions[1:]):
         stat = topic.path(begin).stat()
         end = begin + stat.st_size if following is None else following
-        found.append(Segment(begin, end, datetime.fromtimestamp(stat.st_mtime, UTC)))
-    return found
+        segments.append(Segment(begin, end, datetime.fromtimestamp(stat.st_mtime, UTC)))
+    return segments
 
 
-def decide(
+def judge_segments(
     segments: Sequence[Segment], readers: Mapping[str, int | None], keep: timedelta | None, now: datetime
-) -> list[Verdict]:
-    """What is to become of each segment, given oldest first.
+) -> list[Judgement]:
+    """Judge each segment, given and returned oldest first.
 
-    `readers` says for each reader of the topic up to which position it will never read again, None where that
-    is not known; a topic of which no reader is known keeps everything. `keep`: how long a segment stays
-    after its last change, None for ever.
+    `readers` maps each reader of the topic to the position before which it will never read again, or to None
+    if that is unknown. Without any known reader, every segment stays. `keep` is how long a segment stays
+    after its last change; None keeps it forever.
     """
-    verdicts: list[Verdict] = []
+    judgements: list[Judgement] = []
     blocked = ""
     for segment in segments:
-        why = blocked or _reason_to_keep(segment, segments[-1], readers, keep, now)
-        verdicts.append(Verdict(segment, not why, why or "old enough, and every reader is past it"))
-        if why:
+        reason = blocked or _reason_to_keep(segment, segments[-1], readers, keep, now)
+        judgements.append(
+            Judgement(segment, not reason, reason or "old enough, and every reader has passed it")
+        )
+        if reason:
             blocked = "an older segment is kept"
-    return verdicts
+    return judgements
 
 
 def _reason_to_keep(
@@ -73,8 +75,9 @@ def _reason_to_keep(
     keep: timedelta | None,
     now: datetime,
 ) -> str:
+    """Return why a segment must stay, or nothing if it may go."""
     if keep is None:
-        return "segments are kept for ever"
+        return "segments are kept forever"
     if segment is newest:
         return "it is the newest segment"
     if now - segment.changed < keep:
@@ -83,18 +86,18 @@ def _reason_to_keep(
         return "no reader of the topic is known"
     for name, position in readers.items():
         if position is None:
-            return f"it is not known how far {name} has read"
+            return f"it is unknown how far {name} has read"
         if position > newest.end:
             return (
-                f"{name} is at position {position}, past the topic's end {newest.end}: somebody replaced the"
-                " topic, and it will be read again"
+                f"{name} is at position {position}, past the topic's end {newest.end}: the topic was replaced"
+                " and will be read again"
             )
         if position < segment.end:
             return f"{name} is at position {position}, before its end {segment.end}"
     return ""
 
 
-def trim(topic: JsonlTopic, verdicts: Sequence[Verdict]) -> list[int]:
-    """Remove the segments that were found removable; which ones there were to remove. Raises `OSError`."""
-    ends = [verdict.segment.end for verdict in verdicts if verdict.removable]
+def remove_segments(topic: JsonlTopic, judgements: Sequence[Judgement]) -> list[int]:
+    """Remove the removable segments and return the positions of those removed. Raises `OSError`."""
+    ends = [judgement.segment.end for judgement in judgements if judgement.removable]
     return topic.trim(max(ends)) if ends else []

@@ -1,4 +1,4 @@
-"""The topic at Pub/Sub, as far as it needs no server."""
+"""The Pub/Sub queue without a server: credentials, ordering keys, the compose file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from streaming.orders import encode
 from streaming.topics.pubsub import EMULATOR_VARIABLE, PubSubTopic, TopicUnavailable, ordering_key
 
 
-def test_without_the_emulator_clients_are_googles_and_need_credentials(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    # No network: Google's library looks for a login in files, and is told not to look for a Google machine.
+def test_without_an_emulator_credentials_are_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # No network: Google's library finds no login in files, and is set not to look for a Google machine.
     monkeypatch.delenv(EMULATOR_VARIABLE, raising=False)
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     monkeypatch.setenv("NO_GCE_CHECK", "true")
@@ -47,11 +45,11 @@ def test_without_the_emulator_clients_are_googles_and_need_credentials(
         (b"[" * 60_000, ""),
     ],
 )
-def test_a_line_is_ordered_by_its_user(line: bytes, key: str) -> None:
+def test_the_ordering_key_is_the_user(line: bytes, key: str) -> None:
     assert ordering_key(line) == key
 
 
-def test_the_compose_file_of_pubsub_changes_services_that_there_are_by_settings_that_there_are() -> None:
+def test_the_pubsub_compose_file_names_existing_services_and_settings() -> None:
     compose: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
     pubsub: dict[str, Any] = yaml.safe_load((PROJECT / "deploy" / "pubsub.yml").read_text())
     assert pubsub["services"].keys() == {"migrate", "code", "daemon", "producer", "consumer"}

@@ -1,4 +1,4 @@
-"""Which segments may go: the decision, and that reading, recovery and writing do not miss what is gone."""
+"""Retention: which segments may be removed, and that reading, recovery and writing go on without them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streaming.database.store import Emission
 from streaming.flagged import FlaggedStream
 from streaming.orders import Flagged, decode_flagged, encode_flagged
 from streaming.topics.jsonl import JsonlTopic
-from streaming.topics.retention import Segment, decide, segments_of, trim
+from streaming.topics.retention import Segment, judge_segments, list_segments, remove_segments
 
 NOW = datetime(2026, 3, 2, 5, 0, tzinfo=UTC)
 KEEP = timedelta(days=30)
@@ -30,48 +30,51 @@ THREE = [segment(0, 100, 90), segment(100, 200, 60), segment(200, 250, 40)]
 
 
 def removable(readers: dict[str, int | None], keep: timedelta | None = KEEP) -> list[int]:
-    return [v.segment.begin for v in decide(THREE, readers, keep, NOW) if v.removable]
+    return [v.segment.begin for v in judge_segments(THREE, readers, keep, NOW) if v.removable]
 
 
-def test_what_is_old_and_read_goes_but_never_the_newest() -> None:
+def test_old_segments_that_everyone_read_are_removed_except_the_newest() -> None:
     assert removable({"a": 250}) == [0, 100]
-    assert [v.why for v in decide(THREE, {"a": 250}, KEEP, NOW)][-1] == "it is the newest segment"
+    assert [v.reason for v in judge_segments(THREE, {"a": 250}, KEEP, NOW)][-1] == "it is the newest segment"
 
 
 @pytest.mark.parametrize(
     ("position", "gone"), [(0, []), (99, []), (100, [0]), (199, [0]), (200, [0, 100]), (250, [0, 100])]
 )
-def test_a_reader_keeps_what_it_has_not_read_to_the_last_byte(position: int, gone: list[int]) -> None:
+def test_a_segment_stays_until_every_reader_has_read_its_last_byte(position: int, gone: list[int]) -> None:
     assert removable({"fast": 250, "slow": position}) == gone
 
 
-def test_age_counts_from_the_last_change_and_is_exact() -> None:
+def test_age_counts_from_the_last_change() -> None:
     old = [segment(0, 10, 30), segment(10, 20, 29.999), segment(20, 30, 0)]
-    verdicts = decide(old, {"a": 30}, KEEP, NOW)
-    assert [v.removable for v in verdicts] == [True, False, False]
-    assert verdicts[1].why == "it was written to less than 30 days ago"
+    judgements = judge_segments(old, {"a": 30}, KEEP, NOW)
+    assert [v.removable for v in judgements] == [True, False, False]
+    assert judgements[1].reason == "it was written to less than 30 days ago"
 
 
-def test_no_hole_is_left_where_a_younger_segment_precedes_an_older_one() -> None:
+def test_an_old_segment_after_a_young_one_stays() -> None:
     mixed = [segment(0, 10, 5), segment(10, 20, 90), segment(20, 30, 0)]
-    verdicts = decide(mixed, {"a": 30}, KEEP, NOW)
-    assert [v.removable for v in verdicts] == [False, False, False]
-    assert verdicts[1].why == "an older segment is kept"
+    judgements = judge_segments(mixed, {"a": 30}, KEEP, NOW)
+    assert [v.removable for v in judgements] == [False, False, False]
+    assert judgements[1].reason == "an older segment is kept"
 
 
-def test_nothing_goes_when_it_is_not_known_who_has_read_what() -> None:
+def test_every_segment_stays_if_a_reader_is_unknown() -> None:
     assert removable({}) == []
     assert removable({"a": 250, "sensor": None}) == []
-    assert decide(THREE, {}, KEEP, NOW)[0].why == "no reader of the topic is known"
-    assert decide(THREE, {"sensor": None}, KEEP, NOW)[0].why == "it is not known how far sensor has read"
+    assert judge_segments(THREE, {}, KEEP, NOW)[0].reason == "no reader of the topic is known"
+    assert (
+        judge_segments(THREE, {"sensor": None}, KEEP, NOW)[0].reason
+        == "it is unknown how far sensor has read"
+    )
 
 
-def test_a_reader_past_the_end_will_read_a_replaced_topic_again() -> None:
+def test_every_segment_stays_if_a_reader_is_past_the_end() -> None:
     assert removable({"a": 251}) == []
-    assert "past the topic's end 250" in decide(THREE, {"a": 251}, KEEP, NOW)[0].why
+    assert "past the topic's end 250" in judge_segments(THREE, {"a": 251}, KEEP, NOW)[0].reason
 
 
-def test_kept_for_ever() -> None:
+def test_segments_are_kept_forever_without_a_limit() -> None:
     assert removable({"a": 250}, keep=None) == []
 
 
@@ -84,8 +87,8 @@ def test_no_reader_ever_misses_a_byte(shapes: list[tuple[int, int]], readers: di
     for size, age in shapes:
         segments.append(segment(begin, begin + size, age))
         begin += size
-    verdicts = decide(segments, readers, KEEP, NOW)
-    gone = [v.segment for v in verdicts if v.removable]
+    judgements = judge_segments(segments, readers, KEEP, NOW)
+    gone = [v.segment for v in judgements if v.removable]
     assert gone == segments[: len(gone)]
     assert len(gone) < len(segments)
     for found in gone:
@@ -98,7 +101,7 @@ def test_no_reader_ever_misses_a_byte(shapes: list[tuple[int, int]], readers: di
 
 
 def many_segments(directory: Path, count: int = 5) -> JsonlTopic:
-    """A topic with so many segments of one line, each of them a day older than the next."""
+    """Return a topic of `count` one-line segments, each a day older than the next."""
     topic = JsonlTopic(directory, segment_bytes=1)
     for number in range(count):
         topic.publish([b"line %d" % number])
@@ -110,32 +113,32 @@ def many_segments(directory: Path, count: int = 5) -> JsonlTopic:
 
 def test_segments_as_they_are_on_disk(tmp_path: Path) -> None:
     topic = many_segments(tmp_path)
-    assert segments_of(topic) == [segment(7 * i, 7 * i + 7, 4 - i) for i in range(5)]
-    assert segments_of(JsonlTopic(tmp_path / "empty")) == []
+    assert list_segments(topic) == [segment(7 * i, 7 * i + 7, 4 - i) for i in range(5)]
+    assert list_segments(JsonlTopic(tmp_path / "empty")) == []
 
 
 def test_removed_segments_are_not_missed(tmp_path: Path) -> None:
     topic = many_segments(tmp_path)
     reader = topic.reader(0)
     assert [reader.read(1, 0).next_position for _ in range(3)] == [7, 14, 21]
-    verdicts = decide(segments_of(topic), {"a": 21}, timedelta(days=2), NOW)
-    assert trim(topic, verdicts) == [0, 7, 14]
-    assert trim(topic, verdicts) == [], "a second time there is nothing to do"
+    judgements = judge_segments(list_segments(topic), {"a": 21}, timedelta(days=2), NOW)
+    assert remove_segments(topic, judgements) == [0, 7, 14]
+    assert remove_segments(topic, judgements) == [], "the second time there is nothing to do"
     assert (topic.start(), topic.end()) == (21, 35)
 
-    # A reader under way, one that begins there, and one from the very beginning.
+    # Three readers: one under way, one that begins at the gap, one from the very beginning.
     assert [reader.read(9, 0).lines for _ in range(2)] == [[b"line 3"], [b"line 4"]]
     with topic.reader(21) as other:
         assert [other.read(9, 0).lines for _ in range(2)] == [[b"line 3"], [b"line 4"]]
     with topic.reader(0) as late:
         assert late.read(1, 0).lines == [b"line 3"]
-    # Writers go on at the same positions.
+    # Writers continue at the same positions.
     assert topic.publish([b"line 5"]) == 42
     assert reader.read(9, 0).positions == [35]
     reader.close()
 
 
-def test_a_position_at_the_end_of_the_only_segment_that_is_left(tmp_path: Path) -> None:
+def test_a_reader_at_the_end_of_the_only_segment_left_goes_on(tmp_path: Path) -> None:
     topic = many_segments(tmp_path)
     assert topic.trim(10_000) == [0, 7, 14, 21]
     with topic.reader(35) as reader:
@@ -145,7 +148,7 @@ def test_a_position_at_the_end_of_the_only_segment_that_is_left(tmp_path: Path) 
 
 
 class Committed:
-    """What the order store answers when the batch `last` was committed after all others."""
+    """An order store whose last committed batch is `last`."""
 
     def __init__(self, orders: list[Flagged], last: list[Flagged], start: int) -> None:
         self._orders, self._last, self._start = orders, last, start
@@ -161,7 +164,7 @@ class Committed:
 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
-def test_the_flagged_stream_is_completed_though_its_beginning_was_removed(
+def test_the_flagged_stream_is_completed_after_its_beginning_was_removed(
     tmp_path: Path, written: int
 ) -> None:
     """Killed after a commit, with none, one or both lines of the batch written; old segments are gone."""
@@ -190,7 +193,7 @@ def topic_begins(orders: Sequence[Flagged]) -> list[int]:
     return begins
 
 
-def test_lines_lost_behind_removed_segments_are_written_again_but_not_what_was_removed(
+def test_lost_lines_are_written_again_but_removed_ones_are_not(
     tmp_path: Path,
 ) -> None:
     topic = JsonlTopic(tmp_path, segment_bytes=1)

@@ -1,4 +1,4 @@
-"""The topic at Pub/Sub, on Google's emulator."""
+"""The Pub/Sub queue on Google's emulator."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ import pytest
 from ecommersss_platform_tests.support import pubsub_emulator as emulator
 from ecommersss_platform_tests.support.shop import order
 from streaming.orders import MAX_LINE_BYTES, encode
-from streaming.topics.pubsub import (
-    PubSubReader,
-    PubSubTopic,
-    TopicUnavailable,
-    ordering_key,
-)
+from streaming.topics.pubsub import PubSubReader, PubSubTopic, TopicUnavailable, ordering_key
 
 pytestmark = [
     pytest.mark.integration,
@@ -32,13 +27,13 @@ def topic(pubsub: str) -> Iterator[PubSubTopic]:
 
 @pytest.fixture
 def topic_read_again(pubsub: str) -> Iterator[PubSubTopic]:
-    """One whose readers end while others go on: see `end_streams_soon`."""
+    """A topic for tests whose readers end while others continue: see `end_streams_soon`."""
     with emulator.emulated(pubsub, streams_end=True) as topic:
         yield topic
 
 
 def read(reader: PubSubReader, count: int, seconds: float = 30) -> list[bytes]:
-    """The next `count` lines, each batch acknowledged."""
+    """Return the next `count` lines, acknowledging each batch."""
     lines: list[bytes] = []
     deadline = time.monotonic() + seconds
     while len(lines) < count:
@@ -58,7 +53,7 @@ def by_user(lines: list[bytes]) -> dict[str, list[bytes]]:
     return users
 
 
-def test_a_users_lines_come_in_the_order_of_their_publishing(topic: PubSubTopic) -> None:
+def test_lines_of_a_user_arrive_in_sequence(topic: PubSubTopic) -> None:
     lines = [encode(order(n, user_id=n % 7 + 1)) for n in range(1, 701)]
     topic.publish(lines)
     with topic.reader() as reader:
@@ -67,7 +62,7 @@ def test_a_users_lines_come_in_the_order_of_their_publishing(topic: PubSubTopic)
     assert by_user(received) == by_user(lines)
 
 
-def test_every_line_arrives_as_a_topic_on_disk_would_give_it(topic: PubSubTopic) -> None:
+def test_lines_arrive_as_from_a_topic_on_disk(topic: PubSubTopic) -> None:
     too_long = b"x" * (MAX_LINE_BYTES + 10_000)
     topic.publish([b"", b"no json", b"\xff\xfe", b'{"user_id": "x"}', b"text\r", b"[1,\n2]\n", too_long])
     with topic.reader() as reader:
@@ -85,7 +80,7 @@ def test_every_line_arrives_as_a_topic_on_disk_would_give_it(topic: PubSubTopic)
     )
 
 
-def test_what_is_not_acknowledged_comes_again_and_what_is_does_not(topic_read_again: PubSubTopic) -> None:
+def test_only_unacknowledged_lines_are_delivered_again(topic_read_again: PubSubTopic) -> None:
     topic = topic_read_again
     topic.publish([encode(order(n, user_id=n)) for n in range(1, 11)])
     with topic.reader() as reader:
@@ -102,7 +97,7 @@ def test_what_is_not_acknowledged_comes_again_and_what_is_does_not(topic_read_ag
     assert not set(again) & set(first)
 
 
-def test_a_waiting_read_is_woken(topic: PubSubTopic) -> None:
+def test_wake_ends_a_waiting_read(topic: PubSubTopic) -> None:
     with topic.reader() as reader:
         reader.wake()
         began = time.monotonic()
@@ -111,7 +106,7 @@ def test_a_waiting_read_is_woken(topic: PubSubTopic) -> None:
         assert time.monotonic() - began < 5
 
 
-def test_closing_is_quick_and_may_be_repeated(topic: PubSubTopic) -> None:
+def test_close_is_quick_and_can_be_repeated(topic: PubSubTopic) -> None:
     reader = topic.reader()
     reader.read(1, timeout=0.5)
     began = time.monotonic()
@@ -120,7 +115,7 @@ def test_closing_is_quick_and_may_be_repeated(topic: PubSubTopic) -> None:
     assert time.monotonic() - began < 1
 
 
-def test_a_missing_topic_or_subscription_is_told_with_its_name(topic: PubSubTopic) -> None:
+def test_the_error_names_a_missing_topic_or_subscription(topic: PubSubTopic) -> None:
     missing = PubSubTopic(emulator.PROJECT, "missing", "missing")
     for use, path in (
         (lambda: missing.publish([b"{}"]), missing.path),
@@ -134,7 +129,7 @@ def test_a_missing_topic_or_subscription_is_told_with_its_name(topic: PubSubTopi
         )
 
 
-def test_publishing_goes_on_after_a_failure(pubsub: str, topic: PubSubTopic) -> None:
+def test_publishing_continues_after_a_failure(pubsub: str, topic: PubSubTopic) -> None:
     from google.cloud import pubsub_v1
 
     line = encode(order(1))
@@ -153,17 +148,17 @@ def test_publishing_goes_on_after_a_failure(pubsub: str, topic: PubSubTopic) -> 
 
 def test_a_subscription_of_another_topic_is_refused(topic: PubSubTopic) -> None:
     other = PubSubTopic(emulator.PROJECT, "another", topic.subscription)
-    with pytest.raises(TopicUnavailable, match=rf"is one to {topic.path}, not to {other.path}"):
+    with pytest.raises(TopicUnavailable, match=rf"belongs to {topic.path}, not to {other.path}"):
         other.reader()
 
 
-def test_a_subscription_without_ordering_is_warned_of(pubsub: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_subscription_without_ordering_is_logged(pubsub: str, caplog: pytest.LogCaptureFixture) -> None:
     with emulator.emulated(pubsub, ordering=False) as topic, topic.reader():
         pass
     assert f"subscription {topic.subscription_path} has no message ordering" in caplog.text
 
 
-def test_a_subscription_that_is_deleted_ends_the_reading(topic: PubSubTopic) -> None:
+def test_read_raises_if_the_subscription_is_deleted(topic: PubSubTopic) -> None:
     from google.cloud import pubsub_v1
 
     with topic.reader() as reader:
