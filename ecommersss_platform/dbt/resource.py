@@ -98,7 +98,7 @@ def told_metadata(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | 
 def _job_metadata(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not jobs:
         return {}
-    from ecommersss_platform.warehouse.bigquery.session import console_url
+    from ecommersss_platform.warehouse.bigquery.config import console_url
 
     last = jobs[-1]
     figures = {

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from ecommersss_platform.contracts import PARTITION_COLUMN, RawTable, Type
-from ecommersss_platform.warehouse import SchemaError
+from ecommersss_platform.warehouse.errors import SchemaError
 from ecommersss_platform.warehouse.names import full_name
-from ecommersss_platform.warehouse.schema_changes import guessed_renames, to_migrate
+from ecommersss_platform.warehouse.schema_changes import guess_renames, migration_advice
 
 _TYPES = {
     Type.INT64: r"smallint|integer|bigint",
@@ -51,12 +51,12 @@ def check_source(table: RawTable, columns: Mapping[str, str]) -> None:
     problems += [
         f"column {name} is {columns[name]}, and {needed[name].name} in the contract" for name in retyped
     ]
-    renames = guessed_renames(
+    renames = guess_renames(
         list(needed), list(columns), lambda old, new: bool(re.fullmatch(_TYPES[needed[old]], columns[new]))
     )
     drops = [name for name in gone if name not in renames]
     raise SchemaError(
         f"nothing was published: {table.source} in PostgreSQL no longer fits the contract of "
         f"{full_name(table)}: {'; '.join(problems)}. Change it back, or change the contract, "
-        f"{to_migrate(full_name(table), renames, drops)} and run again"
+        f"{migration_advice(full_name(table), renames, drops)} and run again"
     )

@@ -1,4 +1,4 @@
-"""Streams of Arrow batches on their way to and from a warehouse: brought to a schema, counted."""
+"""Streams of Arrow batches on their way to and from a warehouse: fitted to a schema, counted."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from ecommersss_platform.contracts import PARTITION_COLUMN, RawTable
-from ecommersss_platform.warehouse import SchemaError
 from ecommersss_platform.warehouse.checksum import Checksums
+from ecommersss_platform.warehouse.errors import SchemaError
 from ecommersss_platform.warehouse.names import full_name
 
 
-def conformed(reader: pa.RecordBatchReader, schema: pa.Schema, table: str) -> pa.RecordBatchReader:
-    """The same rows with exactly the schema's columns, order and types.
+def conform(reader: pa.RecordBatchReader, schema: pa.Schema, table: str) -> pa.RecordBatchReader:
+    """Return the same rows with exactly the schema's columns, order and types.
 
-    A nullable column that is missing becomes NULL. Types are cast only where no value is lost. Nothing is
-    copied when the schema is already right.
+    A missing nullable column becomes NULL. A type is cast only where no value is lost. Nothing is copied if
+    the schema already fits.
 
-    Raises SchemaError for a column too many or a required one too few, and, while reading, for a value
-    that does not fit.
+    Raises SchemaError for an unknown column or a missing required one, and, while reading, for a value that
+    does not fit.
     """
-    if _same_types(reader.schema, schema):
+    if reader.schema.names == schema.names and reader.schema.types == schema.types:
         return reader
     given = reader.schema.names
-    unknown = [name for name in given if name not in schema.names]
-    if unknown:
-        raise SchemaError(f"{table} has no column {', '.join(unknown)}; it has {', '.join(schema.names)}")
+    _refuse_unknown(given, schema.names, table)
     if len(set(given)) != len(given):
         raise SchemaError(f"{table}: a column is given twice: {', '.join(given)}")
     missing = [f.name for f in schema if f.name not in given and not f.nullable]
@@ -42,8 +40,10 @@ def conformed(reader: pa.RecordBatchReader, schema: pa.Schema, table: str) -> pa
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _same_types(one: pa.Schema, other: pa.Schema) -> bool:
-    return one.names == other.names and one.types == other.types
+def _refuse_unknown(names: Sequence[str], known: Sequence[str], table: str) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SchemaError(f"{table} has no column {', '.join(unknown)}; it has {', '.join(known)}")
 
 
 def _cast(batch: pa.RecordBatch, wanted: pa.Field, table: str) -> pa.Array:
@@ -58,33 +58,31 @@ def _cast(batch: pa.RecordBatch, wanted: pa.Field, table: str) -> pa.Array:
         ) from error
 
 
-def asked_schema(
-    table: RawTable | str, columns: Sequence[str] | None, existing: Sequence[str]
-) -> pa.Schema | None:
-    """The contract's schema of the asked columns, for a table that has a contract; None for one without.
+def asked_schema(table: RawTable | str, columns: Sequence[str] | None, existing: pa.Schema) -> pa.Schema:
+    """Return the schema of the columns to read (None: all): the contract's, else that of the existing table.
 
-    Raises SchemaError for a column that is not in the contract, or that the table, whose columns are
-    `existing`, should have and has not.
+    Raises SchemaError for a column that the contract, or a table without one, does not have, and for a
+    required column that the existing table lacks.
     """
-    if isinstance(table, str):
-        return None
-    contract = table.arrow_schema
-    wanted = columns or contract.names
-    unknown = [c for c in wanted if c not in contract.names]
-    if unknown:
-        raise SchemaError(
-            f"{full_name(table)} has no column {', '.join(unknown)}; it has {', '.join(contract.names)}"
-        )
-    required = [c for c in wanted if c not in existing and not contract.field(c).nullable]
-    if required:
-        raise SchemaError(
-            f"{full_name(table)} in the warehouse has no column {', '.join(required)}: publish it first"
-        )
-    return pa.schema([contract.field(c) for c in wanted])
+    name = full_name(table)
+    schema = existing if isinstance(table, str) else table.arrow_schema
+    wanted = columns or schema.names
+    _refuse_unknown(wanted, schema.names, name)
+    absent = [c for c in wanted if c not in existing.names and not schema.field(c).nullable]
+    if absent:
+        raise SchemaError(f"{name} in the warehouse has no column {', '.join(absent)}: publish it first")
+    return pa.schema([schema.field(c) for c in wanted])
 
 
-def plain(field: pa.Field) -> pa.Field:
-    """A field as the contract would write it: lists name their items as Arrow does, instants are in "UTC"."""
+def normalised(schema: pa.Schema) -> pa.Schema:
+    """Return an engine's schema as a contract would write it.
+
+    Lists name their items as Arrow does, and the time zone of instants is "UTC".
+    """
+    return pa.schema([_normalised(f) for f in schema])
+
+
+def _normalised(field: pa.Field) -> pa.Field:
     if pa.types.is_list(field.type):
         return field.with_type(pa.list_(field.type.value_type))
     if pa.types.is_timestamp(field.type) and field.type.tz:
@@ -92,18 +90,18 @@ def plain(field: pa.Field) -> pa.Field:
     return field
 
 
-class Tally:
-    """A reader that counts and sums up what passes, and keeps the error that ended it.
+class CountingReader:
+    """A reader that counts rows and bytes, computes checksums, and keeps the error that ended it.
 
-    Engines that pull batches through the Arrow C interface turn an exception of the source into a text of
-    their own; `error` is the exception itself, so that a lost connection can be told from a bad row.
+    Engines that pull batches through the Arrow C interface replace an exception of the source by a text of
+    their own. `error` is the original, so that a lost connection can be told from a bad row.
     """
 
     def __init__(self, reader: pa.RecordBatchReader) -> None:
         self.rows = 0
         self.bytes = 0
         self.checksums = Checksums()
-        """Of the days of what has passed; of none when the rows have no day."""
+        """Checksums of the days read so far; none if the rows have no day."""
         self.error: Exception | None = None
         self.reader = pa.RecordBatchReader.from_batches(reader.schema, self._counted(reader))
 

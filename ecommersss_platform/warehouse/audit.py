@@ -1,38 +1,25 @@
-"""The audit of staged rows: one scan that counts every broken rule, and the findings as sentences.
-
-The SQL is common to all dialects but for what `Dialect` holds.
-"""
+"""The audit of staged rows: one scan that counts every broken rule, and the findings as sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import Any
 
 from ecommersss_platform.contracts import PARTITION_COLUMN, RawTable
 from ecommersss_platform.partitions import Days
-
-
-@dataclass(frozen=True)
-class Dialect:
-    quote: Callable[[str], str]
-    """An identifier as the dialect quotes it."""
-    business_day: Callable[[str], str]
-    """The business day (a DATE, Asia/Jakarta) of an expression that is an instant."""
-    try_cast: Callable[[str, str], str]
-    """An expression as a type, by the dialect's name of it; NULL where it cannot be."""
+from ecommersss_platform.warehouse.dialect import Dialect
 
 
 def day_filter(days: Days, column: str = PARTITION_COLUMN) -> str:
-    """The half-open window as a condition with constant bounds, which every engine prunes partitions by."""
+    """Write the half-open window as a condition with constant bounds, so that engines prune partitions."""
     return f"{column} >= DATE '{days.first}' AND {column} < DATE '{days.end}'"
 
 
 def audit_sql(table: RawTable, staging: str, days: Days | None, dialect: Dialect) -> str:
-    """A SELECT of one row: `staged_rows`, `repeated_keys`, and per rule the rows that break it.
+    """Write the SELECT of one row: `staged_rows`, `repeated_keys`, and the rows that break each rule.
 
-    `wrong_range` and `wrong_day` come with an example key each (`..._key`).
+    `wrong_range` and `wrong_day` each come with an example key (`..._key`).
     """
     quote = dialect.quote
     counts = ["count(*) AS staged_rows"]
@@ -61,7 +48,7 @@ def required_columns(table: RawTable) -> list[str]:
 
 
 def findings(table: RawTable, days: Days | None, extracted: int, counts: Mapping[str, Any]) -> list[str]:
-    """What the audit's row says is wrong, each in a sentence; nothing when the rows may be published."""
+    """Return a sentence for each broken rule in the audit's row; none if the rows may be published."""
     found = []
     if counts["staged_rows"] != extracted:
         found.append(f"{extracted} rows were extracted but {counts['staged_rows']} staged")
@@ -93,7 +80,7 @@ def _example(table: RawTable, rule: str, counts: Mapping[str, Any]) -> str:
 
 
 def tally_sql(table: RawTable, staging: str, dialect: Dialect) -> str:
-    """A SELECT of (day, status, rows) of what is staged; the status is NULL where the contract has none."""
+    """Write the SELECT of (day, status, rows) of the staged rows. Without a status column, it is NULL."""
     day = dialect.quote(PARTITION_COLUMN)
     status = dialect.quote(table.status) if table.status else "NULL"
     return f"SELECT {day}, {status}, count(*) FROM {staging} GROUP BY 1, 2 ORDER BY 1, 2"  # noqa: S608
@@ -102,7 +89,10 @@ def tally_sql(table: RawTable, staging: str, dialect: Dialect) -> str:
 def per_day(
     table: RawTable, days: Days, tally: Iterable[tuple[date, Any, int]]
 ) -> tuple[dict[date, int], dict[date, dict[str, int]]]:
-    """Rows per asked day, also those without any, and per day and status, from the rows of `tally_sql`."""
+    """Return rows per day, and rows per day and status, from the rows of `tally_sql`.
+
+    Every requested day is included, even without rows.
+    """
     rows_per_day = dict.fromkeys(days, 0)
     statuses: dict[date, dict[str, int]] = {day: {} for day in days} if table.status else {}
     for day, status, rows in tally:

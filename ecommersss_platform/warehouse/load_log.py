@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
-from ecommersss_platform.contracts import LOAD_LOG
+from ecommersss_platform.contracts import LOAD_LOG, PARTITION_COLUMN
+from ecommersss_platform.partitions import Days
+from ecommersss_platform.warehouse.audit import day_filter
+from ecommersss_platform.warehouse.dialect import Dialect
 
-Entry = Mapping[str, object]
-"""A row of `contracts.LOAD_LOG`. Not Arrow data: to make that of Python values loads pandas."""
+Entry = Mapping[str, str | int | date | datetime]
+"""A row of `contracts.LOAD_LOG`. Not Arrow data, because making that from Python values loads pandas."""
 
-_SAME = ("partition_date", "table_name", "run_id", "checksum")
-"""What makes two entries tell of the same load: a retry of a run that loads the same rows adds none."""
+_IDENTITY = ("partition_date", "table_name", "run_id", "checksum")
+"""The columns that identify a load: a retry of a run that loads the same rows adds no entry."""
 
 
-def entries(
+def log_entries(
     table: str, run_id: str, rows: Mapping[date, int], checksums: Mapping[date, str], now: datetime
 ) -> Sequence[Entry]:
-    """One entry for each day that a load replaced, with its columns in the contract's order."""
+    """Return one entry for each day that a load replaced, with its columns in the contract's order."""
     return [
         {
             "partition_date": day,
@@ -32,14 +35,15 @@ def entries(
     ]
 
 
-def append_sql(target: str, source: str, logged_days: str, quote: Callable[[str], str]) -> str:
-    """A statement that appends the source's entries which the log does not have yet.
-
-    `logged_days` is a condition on `logged.partition_date`, with constant bounds: the days of the source.
-    """
-    columns = ", ".join(quote(c.name) for c in LOAD_LOG.columns)
-    same = " AND ".join(f"logged.{quote(name)} = entry.{quote(name)}" for name in _SAME)
+def append_sql(target: str, log: Sequence[Entry], days: Days, dialect: Dialect) -> str:
+    """Write the statement that appends the entries, which are of these days, except those already logged."""
+    quote = dialect.quote
+    names = [quote(c.name) for c in LOAD_LOG.columns]
+    source = dialect.literal_rows(names, [[dialect.literal(v) for v in entry.values()] for entry in log])
+    columns = ", ".join(names)
+    same = " AND ".join(f"logged.{quote(name)} = entry.{quote(name)}" for name in _IDENTITY)
     return (
         f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {source} AS entry "  # noqa: S608
-        f"WHERE NOT EXISTS (SELECT 1 FROM {target} AS logged WHERE {logged_days} AND {same})"
+        f"WHERE NOT EXISTS (SELECT 1 FROM {target} AS logged "
+        f"WHERE {day_filter(days, f'logged.{PARTITION_COLUMN}')} AND {same})"
     )

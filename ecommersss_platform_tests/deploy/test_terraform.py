@@ -16,7 +16,7 @@ import yaml
 from ecommersss_platform.contracts import RAW_TABLES
 from ecommersss_platform.dbt.project import PROJECT_DIR
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.warehouse.bigquery.session import STAGING_LIFE
+from ecommersss_platform.warehouse.bigquery.schema import STAGING_LIFE
 from ecommersss_platform.warehouse.names import STAGING
 from ecommersss_platform_tests.platform.warehouse.test_bigquery import (
     WAREHOUSE,

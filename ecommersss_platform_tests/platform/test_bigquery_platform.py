@@ -17,7 +17,8 @@ import pytest
 
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.dbt.project import prepare_manifest
-from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse, label
+from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig, label
+from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 from ecommersss_platform_tests.support import shop
 from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
 from ecommersss_platform_tests.support.loopback import loopback_only
@@ -125,7 +126,10 @@ def platform(database: str, tmp_path: Path) -> Iterator[Platform]:
             "ECOMMERSSS_BIGQUERY_MAXIMUM_BYTES_BILLED": "123456789",
         }
         yield Platform(
-            database, variables, tmp_path / "outside", BigQueryWarehouse(PROJECT, "US", endpoint=address)
+            database,
+            variables,
+            tmp_path / "outside",
+            BigQueryWarehouse(BigQueryConfig(PROJECT, "US", endpoint=address)),
         )
 
 
@@ -184,5 +188,5 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
 def job_of(warehouse: BigQueryWarehouse, job_id: str) -> Any:
     from ecommersss_platform.warehouse.bigquery.session import PlatformBigQuery
 
-    with PlatformBigQuery.of(warehouse, {}).get_client() as client:
+    with PlatformBigQuery.of(warehouse.config, {}).get_client() as client:
         return client.get_job(job_id)

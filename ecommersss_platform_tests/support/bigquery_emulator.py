@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 
 REQUIREMENTS = (
@@ -227,4 +228,5 @@ def _answers(address: str) -> bool:
 
 def empty_warehouse(address: str) -> BigQueryWarehouse:
     """A warehouse in a project that nobody has used yet."""
-    return BigQueryWarehouse(project=f"test-{os.getpid()}-{next(_numbers)}", location="US", endpoint=address)
+    project = f"test-{os.getpid()}-{next(_numbers)}"
+    return BigQueryWarehouse(BigQueryConfig(project, "US", endpoint=address))

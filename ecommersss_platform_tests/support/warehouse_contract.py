@@ -367,7 +367,7 @@ class WarehouseContract:
             changed = with_columns(
                 tuple(replace(c, type=type_) if c.name == column else c for c in ORDERS.columns)
             )
-            with pytest.raises(SchemaError, match=f"{lost} values of {column} cannot be"):
+            with pytest.raises(SchemaError, match=f"{lost} values of {column} cannot become"):
                 warehouse.migrate(changed, {}, [])
         assert stored(warehouse) == rows
 

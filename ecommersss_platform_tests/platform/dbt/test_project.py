@@ -100,7 +100,7 @@ def profile(settings: Settings) -> Any:
 
 
 def test_bigquery_is_told_to_dbt_as_to_the_warehouse(tmp_path: Path) -> None:
-    from ecommersss_platform.warehouse.bigquery.session import SCOPES
+    from ecommersss_platform.warehouse.bigquery.access import SCOPES
 
     told = profile(
         Settings(

@@ -11,13 +11,14 @@ import pytest
 from ecommersss_platform.dbt import turn as turns
 from ecommersss_platform.dbt.turn import dbt_turn
 from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse
 from ecommersss_platform_tests.support import shop
 
 pytestmark = pytest.mark.integration
 
-BIGQUERY = BigQueryWarehouse("shop", "US")
+BIGQUERY = BigQueryWarehouse(BigQueryConfig("shop", "US"))
 LOG = logging.getLogger("test.turns")
 HOLDERS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND granted"
 

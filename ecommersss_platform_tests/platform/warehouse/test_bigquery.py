@@ -21,18 +21,16 @@ from ecommersss_platform.contracts import LOAD_LOG, ORDERS, USERS, Column, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import AuditError, Step, TableNotFound, WarehouseError, make_warehouse
-from ecommersss_platform.warehouse.bigquery.session import credentials, passes, table_definition, told
-from ecommersss_platform.warehouse.bigquery.warehouse import (
-    BigQueryWarehouse,
-    label,
-    merge_sql,
-    replace_sql,
-    spooled,
-)
+from ecommersss_platform.warehouse.bigquery.access import credentials, is_transient, readable_errors
+from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig, label
+from ecommersss_platform.warehouse.bigquery.schema import table_definition
+from ecommersss_platform.warehouse.bigquery.spool import spooled
+from ecommersss_platform.warehouse.bigquery.sql import merge_sql, replace_sql
+from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, orders, reader
 
 ONE = Days.between(DAY_1, DAY_1)
-WAREHOUSE = BigQueryWarehouse(project="shop", location="asia-southeast2", endpoint="http://fake.invalid")
+WAREHOUSE = BigQueryWarehouse(BigQueryConfig("shop", "asia-southeast2", endpoint="http://fake.invalid"))
 
 
 class Service:
@@ -238,13 +236,8 @@ def test_a_column_that_the_contract_gained_is_added_before_the_days_are_replaced
 
 
 def test_every_setting_arrives_in_every_job(service: Service) -> None:
-    warehouse = replace(
-        WAREHOUSE,
-        billing_project="payer",
-        location="EU",
-        maximum_bytes_billed=10**9,
-        endpoint="http://f.invalid",
-    )
+    config = BigQueryConfig("shop", "EU", "payer", maximum_bytes_billed=10**9, endpoint="http://f.invalid")
+    warehouse = BigQueryWarehouse(config)
     warehouse.publish(ORDERS, reader(orders([1, 2, 3], DAY_1)), ONE, "Run-1")
     published = len(service.bodies("POST", "/jobs"))
     warehouse.query("SELECT 1")
@@ -406,7 +399,7 @@ def test_no_credentials_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(google.auth, "default", none)
     with pytest.raises(WarehouseError) as failure:
-        credentials(BigQueryWarehouse("shop", "US"))
+        credentials(BigQueryConfig("shop", "US"))
     assert str(failure.value) == (
         "no Google credentials were found for BigQuery: run `gcloud auth application-default login`, or name "
         "a service account's key file in ECOMMERSSS_BIGQUERY_KEY_FILE"
@@ -418,24 +411,24 @@ def test_a_wrong_key_file_is_named_and_not_quoted(tmp_path: Path, text: str) -> 
     path = tmp_path / "key.json"
     path.write_text(text)
     with pytest.raises(WarehouseError, match="is not the JSON key of a service account") as failure:
-        credentials(BigQueryWarehouse("shop", "US", key_file=path))
+        credentials(BigQueryConfig("shop", "US", key_file=path))
     assert str(path) in str(failure.value)
     assert "s3cret" not in str(failure.value)
     with pytest.raises(WarehouseError, match="cannot be read: No such file"):
-        credentials(BigQueryWarehouse("shop", "US", key_file=tmp_path / "missing.json"))
+        credentials(BigQueryConfig("shop", "US", key_file=tmp_path / "missing.json"))
 
 
 def test_refused_credentials_say_which_setting() -> None:
     error = google.auth.exceptions.RefreshError("invalid_grant: account not found")
-    for warehouse, says in (
+    for config, says in (
         (
-            BigQueryWarehouse("shop", "US", key_file=Path("k.json")),
+            BigQueryConfig("shop", "US", key_file=Path("k.json")),
             "ECOMMERSSS_BIGQUERY_KEY_FILE: Google does",
         ),
-        (BigQueryWarehouse("shop", "US", impersonate="a@b"), "ECOMMERSSS_BIGQUERY_IMPERSONATE: Google does"),
-        (BigQueryWarehouse("shop", "US"), "application default credentials"),
+        (BigQueryConfig("shop", "US", impersonate="a@b"), "ECOMMERSSS_BIGQUERY_IMPERSONATE: Google does"),
+        (BigQueryConfig("shop", "US"), "application default credentials"),
     ):
-        with pytest.raises(WarehouseError, match=says), told(warehouse):
+        with pytest.raises(WarehouseError, match=says), readable_errors(config):
             raise error
 
 
@@ -457,16 +450,16 @@ def test_refusals_are_sentences() -> None:
             "raise ECOMMERSSS_BIGQUERY_MAXIMUM_BYTES_BILLED",
         ),
     ):
-        with pytest.raises(wanted, match=says), told(WAREHOUSE):
+        with pytest.raises(wanted, match=says), readable_errors(WAREHOUSE.config):
             raise error
 
 
 def test_only_what_changed_nothing_and_passes_is_sent_again() -> None:
     conflict = "Could not serialize access to table shop:raw.orders due to concurrent update"
-    assert passes(refused(exceptions.BadRequest, "invalidQuery", conflict))
-    assert passes(refused(exceptions.Forbidden, "jobRateLimitExceeded", "slow down"))
-    assert not passes(refused(exceptions.BadRequest, "invalidQuery", "Syntax error"))
-    assert not passes(refused(exceptions.Forbidden, "quotaExceeded", "Quota exceeded"))
+    assert is_transient(refused(exceptions.BadRequest, "invalidQuery", conflict))
+    assert is_transient(refused(exceptions.Forbidden, "jobRateLimitExceeded", "slow down"))
+    assert not is_transient(refused(exceptions.BadRequest, "invalidQuery", "Syntax error"))
+    assert not is_transient(refused(exceptions.Forbidden, "quotaExceeded", "Quota exceeded"))
 
 
 def test_settings_choose_it_and_are_complete(tmp_path: Path) -> None:
@@ -476,5 +469,5 @@ def test_settings_choose_it_and_are_complete(tmp_path: Path) -> None:
         home=tmp_path, warehouse="bigquery", bigquery_project="shop", bigquery_billing_project="payer"
     )
     warehouse = make_warehouse(settings)
-    assert warehouse == BigQueryWarehouse("shop", "asia-southeast2", billing_project="payer")
+    assert warehouse == BigQueryWarehouse(BigQueryConfig("shop", "asia-southeast2", billing_project="payer"))
     assert warehouse.pool is None

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ecommersss_platform.warehouse import WarehouseError
+from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 
 
@@ -67,7 +68,7 @@ def warehouse(sign_in: SignIn, folder: Path) -> BigQueryWarehouse:
     }
     key["private_key"] = private.decode()
     (folder / "key.json").write_text(json.dumps(key))
-    return BigQueryWarehouse("shop", "US", key_file=folder / "key.json")
+    return BigQueryWarehouse(BigQueryConfig("shop", "US", key_file=folder / "key.json"))
 
 
 def test_a_good_key_is_let_in(sign_in: SignIn, tmp_path: Path) -> None:
@@ -81,7 +82,8 @@ def test_a_key_that_was_revoked_is_named_and_not_quoted(sign_in: SignIn, tmp_pat
         warehouse(sign_in, tmp_path).check_access()
     told = str(caught.value)
     assert told.startswith(
-        f"ECOMMERSSS_BIGQUERY_KEY_FILE: Google does not accept the key in {tmp_path}/key.json: make a new one"
+        f"ECOMMERSSS_BIGQUERY_KEY_FILE: Google does not accept the key in {tmp_path}/key.json: "
+        "create a new one"
     )
     assert "invalid_grant" in told
     assert "PRIVATE" not in told
@@ -91,8 +93,8 @@ def test_a_key_that_was_revoked_is_named_and_not_quoted(sign_in: SignIn, tmp_pat
 def test_missing_default_credentials_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
     with pytest.raises(WarehouseError, match=r"gcloud auth application-default login.*none\.json"):
-        BigQueryWarehouse("shop", "US").check_access()
+        BigQueryWarehouse(BigQueryConfig("shop", "US")).check_access()
 
 
 def test_an_emulator_asks_nobody() -> None:
-    BigQueryWarehouse("shop", "US", endpoint="http://127.0.0.1:1").check_access()
+    BigQueryWarehouse(BigQueryConfig("shop", "US", endpoint="http://127.0.0.1:1")).check_access()

@@ -39,8 +39,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | BigQueryWa
     found = datasets(warehouse)
     if found:
         pytest.fail(
-            f"the project {warehouse.project} has the dataset {', '.join(found)}, which these tests would "
-            "delete: name an empty project in ECOMMERSSS_BIGQUERY_PROJECT"
+            f"the project {warehouse.config.project} has the dataset {', '.join(found)}, which these tests "
+            "would delete: name an empty project in ECOMMERSSS_BIGQUERY_PROJECT"
         )
     yield warehouse
     delete_datasets(warehouse)
@@ -57,17 +57,19 @@ def warehouse(place: str | BigQueryWarehouse) -> BigQueryWarehouse:
 def datasets(warehouse: BigQueryWarehouse) -> list[str]:
     from ecommersss_platform.warehouse.bigquery.session import PlatformBigQuery
 
-    with PlatformBigQuery.of(warehouse, {}).get_client() as client:
-        listed = client.list_datasets(warehouse.project)
+    with PlatformBigQuery.of(warehouse.config, {}).get_client() as client:
+        listed = client.list_datasets(warehouse.config.project)
         return [dataset.dataset_id for dataset in listed if dataset.dataset_id in DATASETS]
 
 
 def delete_datasets(warehouse: BigQueryWarehouse) -> None:
     from ecommersss_platform.warehouse.bigquery.session import PlatformBigQuery
 
-    with PlatformBigQuery.of(warehouse, {}).get_client() as client:
+    with PlatformBigQuery.of(warehouse.config, {}).get_client() as client:
         for name in DATASETS:
-            client.delete_dataset(f"{warehouse.project}.{name}", delete_contents=True, not_found_ok=True)
+            client.delete_dataset(
+                f"{warehouse.config.project}.{name}", delete_contents=True, not_found_ok=True
+            )
 
 
 class TestContract(WarehouseContract):
@@ -96,7 +98,7 @@ def test_a_run_shows_its_jobs_with_links(warehouse: BigQueryWarehouse) -> None:
     lines = jobs.splitlines()[2:]
     assert [line.split("|")[1].strip() for line in lines] == ["load", "audit", "tally", "publish", "log"]
     for line in lines:
-        assert f"](https://console.cloud.google.com/bigquery?project={warehouse.project}&j=bq:" in line
+        assert f"](https://console.cloud.google.com/bigquery?project={warehouse.config.project}&j=bq:" in line
     assert made.metadata["job_bytes"].value >= 0
     assert made.metadata["job_slot_ms"].value >= 0
     [entry] = warehouse.query("SELECT run_id, checksum FROM raw.load_log").to_pylist()

@@ -25,18 +25,18 @@ from ecommersss_platform.checks import (
 from ecommersss_platform.contracts import ORDERS, USERS, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse import Job, Published, SchemaError
-from ecommersss_platform.warehouse.arrow import Tally, conformed
-from ecommersss_platform.warehouse.audit import Dialect, audit_sql, findings, required_columns
-from ecommersss_platform.warehouse.duckdb.warehouse import busy_message, is_taken
+from ecommersss_platform.warehouse.arrow import CountingReader, conform
+from ecommersss_platform.warehouse.audit import audit_sql, findings, required_columns
+from ecommersss_platform.warehouse.dialect import Dialect, TableColumn
+from ecommersss_platform.warehouse.duckdb.engine import busy_message, is_taken
 from ecommersss_platform.warehouse.io_manager import as_reader, day_metadata, markdown, run_metadata, table_of
 from ecommersss_platform.warehouse.names import full_name, split_name, staging_name
 from ecommersss_platform.warehouse.schema_changes import (
-    TableColumn,
-    changes,
+    automatic_changes,
     check_losses,
     losses_sql,
-    migration,
-    selected,
+    migrated_columns,
+    plan_migration,
 )
 from ecommersss_platform_tests.support.commands import check_command
 
@@ -46,6 +46,10 @@ PLAIN = Dialect(
     quote=str,
     business_day=lambda instant: f"BUSINESS_DAY({instant})",
     try_cast=lambda value, type_: f"TRY({value} AS {type_})",
+    types={},
+    text=repr,
+    instant="INSTANT",
+    literal_rows=lambda names, rows: "",
 )
 SMALL = replace(
     USERS, columns=tuple(c for c in USERS.columns if c.name in ("version", "valid_from", "partition_date"))
@@ -115,8 +119,8 @@ A, B = TableColumn("a", "BIGINT", False), TableColumn("b", "VARCHAR", True)
 
 
 def test_a_nullable_column_is_added_and_a_required_one_relaxed() -> None:
-    assert changes("raw.t", [A, B], [A, B]) == changes("raw.t", [B, A], [A, B])
-    todo = changes("raw.t", [A], [replace(A, nullable=True), B])
+    assert automatic_changes("raw.t", [A, B], [A, B]) == automatic_changes("raw.t", [B, A], [A, B])
+    todo = automatic_changes("raw.t", [A], [replace(A, nullable=True), B])
     assert (todo.added, todo.relaxed) == ((B,), (replace(A, nullable=True),))
 
 
@@ -162,7 +166,7 @@ def test_what_old_days_cannot_follow_is_named_with_both_types_and_the_command(
     existing: list[TableColumn], wanted: list[TableColumn], says: str, command: str
 ) -> None:
     with pytest.raises(SchemaError) as failure:
-        changes("raw.t", existing, wanted)
+        automatic_changes("raw.t", existing, wanted)
     assert says in str(failure.value)
     assert command in str(failure.value)
     if MIGRATE in command:
@@ -172,28 +176,28 @@ def test_what_old_days_cannot_follow_is_named_with_both_types_and_the_command(
 def test_a_migration_makes_each_column_of_what_there_is() -> None:
     old = [A, B, TableColumn("gone", "DATE", True)]
     wanted = [TableColumn("new", "DATE", True), TableColumn("c", "DOUBLE", False), A]
-    todo = migration("raw.t", old, wanted, {"b": "c"}, ["gone"])
-    assert todo.told == (
-        "new (DATE) is new, and NULL in what is there",
+    plan = plan_migration("raw.t", old, wanted, {"b": "c"}, ["gone"])
+    assert plan.descriptions == (
+        "new (DATE) is new, and NULL in existing rows",
         "b is renamed to c",
         "c becomes DOUBLE from VARCHAR",
         "c is required",
         "gone (DATE) is dropped with its values",
     )
-    assert selected(todo, PLAIN) == "CAST(NULL AS DATE) AS new, TRY(b AS DOUBLE) AS c, a AS a"
-    assert losses_sql(todo, "raw.t WHERE x", PLAIN) == (
+    assert migrated_columns(plan, PLAIN) == "CAST(NULL AS DATE) AS new, TRY(b AS DOUBLE) AS c, a AS a"
+    assert losses_sql(plan, "raw.t WHERE x", PLAIN) == (
         "SELECT count(CASE WHEN b IS NOT NULL AND (TRY(b AS DOUBLE) IS NULL "
         "OR TRY(TRY(b AS DOUBLE) AS VARCHAR) IS DISTINCT FROM b) THEN 1 END) AS lost_c, "
         "count(CASE WHEN b IS NULL THEN 1 END) AS null_c "
         "FROM raw.t WHERE x"
     )
-    check_losses(todo, {"lost_c": 0, "null_c": 0})
+    check_losses(plan, {"lost_c": 0, "null_c": 0})
     with pytest.raises(SchemaError) as failure:
-        check_losses(todo, {"lost_c": 2, "null_c": 1})
-    assert "2 values of c cannot be DOUBLE and VARCHAR again" in str(failure.value)
+        check_losses(plan, {"lost_c": 2, "null_c": 1})
+    assert "2 values of c cannot become DOUBLE and VARCHAR again" in str(failure.value)
     assert "1 rows have no c, which the contract requires" in str(failure.value)
-    fits = migration("raw.t", [A, B], [A, B], {}, [])
-    assert fits.told == ()
+    fits = plan_migration("raw.t", [A, B], [A, B], {}, [])
+    assert fits.descriptions == ()
     assert losses_sql(fits, "raw.t", PLAIN) is None
 
 
@@ -207,7 +211,7 @@ def test_a_migration_makes_each_column_of_what_there_is() -> None:
         ([A], {"b": "x"}, [], "the contract has no column x"),
         ([A], {"b": "a"}, [], "there is a column a already"),
         ([A, replace(B, name="c")], {"b": "c"}, ["b"], "b is both renamed and dropped"),
-        ([replace(A, name="c")], {"a": "c", "b": "c"}, [], "two columns are to have one name"),
+        ([replace(A, name="c")], {"a": "c", "b": "c"}, [], "two columns would get the same name"),
         ([A, B, replace(A, name="n")], {}, [], "n is required and new: make it nullable in the contract"),
     ],
 )
@@ -215,7 +219,7 @@ def test_a_migration_is_refused_unless_it_says_what_becomes_of_each_column(
     wanted: list[TableColumn], renames: dict[str, str], drops: list[str], says: str
 ) -> None:
     with pytest.raises(SchemaError) as failure:
-        migration("raw.t", [A, B], wanted, renames, drops)
+        plan_migration("raw.t", [A, B], wanted, renames, drops)
     assert says in str(failure.value)
 
 
@@ -260,14 +264,14 @@ ROW = {"n": 1, "money": Decimal("1.50"), "t": datetime(2024, 6, 10, tzinfo=UTC),
 @pytest.mark.parametrize("frame", [pl.DataFrame, pd.DataFrame], ids=["polars", "pandas"])
 def test_frames_take_the_wanted_types_order_and_missing_columns(frame: type) -> None:
     given = frame([{name: ROW[name] for name in ("list", "t", "text", "n")}])
-    result = conformed(as_reader(given), WANTED, "raw.t").read_all()
+    result = conform(as_reader(given), WANTED, "raw.t").read_all()
     assert result.schema.equals(WANTED)
     assert result.to_pylist() == [ROW | {"money": None}]
 
 
 def test_what_is_right_already_is_passed_through() -> None:
     reader = pa.Table.from_pylist([ROW], WANTED).to_reader()
-    assert conformed(reader, WANTED, "raw.t") is reader
+    assert conform(reader, WANTED, "raw.t") is reader
 
 
 @pytest.mark.parametrize(
@@ -281,20 +285,20 @@ def test_what_is_right_already_is_passed_through() -> None:
 )
 def test_rows_that_do_not_fit_are_refused(row: dict[str, object], says: str) -> None:
     with pytest.raises(SchemaError) as failure:
-        conformed(pa.Table.from_pylist([row]).to_reader(), WANTED, "raw.t").read_all()
+        conform(pa.Table.from_pylist([row]).to_reader(), WANTED, "raw.t").read_all()
     assert says in str(failure.value)
 
 
-def test_a_tally_counts_and_keeps_the_error() -> None:
+def test_a_counting_reader_keeps_the_error_that_ended_it() -> None:
     def batches():  # type: ignore[no-untyped-def]
         yield pa.record_batch({"n": [1, 2, 3]})
         raise TimeoutError("too slow")
 
-    tally = Tally(pa.RecordBatchReader.from_batches(pa.schema([("n", pa.int64())]), batches()))
+    counted = CountingReader(pa.RecordBatchReader.from_batches(pa.schema([("n", pa.int64())]), batches()))
     with pytest.raises(TimeoutError):
-        tally.reader.read_all()
-    assert (tally.rows, tally.bytes) == (3, 24)
-    assert str(tally.error) == "too slow"
+        counted.reader.read_all()
+    assert (counted.rows, counted.bytes) == (3, 24)
+    assert str(counted.error) == "too slow"
 
 
 def test_the_table_of_an_asset() -> None:

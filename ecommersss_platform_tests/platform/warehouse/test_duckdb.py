@@ -266,7 +266,7 @@ def test_descriptions_are_in_the_catalog(warehouse: DuckDbWarehouse) -> None:
 def test_large_reads_leave_memory_through_a_file(
     warehouse: DuckDbWarehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ecommersss_platform.warehouse.duckdb.warehouse._SPOOL_IN_MEMORY", 1000)
+    monkeypatch.setattr("ecommersss_platform.warehouse.duckdb.spool._IN_MEMORY_BYTES", 1000)
     rows = orders(range(1, 2000), DAY_1)
     publish(warehouse, rows, ONE)
     gc.collect()  # or what earlier tests left open is closed in between

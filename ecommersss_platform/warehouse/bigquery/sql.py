@@ -1,0 +1,95 @@
+"""BigQuery's SQL: its dialect, and the statements that only it has. Pure text, no client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from ecommersss_platform.contracts import PARTITION_COLUMN, Column, RawTable, Type
+from ecommersss_platform.partitions import Days
+from ecommersss_platform.warehouse.audit import day_filter
+from ecommersss_platform.warehouse.bigquery.config import TABLE_LABELS
+from ecommersss_platform.warehouse.dialect import Dialect
+from streaming.business_days import JAKARTA
+
+ANY_DAY = f"{PARTITION_COLUMN} >= DATE '0001-01-01'"
+"""True for every day; satisfies a table that requires a partition filter."""
+
+
+def _try_cast(value: str, type_: str) -> str:
+    cast = f"SAFE_CAST({value} AS {type_})"
+    # NUMERIC has nine decimal places; the only one of the contracts has two.
+    return f"ROUND({cast}, 2)" if type_ == DIALECT.types[Type.MONEY] else cast
+
+
+def _literal_rows(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    structs = (
+        ", ".join(f"{value} AS {name}" for value, name in zip(row, names, strict=True)) for row in rows
+    )
+    return f"UNNEST([{', '.join(f'STRUCT({struct})' for struct in structs)}])"
+
+
+DIALECT = Dialect(
+    types={
+        Type.INT64: "INT64",
+        Type.STRING: "STRING",
+        Type.STRINGS: "ARRAY<STRING>",
+        Type.BOOL: "BOOL",
+        Type.MONEY: "NUMERIC",
+        Type.TIMESTAMP: "TIMESTAMP",
+        Type.DATE: "DATE",
+        Type.FLOAT64: "FLOAT64",
+    },
+    quote=lambda identifier: f"`{identifier}`",
+    text=lambda value: json.dumps(value, ensure_ascii=False),
+    instant="TIMESTAMP",
+    business_day=lambda instant: f"DATE({instant}, '{JAKARTA}')",
+    try_cast=_try_cast,
+    literal_rows=_literal_rows,
+)
+
+
+def is_partitioned(table: RawTable) -> bool:
+    return any(c.name == PARTITION_COLUMN for c in table.columns)
+
+
+def requires_filter(table: RawTable) -> bool:
+    """Return whether queries must name days: if every row has one and the contract does not exempt them."""
+    return not table.whole and any(c.name == PARTITION_COLUMN and not c.nullable for c in table.columns)
+
+
+def merge_sql(table: RawTable, target: str, staging: str, days: Days) -> str:
+    """Write the one statement that replaces exactly these days with the staged rows.
+
+    ON FALSE matches nothing. So every staged row is inserted, and rows of the target are deleted by their day
+    alone. Bounds are constants, so that only these partitions are read and written. They are on both sides,
+    so that no other day gains a row, whatever was staged.
+    """
+    columns = DIALECT.column_list(table)
+    return (
+        f"MERGE {target} AS target "  # noqa: S608
+        f"USING (SELECT {columns} FROM {staging} WHERE {day_filter(days)}) AS staged ON FALSE "
+        f"WHEN NOT MATCHED BY SOURCE AND {day_filter(days, f'target.{PARTITION_COLUMN}')} THEN DELETE "
+        f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({columns})"
+    )
+
+
+def replace_sql(table: RawTable, target: str, select: str) -> str:
+    """Write the one statement that replaces the whole table, columns included, with the SELECT's rows."""
+    text = DIALECT.text
+    columns = ", ".join(_definition(c) for c in table.columns)
+    partitioned = f" PARTITION BY {PARTITION_COLUMN}" if is_partitioned(table) else ""
+    clustered = f" CLUSTER BY {', '.join(map(DIALECT.quote, table.clustering))}" if table.clustering else ""
+    labels = ", ".join(f"({text(key)}, {text(value)})" for key, value in TABLE_LABELS.items())
+    options = f"description={text(table.description)}, labels=[{labels}]"
+    if requires_filter(table):
+        options += ", require_partition_filter=TRUE"
+    return (
+        f"CREATE OR REPLACE TABLE {target} ({columns}){partitioned}{clustered} OPTIONS({options}) AS {select}"
+    )
+
+
+def _definition(column: Column) -> str:
+    required = "" if column.nullable or column.type is Type.STRINGS else " NOT NULL"
+    described = f"OPTIONS(description={DIALECT.text(column.description)})"
+    return f"{DIALECT.quote(column.name)} {DIALECT.types[column.type]}{required} {described}"

@@ -1,0 +1,143 @@
+"""The interface of a warehouse, and the values that it returns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from enum import StrEnum
+from typing import Protocol
+
+import pyarrow as pa
+
+from ecommersss_platform.contracts import RawTable
+from ecommersss_platform.partitions import Days
+
+
+class Step(StrEnum):
+    """The step that `publish` has just finished, in order."""
+
+    OPENED = "opened"
+    STAGED = "staged"
+    AUDITED = "audited"
+    PUBLISHED = "published"
+    LOGGED = "logged"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that a warehouse ran for us, as its own console knows it."""
+
+    step: str
+    """Its purpose: load, audit, tally, publish or log."""
+    id: str
+    url: str
+    bytes: int | None
+    """Bytes loaded or scanned; None if the service did not report them."""
+    slot_ms: int | None
+    """Computing time in slot milliseconds; None if the service did not report it."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The result of one `publish`."""
+
+    table: str
+    days: Days | None
+    """The days that were replaced; None: the whole table."""
+    rows: int
+    bytes: int
+    """Size of the rows as Arrow data."""
+    stage_seconds: float
+    """Extraction, staging and audit. They overlap because rows are streamed."""
+    publish_seconds: float
+    rows_per_day: Mapping[date, int] = field(default_factory=dict)
+    """Every day of `days`, including days without rows. Empty if the whole table was replaced."""
+    statuses: Mapping[date, Mapping[str, int]] = field(default_factory=dict)
+    """Per day, rows per value of the contract's status column. Empty if it has none."""
+    checksums: Mapping[date, str] = field(default_factory=dict)
+    """Per day, the checksum of `warehouse/checksum.py`, as the load log keeps it."""
+    jobs: tuple[Job, ...] = ()
+    """The service's jobs; empty if the warehouse is a library in this process."""
+
+    @property
+    def rows_per_status(self) -> dict[str, int]:
+        total: Counter[str] = Counter()
+        for counts in self.statuses.values():
+            total.update(counts)
+        return dict(total)
+
+
+OnStep = Callable[[Step], None]
+
+
+def ignore_step(step: Step) -> None:
+    """Ignore every step (the default)."""
+
+
+class Warehouse(Protocol):
+    """Where tables live. An implementation is a small value that can be pickled and opens nothing until used.
+
+    Tables are named "dataset.table". Instants come back in UTC.
+    """
+
+    @property
+    def pool(self) -> str | None:
+        """The Dagster concurrency pool of every step that opens the warehouse; None: no limit."""
+
+    def check_access(self) -> None:
+        """Check the credentials, on behalf of a program such as dbt that opens the warehouse itself.
+
+        Raises WarehouseError, whose message names the setting to change.
+        """
+
+    def publish(
+        self,
+        table: RawTable,
+        rows: pa.RecordBatchReader,
+        days: Days | None,
+        run_id: str,
+        on_step: OnStep = ignore_step,
+    ) -> Published:
+        """Replace exactly these days of the table (None: all of it) with the rows, atomically.
+
+        The reader is consumed once, batch by batch. A missing table is created; an existing one gains the
+        nullable columns that the contract gained. Idempotent. `raw.load_log` gains an entry for each day. It
+        never gets an entry for a load that did not happen, and a retry of the run that loads the same rows
+        adds none.
+
+        Raises SchemaError for columns that do not fit, AuditError for rows that must not be published,
+        WarehouseBusy, and whatever the reader raises. The table is then as it was, with one exception: where
+        a service writes the log after the days, a WarehouseError of the log leaves the days published.
+        Publish the same rows again to complete the log.
+        """
+
+    def migrate(
+        self, table: RawTable, renames: Mapping[str, str], drops: Collection[str], *, dry_run: bool = False
+    ) -> tuple[str, ...]:
+        """Rebuild the table to fit its contract, atomically. Return the changes (made or planned) as clauses.
+
+        `renames` maps old names to new ones; `drops` names columns to lose. Nothing else is lost. Nothing
+        changes if the table fits its contract.
+
+        Raises TableNotFound, WarehouseBusy, and SchemaError for a change that was not asked for or that would
+        lose values.
+        """
+
+    def read(
+        self, table: RawTable | str, columns: Sequence[str] | None = None, days: Days | None = None
+    ) -> pa.RecordBatchReader:
+        """Return the rows of these days (None: all), in no order. The warehouse is free again on return.
+
+        Raises TableNotFound, SchemaError for a column that does not exist, WarehouseBusy.
+        """
+
+    def query(self, sql: str) -> pa.Table:
+        """Return the result of one statement that only reads, in the warehouse's dialect.
+
+        Raises TableNotFound if nothing has been published yet, QueryError, WarehouseBusy.
+        """
+
+    def newest_day(self, table: RawTable | str) -> date | None:
+        """Return the newest partition that has rows; None if there is none, or no table yet."""
