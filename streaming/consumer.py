@@ -18,8 +18,9 @@ from functools import partial
 
 from streaming.commit_thread import CommitThread
 from streaming.consumer_loop import COLLISIONS, ConsumerLoop, utc_now
-from streaming.database.store import Collision, OrderStore, Rejected, Rows
-from streaming.decisions import Candidate, Decision, candidates, decide
+from streaming.database.rows import Rows
+from streaming.database.store import Collision, OrderStore
+from streaming.decisions import Candidate, Decision, Rejected, candidates, decide_batch
 from streaming.errors import PlatformError
 from streaming.flagged import FlaggedStream
 from streaming.history import History, MemoryHistory
@@ -145,8 +146,8 @@ class Consumer(ConsumerLoop):
             stored = self.store.stored([order.id for order in orders]) if look else {}
             catalogue = self.store.refresh(orders)
             with self.store.past_orders() as past_orders:
-                self.history.prepare(past_orders, orders)
-            pending.decision = decide(
+                self.history.load(past_orders, orders)
+            pending.decision = decide_batch(
                 pending.decoded, stored, catalogue, self.history, self.book, self._clock()
             )
         pending.decision.rejected.extend(pending.invalid)

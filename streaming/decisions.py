@@ -1,21 +1,23 @@
-"""What becomes of each line of a batch: an order with its verdict, a rejected line, or a duplicate. Pure."""
+"""The pure decision about a batch: each line becomes a flagged order, a rejected line, or a duplicate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
 
 import msgspec
 
 from streaming.business_days import local_hour
-from streaming.database.catalogue import Catalogue
-from streaming.database.store import Rejected
 from streaming.decode import InvalidOrder, decode
-from streaming.history import History, Velocity
+from streaming.history import History
+from streaming.lists import UserLists
 from streaming.orders import REASONS, Flagged, Order, flag
 from streaming.rules import FeatureRow, RuleBook
 from streaming.topics import Batch
+from streaming.velocity import Velocity
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
@@ -26,22 +28,57 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     order: Order
 
 
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A line of the topic that is no valid order. `missing_id`: the user or product that does not exist."""
+
+    position: int
+    raw: bytes
+    reason: str
+    detail: str
+    missing_id: int | None = None
+
+    def at(self, position: int) -> Rejected:
+        """Return the same line at another position."""
+        return replace(self, position=position)
+
+
 @dataclass(slots=True)
 class Decision:
-    """What is to be stored of a batch, each list in topic order."""
+    """What to store of a batch, each list in topic order."""
 
     orders: list[Flagged] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     duplicates: int = 0
-    """Lines that repeat an order exactly: only counted."""
+    """Lines that repeat an order exactly; they are only counted."""
     known_ids: int = 0
-    """Lines, duplicates and rejected ones, whose id an earlier batch had stored."""
+    """Duplicate and rejected lines whose id an earlier batch stored."""
     lists_version: int = 0
-    """Of the lists of users that were looked at."""
+    """The version of the user lists that the decision used."""
+
+
+class Catalogue(Protocol):
+    """What a decision knows of users, products and the user lists."""
+
+    @property
+    def users(self) -> Mapping[int, datetime]:
+        """When each known user signed up (UTC)."""
+        ...
+
+    @property
+    def lists(self) -> UserLists: ...
+
+    def has_product(self, product_id: int) -> bool:
+        """Return whether the product exists."""
+        ...
+
+    def list_price(self, product_id: int, instant: datetime) -> Decimal | None:
+        """Return a known product's price in rupiah at that instant; None if it had none yet."""
+        ...
 
 
 def candidates(batch: Batch) -> tuple[list[Candidate], list[Rejected]]:
-    """The batch's lines that decode, and those that don't."""
+    """Return the batch's lines that decode, and those that don't."""
     decoded: list[Candidate] = []
     invalid: list[Rejected] = []
     for position, line in zip(batch.positions, batch.lines, strict=True):
@@ -52,7 +89,7 @@ def candidates(batch: Batch) -> tuple[list[Candidate], list[Rejected]]:
     return decoded, invalid
 
 
-def decide(
+def decide_batch(
     decoded: list[Candidate],
     stored: Mapping[int, Order],
     catalogue: Catalogue,
@@ -60,10 +97,10 @@ def decide(
     book: RuleBook,
     flagged_at: datetime,
 ) -> Decision:
-    """The fate of each candidate, given what is stored under their ids and what the marketplace knows.
+    """Decide about each candidate, given the orders stored under their ids and the catalogue.
 
-    `history` was prepared for the candidates; it observes those that are accepted, in topic order. Without
-    `stored` the answer holds as long as none of the ids is stored; the store finds out.
+    `history` was loaded for the candidates; it observes those that are accepted, in topic order. An empty
+    `stored` assumes that none of the ids is stored; the store finds out if that is wrong.
     """
     decision = Decision(lists_version=catalogue.lists.version)
     accepted: dict[int, Order] = {}
@@ -97,14 +134,14 @@ def decide(
 
 
 def features(order: Order, signed_up: datetime, catalogue: Catalogue, velocity: Velocity) -> FeatureRow:
-    """What rules see of an order whose user signed up at `signed_up` and whose product exists.
+    """Return the row that rules see of an order whose user signed up at `signed_up` and whose product exists.
 
-    `local_hour` is Asia/Jakarta's. `list_price` is the product's when the order was placed. `user_age_days`
-    is in whole days, rounded down, so an order from before the sign-up has a negative one. `velocity` has
-    what looks back, `catalogue` the lists of users (see `streaming.lists`).
+    `local_hour` is in Asia/Jakarta. `list_price` is the product's price when the order was placed.
+    `user_age_days` is in whole days, rounded down, so it is negative for an order from before the sign-up.
+    `velocity` holds the features that look back, `catalogue` the user lists (see `streaming.lists`).
     """
     placed = order.created_date
-    # By position, in the order of the fields: names would take as long again as all the rest.
+    # Passed by position, in the order of the fields: keywords would double the time this takes.
     return FeatureRow(
         order.id,
         order.user_id,

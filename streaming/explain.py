@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from streaming.database import connect
 from streaming.database.catalogue import Catalogue
-from streaming.database.store import select_flagged
+from streaming.database.past_orders import PastOrders
+from streaming.database.rows import select_flagged
 from streaming.decisions import features
 from streaming.errors import PlatformError
-from streaming.history import DatabaseOrders, MemoryHistory
+from streaming.history import MemoryHistory
 from streaming.lists import UserLists, version_used
 from streaming.orders import Flagged
 from streaming.rules import Explanation, FeatureRow, RuleBook
@@ -65,6 +66,6 @@ def explain(
         catalogue, history = Catalogue(), MemoryHistory()
         catalogue.refresh(cursor, {order.user_id}, {order.product_id})
         catalogue.lists = UserLists.read(cursor, version_used(cursor, topic, consumer, order.position))
-        history.prepare(DatabaseOrders(cursor, before=order.position), [order])
+        history.load(PastOrders(cursor, before_position=order.position), [order])
         row = features(order, catalogue.users[order.user_id], catalogue, history.observe(order))
     return Explained(order, row, book.explain(row), book.version)

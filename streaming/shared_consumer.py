@@ -20,7 +20,7 @@ from datetime import datetime
 from streaming.consumer_loop import COLLISIONS, ConsumerLoop, utc_now
 from streaming.database.shared import SharedOrderStore
 from streaming.database.store import Collision
-from streaming.decisions import Candidate, Decision, candidates, decide
+from streaming.decisions import Candidate, Decision, candidates, decide_batch
 from streaming.errors import PlatformError
 from streaming.flagged_tail import FlaggedTail
 from streaming.history import FreshHistory
@@ -114,9 +114,9 @@ class SharedConsumer(ConsumerLoop):
                 stored = self.store.stored([order.id for order in orders])
                 catalogue = self.store.refresh(orders)
                 with self.store.past_orders() as past:
-                    self.history.prepare(past, orders)
+                    self.history.load(past, orders)
                 placed = [Candidate(positions[c.position], c.line, c.order) for c in decoded]
-                decision = decide(placed, stored, catalogue, self.history, self.book, self._clock())
+                decision = decide_batch(placed, stored, catalogue, self.history, self.book, self._clock())
             decision.rejected.extend(line.at(positions[line.position]) for line in invalid)
             ids = dict(zip(positions, batch.message_ids, strict=True))
             try:

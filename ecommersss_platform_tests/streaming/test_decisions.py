@@ -10,12 +10,12 @@ import pytest
 from ecommersss_platform_tests.support.plain_velocity import StoredInMemory, plain_velocity
 from ecommersss_platform_tests.support.shop import LONG_AGO, NOON, PRICE, flagged, order
 from streaming.database.catalogue import Catalogue
-from streaming.database.store import Rejected
-from streaming.decisions import Candidate, Decision, candidates, decide, features
-from streaming.history import MemoryHistory, Velocity
+from streaming.decisions import Candidate, Decision, Rejected, candidates, decide_batch, features
+from streaming.history import MemoryHistory
 from streaming.orders import Order, encode
 from streaming.rules import RuleBook
 from streaming.topics import Batch
+from streaming.velocity import Velocity
 
 BOOK = RuleBook.parse(
     """
@@ -43,8 +43,8 @@ def decided(catalogue: Catalogue, *orders: Order, stored: dict[int, Order] | Non
     """The decision about a batch with these orders at positions 100, 200, ..."""
     batch = [Candidate(100 * n, encode(o), o) for n, o in enumerate(orders, start=1)]
     history = MemoryHistory()
-    history.prepare(StoredInMemory(), orders)
-    return decide(batch, stored or {}, catalogue, history, BOOK, NOON + timedelta(seconds=1))
+    history.load(StoredInMemory(), orders)
+    return decide_batch(batch, stored or {}, catalogue, history, BOOK, NOON + timedelta(seconds=1))
 
 
 def test_lines_that_decode_are_told_from_those_that_do_not() -> None:
@@ -158,8 +158,8 @@ def test_only_accepted_orders_count_for_those_that_follow(catalogue: Catalogue) 
     ]
     batch = [Candidate(100 * n, encode(o), o) for n, o in enumerate(orders, start=1)]
     history = MemoryHistory()
-    history.prepare(StoredInMemory(), orders)
-    decision = decide(batch, {}, catalogue, history, LOOKING_BACK, NOON)
+    history.load(StoredInMemory(), orders)
+    decision = decide_batch(batch, {}, catalogue, history, LOOKING_BACK, NOON)
     assert [(o.id, o.fraud_reasons, o.shadow_reasons) for o in decision.orders] == [
         (1, [], []),
         (3, [], ["listed"]),

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from ecommersss_platform_tests.support.plain_velocity import StoredInMemory, plain_velocity
 from ecommersss_platform_tests.support.shop import NOON, order
 from streaming import history
-from streaming.history import FreshHistory, MemoryHistory, Velocity
+from streaming.history import FreshHistory, MemoryHistory
 from streaming.orders import MAX_AMOUNT, Order
+from streaming.velocity import Velocity
 
 MICROSECOND = timedelta(microseconds=1)
 SECOND, MINUTE, HOUR, DAY = (timedelta(**{unit: 1}) for unit in ("seconds", "minutes", "hours", "days"))
@@ -54,7 +55,7 @@ def in_duckdb(orders: list[Order]) -> list[Velocity]:
 
 def observed(history: history.History, stored: StoredInMemory, orders: list[Order]) -> list[Velocity]:
     """The features of a batch of orders, which is then stored."""
-    history.prepare(stored, orders)
+    history.load(stored, orders)
     velocities = [history.observe(order) for order in orders]
     stored.orders += orders
     history.committed(len(orders))
@@ -127,7 +128,7 @@ def test_history_is_its_definition_and_the_sql(
         batch = topic[len(found) : len(found) + data.draw(st.integers(1, 12))]
         happens = data.draw(st.sampled_from(["", "", "", "rolled back", "restart", "evicted"]))
         if happens == "rolled back":
-            look_back.prepare(stored, batch)
+            look_back.load(stored, batch)
             for o in batch[: data.draw(st.integers(0, len(batch)))]:
                 look_back.observe(o)
             look_back.rolled_back()
@@ -151,7 +152,7 @@ def test_a_batch_may_be_judged_while_others_are_being_stored(topic: list[Order],
     unnoticed: list[list[Order]] = []
     while len(found) < len(topic):
         batch = topic[len(found) : len(found) + data.draw(st.integers(1, 8))]
-        look_back.prepare(stored, batch)
+        look_back.load(stored, batch)
         found += [look_back.observe(o) for o in batch]
         waiting.append(batch)
         for _ in range(data.draw(st.integers(0, len(waiting)))):
@@ -233,7 +234,7 @@ def test_memory_is_by_users_and_orders_in_the_window(monkeypatch: pytest.MonkeyP
                 order(i, user_id=pick.randint(1, users), created_date=NOON + i * 2 * MINUTE)
                 for i in range(n + 1, n + 51)
             ]
-            look_back.prepare(stored, batch)
+            look_back.load(stored, batch)
             for o in batch:
                 look_back.observe(o)
             look_back.committed(len(batch))
@@ -286,11 +287,11 @@ def test_a_start_reads_the_users_of_the_newest_orders(monkeypatch: pytest.Monkey
 
 def test_an_order_that_was_not_prepared_is_a_mistake_of_the_program() -> None:
     look_back = MemoryHistory()
-    with pytest.raises(LookupError, match="order 1 was not prepared"):
+    with pytest.raises(LookupError, match="order 1 was not loaded"):
         look_back.observe(order(1))
     observed(look_back, StoredInMemory(), [order(1)])
     look_back.observe(order(2, created_date=NOON - 400 * DAY))  # a user without a past is known for ever
     stored = StoredInMemory([order(3, user_id=2)])
     observed(look_back, stored, [order(4, user_id=2)])
-    with pytest.raises(LookupError, match="order 5 was not prepared"):
+    with pytest.raises(LookupError, match="order 5 was not loaded"):
         look_back.observe(order(5, user_id=2, created_date=NOON - 400 * DAY))

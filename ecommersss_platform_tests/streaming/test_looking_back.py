@@ -30,10 +30,11 @@ from ecommersss_platform_tests.support.shop import (
 )
 from streaming import history
 from streaming.consumer import Consumer
-from streaming.database import connect
+from streaming.database import connect, past_orders
+from streaming.database.past_orders import PastOrders
 from streaming.database.store import OrderStore
 from streaming.errors import PlatformError
-from streaming.history import DatabaseOrders, FreshHistory, Interval, MemoryHistory, Past
+from streaming.history import FreshHistory, Interval, MemoryHistory
 from streaming.lists import (
     Synchronised,
     UserLists,
@@ -46,6 +47,7 @@ from streaming.lists import (
 from streaming.orders import Order, encode
 from streaming.rules import RULES_PATH, RuleBook, RuleFile
 from streaming.topics.jsonl import JsonlTopic
+from streaming.velocity import PastOrder
 
 pytestmark = pytest.mark.integration
 
@@ -115,7 +117,7 @@ def test_what_the_database_answers(url: str) -> None:
     store(url, *(order(n, created_date=t, amount=Decimal(n)) for n, t in enumerate(times, start=1)))
     store(url, order(9, user_id=2, country="SG"))
     with closing(connect(url)) as connection, connection.cursor() as cursor:
-        stored = DatabaseOrders(cursor)
+        stored = PastOrders(cursor)
         assert stored.newest([1, 2, 3]) == {1: NOON + HOUR, 2: NOON, 3: None}
         assert stored.newest([]) == {}
         (before_1, first), (before_3, third), (before_2, second), (no_last, nothing) = stored.within(
@@ -129,12 +131,12 @@ def test_what_the_database_answers(url: str) -> None:
         assert (before_1, sorted(first)) == (
             NOON - DAY,
             [
-                Past(4, NOON - timedelta(microseconds=1), Decimal("4.00"), "ID"),
-                Past(5, NOON, Decimal("5.00"), "ID"),
+                PastOrder(4, NOON - timedelta(microseconds=1), Decimal("4.00"), "ID"),
+                PastOrder(5, NOON, Decimal("5.00"), "ID"),
             ],
         )
         assert (before_3, third) == (None, [])
-        assert (before_2, second) == (None, [Past(9, NOON, Decimal("3000.00"), "SG")])
+        assert (before_2, second) == (None, [PastOrder(9, NOON, Decimal("3000.00"), "SG")])
         assert (no_last, nothing) == (None, [])
         assert stored.recent_users(2) in ({1: NOON + HOUR}, {1: NOON + HOUR, 2: NOON})
         assert stored.recent_users(100) == {1: NOON + HOUR, 2: NOON}
@@ -258,9 +260,9 @@ def test_history_is_read_through_its_index(url: str) -> None:
             (NOON,),
         )
         for statement, parameters in (
-            (history._NEWEST, ([1, 2],)),
-            (history._BEFORE, ([1], [NOON + DAY])),
-            (history._WITHIN, ([1], [NOON], [NOON + HOUR])),
+            (past_orders.NEWEST, ([1, 2],)),
+            (past_orders.BEFORE, ([1], [NOON + DAY])),
+            (past_orders.WITHIN, ([1], [NOON], [NOON + HOUR])),
         ):
             cursor.execute("EXPLAIN " + statement.format(earlier=""), parameters)
             plan = "\n".join(row for (row,) in cursor)

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from streaming.history import DAY, TEN_MINUTES, Interval, Past, Velocity
+from streaming.history import Interval
 from streaming.orders import Order
+from streaming.velocity import DAY, TEN_MINUTES, PastOrder, Velocity
 
 
 def plain_velocity(earlier: Iterable[Order], order: Order) -> Velocity:
@@ -41,13 +42,13 @@ class StoredInMemory:
         self.asked += user_ids
         return {u: max((o.created_date for o in self._of(u)), default=None) for u in user_ids}
 
-    def within(self, intervals: Sequence[Interval]) -> list[tuple[datetime | None, list[Past]]]:
+    def within(self, intervals: Sequence[Interval]) -> list[tuple[datetime | None, list[PastOrder]]]:
         self.asked += [user_id for user_id, _, _ in intervals]
         return [
             (
                 max((o.created_date for o in self._of(user_id) if o.created_date <= floor), default=None),
                 [
-                    Past(o.id, o.created_date, o.amount, o.country)
+                    PastOrder(o.id, o.created_date, o.amount, o.country)
                     for o in self._of(user_id)
                     if floor < o.created_date <= ceiling
                 ],

@@ -158,7 +158,7 @@ def assert_judged_as_if_undisturbed(url: str, orders: list[Flagged], book: RuleB
         catalogue.users[order.user_id] = LONG_AGO
         catalogue._prices[order.product_id] = ([LONG_AGO], [PRICE])
         catalogue.lists = lists(order.position)
-        history.prepare(nothing_before, [order])
+        history.load(nothing_before, [order])
         velocity = history.observe(order)
         if n in by_definition:
             assert velocity == plain_velocity(in_topic_order[:n], order)
@@ -170,7 +170,7 @@ def assert_judged_as_if_undisturbed(url: str, orders: list[Flagged], book: RuleB
 class Unforgetting(MemoryHistory):
     """A history that keeps all that it has seen, so that it never has to read any of it again."""
 
-    def _tidy(self, orders: Sequence[Order]) -> None:
+    def _evict(self, orders: Sequence[Order]) -> None:
         pass
 
 

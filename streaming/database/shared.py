@@ -36,7 +36,9 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
-from streaming.database.store import Collision, OrderStore, Rejected, Rows, rejected_row
+from streaming.database.rows import Rows, rejected_row
+from streaming.database.store import Collision, OrderStore
+from streaming.decisions import Rejected
 from streaming.orders import Flagged
 
 FIRST_POSITION: Final = 1_000_000_000_000_000

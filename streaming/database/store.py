@@ -9,13 +9,11 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from typing import Any
 
-import msgspec
 import psycopg2
 from psycopg2 import errors
 from psycopg2.extensions import connection as Connection
@@ -24,9 +22,19 @@ from psycopg2.extras import execute_values
 
 from streaming.database import connect
 from streaming.database.catalogue import Catalogue
+from streaming.database.past_orders import PastOrders
+from streaming.database.rows import (
+    COPY_ORDERS,
+    SELECT_FLAGGED,
+    Rows,
+    flagged_from_row,
+    rejected_row,
+    select_flagged,
+    select_orders,
+)
+from streaming.decisions import Rejected
 from streaming.errors import PlatformError
-from streaming.history import DatabaseOrders
-from streaming.orders import FIELDS, Flagged, Order, flag
+from streaming.orders import Flagged, Order
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +42,6 @@ LOCK_PATIENCE = 3.0
 """Seconds to wait for the lock: the server takes a moment to notice that a killed consumer is gone."""
 
 _LAST = 2**63 - 1
-_VERDICT = ("is_fraud", "fraud_reasons", "shadow_reasons", "rules_version", "flagged_at", "position")
-_COPY = f"COPY orders ({', '.join((*FIELDS, *_VERDICT))}) FROM STDIN"
-_SELECT_ORDERS = f"SELECT {', '.join(FIELDS)} FROM orders WHERE id = ANY(%s)"  # noqa: S608
-_SELECT_FLAGGED = f"""
-    SELECT {", ".join(FIELDS)}, fraud_reasons, shadow_reasons, rules_version, flagged_at, position FROM orders
-"""  # noqa: S608
 # A position is in the topic once, so the same one again is the same line, read anew after someone moved the
 # topic's position back by hand: it waits again.
 _REJECT = """
@@ -87,43 +89,11 @@ class Collision(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
-    """A line of the topic that is no valid order. `missing_id`: the user or product that was not there."""
-
-    position: int
-    raw: bytes
-    reason: str
-    detail: str
-    missing_id: int | None = None
-
-    def at(self, position: int) -> Rejected:
-        """The same line at another position."""
-        return replace(self, position=position)
-
-
-@dataclass(frozen=True, slots=True)
 class Emission:
     """The orders of the last committed batch that had any, and where their flagged lines begin."""
 
     start_position: int
     order_ids: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Flagged orders as PostgreSQL takes them."""
-
-    first_position: int | None
-    """Of the first order in the topic; None where there are none."""
-    ids: str
-    """Their ids as an array literal: a list of parameters would be parsed as an expression of thousands."""
-    text: bytes
-    """Lines for COPY in text format, columns as in `FIELDS` and then the verdict."""
-
-    @classmethod
-    def of(cls, orders: Sequence[Flagged]) -> Rows:
-        first = orders[0].position if orders else None
-        return cls(first, f"{{{','.join([str(order.id) for order in orders])}}}", copy_text(orders))
 
 
 class OrderStore:
@@ -263,10 +233,10 @@ class OrderStore:
         return self.catalogue
 
     @contextmanager
-    def past_orders(self) -> Iterator[DatabaseOrders]:
+    def past_orders(self) -> Iterator[PastOrders]:
         """Where a history reads stored orders from: those that are committed at each of its readings."""
         with self._reads() as cursor:
-            yield DatabaseOrders(cursor)
+            yield PastOrders(cursor)
 
     @contextmanager
     def _reads(self) -> Iterator[Cursor]:
@@ -280,8 +250,7 @@ class OrderStore:
     def stored(self, ids: Iterable[int]) -> dict[int, Order]:
         """Those of the orders that are stored, by id."""
         with self._undo_on_error(), self.connection.cursor() as cursor:
-            cursor.execute(_SELECT_ORDERS, (list(ids),))
-            return {row[0]: Order(*row) for row in cursor}
+            return select_orders(cursor, ids)
 
     # Writing.
 
@@ -329,7 +298,7 @@ class OrderStore:
             # Measured: COPY is as fast as an array or VALUES insert for one order and twice as fast for
             # fifty, so there is no second way for small batches.
             # In one piece: for each piece the interpreter's lock is waited for.
-            cursor.copy_expert(_COPY, BytesIO(rows.text), size=len(rows.text))
+            cursor.copy_expert(COPY_ORDERS, BytesIO(rows.text), size=len(rows.text))
             if lists_version != self._used_lists:
                 names = {"topic": self.topic, "consumer": self.consumer}
                 used = {**names, "position": rows.first_position, "version": lists_version}
@@ -363,11 +332,11 @@ class OrderStore:
             with self.connection.cursor(name="flagged_after") as cursor:
                 cursor.itersize = 5_000
                 cursor.execute(
-                    f"{_SELECT_FLAGGED} WHERE position > %s AND position <= %s ORDER BY position",
+                    f"{SELECT_FLAGGED} WHERE position > %s AND position <= %s ORDER BY position",
                     (position, last),
                 )
                 for row in cursor:
-                    yield _flagged(row)
+                    yield flagged_from_row(row)
             self.connection.commit()
 
     @contextmanager
@@ -380,57 +349,6 @@ class OrderStore:
                 with suppress(psycopg2.Error):
                     self._connection.rollback()
             raise
-
-
-def select_flagged(cursor: Cursor, ids: Sequence[int]) -> list[Flagged]:
-    """The stored orders with these ids, in the order of `ids`; those that are not stored are left out."""
-    cursor.execute(f"{_SELECT_FLAGGED} WHERE id = ANY(%s)", (list(ids),))
-    found = {row[0]: _flagged(row) for row in cursor}
-    return [found[i] for i in ids if i in found]
-
-
-def copy_text(orders: Sequence[Flagged]) -> bytes:
-    """The orders as `Rows.text` has them."""
-    # Many instants at once are formatted several times as fast.
-    placed = msgspec.to_builtins([o.created_date for o in orders])
-    flagged = msgspec.to_builtins([o.flagged_at for o in orders])
-    return "".join(
-        [
-            f"{o.id}\t{o.user_id}\t{o.product_id}\t{o.quantity}\t{o.amount}\t{_escaped(o.payment_method)}\t"
-            f"{o.country}\t{placed_at}\t{'t' if o.fraud_reasons else 'f'}\t"
-            f"{_array(*o.fraud_reasons)}\t{_array(*o.shadow_reasons)}\t{_escaped(o.rules_version)}\t"
-            f"{flagged_at}\t{o.position}\n"
-            for o, placed_at, flagged_at in zip(orders, placed, flagged, strict=True)
-        ]
-    ).encode()
-
-
-_COPY_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
-
-
-@lru_cache(maxsize=4096)
-def _escaped(text: str) -> str:
-    return text.translate(_COPY_ESCAPES)
-
-
-@lru_cache(maxsize=4096)
-def _array(*names: str) -> str:
-    quoted = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
-    return _escaped("{" + ",".join(f'"{name}"' for name in quoted) + "}")
-
-
-def rejected_row(line: Rejected) -> tuple[int, bytes, str, str, int | None]:
-    """What `rejected_orders` keeps of a line, in the order of `Rejected`."""
-    return line.position, line.raw, line.reason, _storable(line.detail), line.missing_id
-
-
-def _storable(text: str) -> str:
-    """Text that PostgreSQL takes: no NUL, no lone surrogate."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-
-
-def _flagged(row: Sequence[Any]) -> Flagged:
-    return flag(Order(*row[: len(FIELDS)]), *row[len(FIELDS) :])
 
 
 def _one(cursor: Cursor) -> tuple[Any, ...]:

@@ -29,8 +29,8 @@ from streaming.database.store import (
     Emission,
     OrderStore,
     PositionMoved,
-    Rejected,
 )
+from streaming.decisions import Rejected
 from streaming.errors import PlatformError
 from streaming.orders import Flagged, encode_flagged
 

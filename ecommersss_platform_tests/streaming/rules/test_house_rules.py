@@ -13,9 +13,9 @@ import pytest
 from streaming.database.catalogue import Catalogue
 from streaming.decisions import features
 from streaming.decode import decode
-from streaming.history import Velocity
 from streaming.orders import Order
 from streaming.rules import RULES_PATH, FeatureRow, RuleBook
+from streaming.velocity import Velocity
 
 BOOK = RuleBook.load(RULES_PATH)
 NIGHT, FOREIGN, EXTREME, WALLET = "night_bulk_order", "foreign_country", "extreme_order", "wallet_limit"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ecommersss_platform_tests.support.plain_velocity import StoredInMemory
 from ecommersss_platform_tests.support.shop import LONG_AGO, NOON, order
 from streaming.database.catalogue import Catalogue
-from streaming.decisions import candidates, decide
+from streaming.decisions import candidates, decide_batch
 from streaming.history import MemoryHistory
 from streaming.orders import Order, encode
 from streaming.rules import FEATURES, RULES_PATH, RuleBook, sql
@@ -122,9 +122,9 @@ def in_stream(topic: list[Order], sizes: list[int]) -> Verdicts:
         lines = [encode(o) for o in topic[at : at + size]]
         decoded, _ = candidates(Batch(list(range(at, at + len(lines))), lines, at + len(lines)))
         at += size
-        history.prepare(stored, [c.order for c in decoded])
+        history.load(stored, [c.order for c in decoded])
         known = {o.id: o for o in stored.orders}
-        decision = decide(decoded, known, catalogue, history, BOOK, NOON)
+        decision = decide_batch(decoded, known, catalogue, history, BOOK, NOON)
         positions = {o.position for o in decision.orders}
         stored.orders += [c.order for c in decoded if c.position in positions]
         history.committed(len(decision.orders))

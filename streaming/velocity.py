@@ -1,0 +1,206 @@
+"""The window arithmetic of the features that look back: what a user's earlier orders say about an order.
+
+With t the order's `created_date`, a window of length w holds the user's earlier orders in (t - w, t] and the
+order itself. "Earlier" is by position in the topic, so an order that was placed after t is not in the window,
+even if it arrived before.
+
+`seconds_since_last_order` looks back to the newest earlier order placed at or before t, however long ago. It
+is 0 for a tie, and NULL only if there is none.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import accumulate
+from typing import Final, NamedTuple
+
+import msgspec
+
+from streaming.orders import Order
+
+TEN_MINUTES: Final = timedelta(minutes=10)
+DAY: Final = timedelta(hours=24)
+"""The longest window."""
+
+_SECOND: Final = timedelta(seconds=1)
+_ZERO: Final = Decimal("0.00")
+_TRIM_AT: Final = 16
+"""The least number of a user's orders at which old ones are dropped."""
+
+
+class Velocity(msgspec.Struct, frozen=True, gc=False):
+    """The features that look back. Counts and sums include the order itself; amounts are in rupiah.
+
+    Fields are named as in `FeatureRow`.
+    """
+
+    user_orders_10m: int
+    user_orders_24h: int
+    user_amount_24h: Decimal
+    seconds_since_last_order: int | None
+    user_countries_24h: int
+
+
+class PastOrder(NamedTuple):
+    """What the features that look back need to know of a stored order."""
+
+    id: int
+    created_date: datetime
+    amount: Decimal
+    country: str
+
+
+class Span:
+    """All of a user's orders placed in (floor, ceiling]. Without a ceiling the span has no end.
+
+    `before` is the `created_date` of the newest order at or before the floor. Lists are sorted by
+    `created_date`; `sums` are running totals of amounts, from any start.
+    """
+
+    __slots__ = (
+        *("before", "ceiling", "first_covered", "floor", "sums", "times", "trim_at"),
+        *("_base", "_countries", "_country", "_day"),
+    )
+
+    def __init__(self, floor: datetime, before: datetime | None, ceiling: datetime | None = None) -> None:
+        self.floor = floor
+        self.first_covered = floor + DAY
+        """The windows of an order placed before this instant reach back beyond the floor."""
+        self.before = before
+        self.ceiling = ceiling
+        self.trim_at = _TRIM_AT
+        """The number of orders at which to drop old ones: twice as many as were kept, so that a trim pays."""
+        self.times: list[datetime] = []
+        self.sums: list[Decimal] = []
+        self._base = _ZERO  # what `sums` start from
+        # Orders before this index are outside the day of every later order that is not late. Searching each
+        # time would read old orders, which are in no processor cache.
+        self._day = 0
+        # Nearly every user orders from one country. Times by country are kept only for users with several,
+        # and `_country` is then empty.
+        self._country = ""
+        self._countries: dict[str, list[datetime]] | None = None
+
+    def covers(self, placed: datetime) -> bool:
+        """Return whether the span holds the windows of an order placed at that instant."""
+        return placed >= self.first_covered and (self.ceiling is None or placed <= self.ceiling)
+
+    def observe(self, order: Order) -> Velocity:
+        """Return the features of an order that the span covers, and count the order from now on."""
+        placed, amount, times, sums = order.created_date, order.amount, self.times, self.sums
+        end = len(times)
+        if end and placed < times[-1]:
+            return self._observe_late(order)
+        since = placed - DAY
+        if not end:
+            last, total, day, short = self.before, self._base, 0, 0
+            sum_24h = amount
+        else:
+            last, total, day = times[-1], sums[-1], self._day
+            while day < end and times[day] <= since:
+                day += 1
+            self._day = day
+            ten = placed - TEN_MINUTES
+            short = end if last <= ten else bisect_right(times, ten, day)
+            sum_24h = total - (sums[day - 1] if day else self._base) + amount
+        countries = 1
+        if order.country != self._country:
+            if self._countries is not None:
+                for country, own in self._countries.items():
+                    if own[-1] > since and country != order.country:
+                        countries += 1
+            elif day < end:
+                countries = 2
+            self._count_country(placed, order.country)
+        times.append(placed)
+        sums.append(total + amount)
+        if last is not None:
+            gap = placed - last
+            seconds = gap.days * 86_400 + gap.seconds
+        return Velocity(end - short + 1, end - day + 1, sum_24h, None if last is None else seconds, countries)
+
+    def _observe_late(self, order: Order) -> Velocity:
+        placed, times, sums = order.created_date, self.times, self.sums
+        end = bisect_right(times, placed)
+        last = times[end - 1] if end else self.before
+        day = bisect_right(times, placed - DAY, 0, end)
+        velocity = Velocity(
+            end - bisect_right(times, placed - TEN_MINUTES, day, end) + 1,
+            end - day + 1,
+            (sums[end - 1] if end else self._base) - (sums[day - 1] if day else self._base) + order.amount,
+            None if last is None else (placed - last) // _SECOND,
+            self._countries_with(order, day, end),
+        )
+        self.add(placed, order.amount, order.country)
+        return velocity
+
+    def _countries_with(self, order: Order, day: int, end: int) -> int:
+        if self._countries is None:
+            return 1 if day == end or order.country == self._country else 2
+        since, found = order.created_date - DAY, 1
+        for country, times in self._countries.items():
+            if country != order.country:
+                found += bisect_right(times, since) < bisect_right(times, order.created_date)
+        return found
+
+    def _count_country(self, placed: datetime, country: str) -> None:
+        """Note the country of an order, before the order is added to `times`."""
+        if self._countries is None:
+            if not self.times:
+                self._country = country
+                return
+            self._countries, self._country = {self._country: self.times.copy()}, ""
+        own = self._countries.setdefault(country, [])
+        own.insert(bisect_right(own, placed), placed)
+
+    def add(self, placed: datetime, amount: Decimal, country: str) -> None:
+        """Count an order that another span observed, inside this span or not."""
+        if placed <= self.floor:
+            if self.before is None or placed > self.before:
+                self.before = placed
+            return
+        if self.ceiling is not None and placed > self.ceiling:
+            return
+        if country != self._country:
+            self._count_country(placed, country)
+        at = bisect_right(self.times, placed)
+        self._day += at < self._day
+        self.times.insert(at, placed)
+        self.sums.insert(at, self.sums[at - 1] if at else self._base)
+        for later in range(at, len(self.sums)):
+            self.sums[later] += amount
+
+    def fill(self, orders: list[PastOrder]) -> None:
+        """Fill an empty span with its stored orders, in any order."""
+        assert not self.times
+        orders.sort(key=lambda past: past.created_date)
+        self.times = [past.created_date for past in orders]
+        self.sums = list(accumulate(past.amount for past in orders))
+        countries = {past.country for past in orders}
+        self._country = orders[0].country if len(countries) == 1 else ""
+        if len(countries) > 1:
+            self._countries = {
+                country: [past.created_date for past in orders if past.country == country]
+                for country in countries
+            }
+
+    def trim(self, floor: datetime) -> None:
+        """Drop the orders up to an instant, and remember only when the last of them was placed."""
+        cut = bisect_right(self.times, floor)
+        self.trim_at = max(_TRIM_AT, 2 * (len(self.times) - cut))
+        if cut == 0:
+            return
+        self.floor = floor
+        self.first_covered = floor + DAY
+        self.before = self.times[cut - 1]
+        self._base = self.sums[cut - 1]
+        self._day = max(0, self._day - cut)
+        del self.times[:cut], self.sums[:cut]
+        if self._countries is not None:
+            kept = {c: times[bisect_right(times, floor) :] for c, times in self._countries.items()}
+            self._countries = {country: times for country, times in kept.items() if times}
+            if len(self._countries) <= 1:
+                self._country = next(iter(self._countries), "")
+                self._countries = None
