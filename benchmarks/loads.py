@@ -20,7 +20,7 @@ import duckdb
 
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.partitions import Days
-from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse
 from streaming.database import connect
 

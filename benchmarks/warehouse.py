@@ -32,7 +32,7 @@ from benchmarks.svg import panels
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.local.postgres import OPERATIONAL, EmbeddedPostgres
 from ecommersss_platform.partitions import Days
-from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.postgres.resource import PostgresResource
 from streaming.database import connect, migrate
 
 DAY, BIG_DAY = date(2026, 1, 2), date(2026, 1, 3)

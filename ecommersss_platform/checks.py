@@ -22,7 +22,7 @@ from dagster import (
 from ecommersss_platform.contracts import ORDERS, PARTITION_COLUMN, RAW_TABLES, RawTable, Type
 from ecommersss_platform.jobs import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
 from ecommersss_platform.partitions import DAY, Days
-from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse
 from ecommersss_platform.warehouse.audit import day_filter
 from ecommersss_platform.warehouse.names import full_name

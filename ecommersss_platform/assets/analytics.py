@@ -23,7 +23,7 @@ from ecommersss_platform.dbt.project import MANIFEST, DbtError, build_arguments
 from ecommersss_platform.dbt.resource import keep_parse, told_metadata
 from ecommersss_platform.dbt.turn import dbt_turn
 from ecommersss_platform.partitions import SINGLE_RUN, Days
-from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse, WarehouseError
 
 INCREMENTAL = "config.materialized:incremental"

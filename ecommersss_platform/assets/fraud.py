@@ -4,7 +4,7 @@
 from dagster import AssetKey, AssetsDefinition, MaterializeResult, ResourceParam, asset
 
 from ecommersss_platform.assets.raw import RETRY
-from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse
 from streaming.lists import Synchronised, block_for_platform
 

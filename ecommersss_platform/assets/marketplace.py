@@ -23,7 +23,7 @@ from dagster import (
 )
 
 from ecommersss_platform.jobs import EXECUTOR
-from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.postgres.resource import PostgresResource
 from streaming.business_days import JAKARTA
 from streaming.simulator.population import (
     EmailFormat,

@@ -22,8 +22,9 @@ from dagster import (
 
 from ecommersss_platform.contracts import ORDERS, PRODUCTS, USERS, RawTable
 from ecommersss_platform.partitions import SINGLE_RUN, Days
+from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.postgres.source_schema import COLUMNS_SCHEMA, check_source, columns_sql
-from ecommersss_platform.resources import WAREHOUSE_IO_MANAGER, PostgresResource
+from ecommersss_platform.resources import WAREHOUSE_IO_MANAGER
 from ecommersss_platform.warehouse import SchemaError
 from ecommersss_platform.warehouse.io_manager import column_schema
 from ecommersss_platform.warehouse.names import full_name

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from logging import Logger
 
-from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse
 
 DBT_TURN = 6203544

@@ -1,11 +1,11 @@
-"""SELECTs out of PostgreSQL as typed Arrow batches, through Arrow's own driver (ADBC).
+"""Read SELECTs from PostgreSQL as typed Arrow batches, through Arrow's own driver (ADBC).
 
-The driver reads a COPY in PostgreSQL's binary form and decodes it as it comes: 1,040 k orders/s, where COPY
-as text through psycopg2, which decodes nothing, had 870 k. Of the others measured, DuckDB's `postgres_query`
-(1,020 k) and connectorx (940 k) give types that are not the contract's, and DuckDB's scanner (850 k) reads
-the whole table.
+The driver decodes PostgreSQL's binary COPY as it arrives: 1,040 k orders/s. COPY as text through psycopg2,
+which decodes nothing, reached 870 k. DuckDB's `postgres_query` (1,020 k) and connectorx (940 k) return types
+other than the contract's, and DuckDB's scanner (850 k) reads the whole table.
 
-What the driver leaves open is settled here: literals, types, values that it would wrap around, and errors.
+This module adds what the driver lacks: parameters, checked types, refusal of values it would wrap around, and
+psycopg2's error classes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from adbc_driver_manager import AdbcConnection, Error
 
 APPLICATION = "ecommersss extraction"
-"""What the server calls the sessions."""
+"""The application name of the sessions on the server."""
 
 _OPTIONS = "-c timezone=UTC -c default_transaction_read_only=on"
 
@@ -33,20 +33,20 @@ _EARLIEST = {
     pa.timestamp("us", tz="UTC"): (pa.int64(), -220_000_000_000_000_000),
     pa.date32(): (pa.int32(), -2_500_000),
 }
-"""Below what PostgreSQL holds: infinity, and instants after the year 294246, come wrapped around to there."""
+"""A value below this has wrapped around: it was infinity, or an instant after the year 294246."""
 
 
-def extracted(
+def read_batches(
     url: str, sql: str, params: Mapping[str, Any], schema: pa.Schema, batch_bytes: int
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of one SELECT in batches of about so many bytes; `PostgresResource.stream` has the terms."""
-    # Imported where they are used, and without the driver's DB-API, which loads pandas: 70 MB.
+    """Read the rows of one SELECT, as `PostgresResource.stream` documents."""
+    # Imported here, and without the driver's DB-API, which loads pandas (70 MB).
     from adbc_driver_manager import AdbcConnection, AdbcStatement, Error
     from adbc_driver_postgresql import StatementOptions
     from adbc_driver_postgresql import connect as open_database
 
     with closing(connect(url, APPLICATION)) as client, client.cursor() as writer:
-        # COPY takes no parameters, so the client library writes them in as literals.
+        # COPY takes no parameters, so psycopg2 writes them in as literals.
         client.set_client_encoding("UTF8")
         query = writer.mogrify(sql, params).decode()
     session = conninfo(url, APPLICATION, options=_OPTIONS, client_encoding="UTF8")
@@ -60,12 +60,12 @@ def extracted(
             statement.set_sql_query(query)
             stream, _ = statement.execute_query()
             rows = opened.enter_context(pa.RecordBatchReader.from_stream(stream))
-            _check(rows.schema, schema)
+            _check_schema(rows.schema, schema)
             try:
-                while (batch := _next(rows, connection)) is not None:
-                    yield _typed(batch, schema)
+                while (batch := _next_batch(rows, connection)) is not None:
+                    yield _cast_batch(batch, schema)
             except BaseException:
-                # Nobody reads on, so the server need not write on.
+                # Nobody reads the rest, so the server need not send it.
                 with suppress(Error):
                     statement.cancel()
                 raise
@@ -73,17 +73,17 @@ def extracted(
         raise _as_psycopg2(error) from error
 
 
-def _next(rows: pa.RecordBatchReader, connection: AdbcConnection) -> pa.RecordBatch | None:
+def _next_batch(rows: pa.RecordBatchReader, connection: AdbcConnection) -> pa.RecordBatch | None:
     try:
         return rows.read_next_batch()
     except StopIteration:
         return None
     except (OSError, pa.ArrowException) as error:
-        raise _broken_off(connection, error) from error
+        raise _interruption(connection, error) from error
 
 
 def _as_psycopg2(error: Error) -> psycopg2.Error:
-    """The driver's error as what psycopg2 would have raised."""
+    """Return the error that psycopg2 would have raised in place of the driver's."""
     from adbc_driver_manager import AdbcStatusCode
 
     kind: type[psycopg2.Error] = psycopg2.DatabaseError
@@ -95,13 +95,13 @@ def _as_psycopg2(error: Error) -> psycopg2.Error:
     return kind(str(error))
 
 
-def _broken_off(connection: AdbcConnection, error: Exception) -> psycopg2.Error:
-    """What ended the rows early. The driver has only a text for it, so the connection is asked."""
+def _interruption(connection: AdbcConnection, error: Exception) -> psycopg2.Error:
+    """Return what ended the rows early. The driver has only a text for it, so ask the connection."""
     from adbc_driver_manager import Error
     from adbc_driver_postgresql import ConnectionOptions
 
     status = connection.get_option(ConnectionOptions.TRANSACTION_STATUS.value)
-    if status == "active" and isinstance(error, pa.ArrowInvalid):  # the server would go on
+    if status == "active" and isinstance(error, pa.ArrowInvalid):  # the server would continue
         return psycopg2.DataError(str(error))
     try:
         connection.rollback()
@@ -110,8 +110,8 @@ def _broken_off(connection: AdbcConnection, error: Exception) -> psycopg2.Error:
     return psycopg2.DatabaseError(str(error))
 
 
-def _check(given: pa.Schema, wanted: pa.Schema) -> None:
-    """Refuse columns that could become the wanted ones only by a guess."""
+def _check_schema(given: pa.Schema, wanted: pa.Schema) -> None:
+    """Raise ProgrammingError for columns that could become the wanted ones only by a guess."""
     if len(given) != len(wanted):
         raise psycopg2.ProgrammingError(
             f"the SELECT has {len(given)} columns ({', '.join(given.names)}), the schema {len(wanted)} "
@@ -120,7 +120,7 @@ def _check(given: pa.Schema, wanted: pa.Schema) -> None:
     for one, other in zip(given, wanted, strict=True):
         if not _fits(one.type, other.type):
             raise psycopg2.ProgrammingError(
-                f"column {other.name} comes as {one.type}, which is no {other.type}: cast it in the SELECT"
+                f"column {other.name} comes as {one.type}, which is not {other.type}: cast it in the SELECT"
             )
 
 
@@ -135,12 +135,12 @@ def _fits(given: pa.DataType, wanted: pa.DataType) -> bool:
     return bool(given == wanted)
 
 
-def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    columns = [_column(array, field) for array, field in zip(batch.columns, schema, strict=True)]
+def _cast_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    columns = [_cast_column(array, field) for array, field in zip(batch.columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _column(array: pa.Array, field: pa.Field) -> pa.Array:
+def _cast_column(array: pa.Array, field: pa.Field) -> pa.Array:
     if field.type in _EARLIEST:
         number, earliest = _EARLIEST[field.type]
         least = pc.min(array.view(number)).as_py()
@@ -148,5 +148,5 @@ def _column(array: pa.Array, field: pa.Field) -> pa.Array:
             raise psycopg2.DataError(
                 f"column {field.name} holds infinity, or a time too late for {field.type}"
             )
-    # NUMERIC comes as its exact text.
+    # NUMERIC arrives as its exact text.
     return (array.storage if isinstance(array, pa.ExtensionArray) else array).cast(field.type)

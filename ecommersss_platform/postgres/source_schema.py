@@ -1,4 +1,4 @@
-"""What PostgreSQL's tables must be for the raw tables to be copied from them, compared before a row is."""
+"""Check that PostgreSQL's tables fit the contracts of the raw tables, before any row is read."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _TYPES = {
     Type.DATE: r"date",
     Type.FLOAT64: r"real|double precision",
 }
-"""PostgreSQL's names of the types that every value of a contract's type comes out of whole."""
+"""Per contract type, the PostgreSQL types (a regular expression) whose every value it can hold."""
 
 COLUMNS_SCHEMA = pa.schema([("name", pa.string()), ("type", pa.string())])
 
 
 def columns_sql(table: RawTable) -> tuple[str, dict[str, str]]:
-    """The SELECT of the source's columns, as `COLUMNS_SCHEMA`, and its parameters."""
+    """Return the SELECT of the source's columns, shaped as `COLUMNS_SCHEMA`, and its parameters."""
     return (
         "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute "
         "WHERE attrelid = to_regclass(%(source)s) AND attnum > 0 AND NOT attisdropped",
@@ -37,10 +37,10 @@ def columns_sql(table: RawTable) -> tuple[str, dict[str, str]]:
 
 
 def check_source(table: RawTable, columns: Mapping[str, str]) -> None:
-    """Compare the contract with the source's columns: PostgreSQL's names of their types, by name.
+    """Compare the contract with the source's columns: PostgreSQL types by column name.
 
-    Columns that the contract does not have are fine. Raises SchemaError, naming each column with the type
-    that it has and the one it should have, and the command that migrates the warehouse to a changed contract.
+    Columns that the contract does not have are ignored. Raises SchemaError, which names each wrong column
+    with its type and the expected one, and the command that migrates the warehouse to a changed contract.
     """
     needed = {c.name: c.type for c in table.columns if c.name != PARTITION_COLUMN}
     gone = [name for name in needed if name not in columns]

@@ -9,7 +9,8 @@ import pytest
 from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult, materialize
 
 from ecommersss_platform.assets.fraud import block_blacklist, fraud_assets
-from ecommersss_platform.resources import POSTGRES, WAREHOUSE, PostgresResource
+from ecommersss_platform.postgres.resource import PostgresResource
+from ecommersss_platform.resources import POSTGRES, WAREHOUSE
 from ecommersss_platform.warehouse import TableNotFound
 from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse
 from ecommersss_platform_tests.support.shop import NOON, open_shop, order, query

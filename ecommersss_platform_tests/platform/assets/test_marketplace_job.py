@@ -8,7 +8,7 @@ import pytest
 from dagster import DagsterInstance, ExecuteInProcessResult, PartitionsDefinition
 
 from ecommersss_platform.assets.marketplace import EMAIL_STEPS, MARKETPLACE_HOURLY, marketplace_job
-from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform_tests.support.shop import query
 from streaming.business_days import JAKARTA
 from streaming.simulator.population import EmailFormat, email_format, new_products, new_users

@@ -34,12 +34,12 @@ from ecommersss_platform.assets.raw import raw_assets
 from ecommersss_platform.checks import FACTS, day_checks, newest_due_day, raw_checks, reconcile
 from ecommersss_platform.contracts import ORDERS, RAW_TABLES, USERS, Column, Type
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
+from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.postgres.source_schema import COLUMNS_SCHEMA
 from ecommersss_platform.resources import (
     POSTGRES,
     WAREHOUSE,
     WAREHOUSE_IO_MANAGER,
-    PostgresResource,
 )
 from ecommersss_platform.warehouse import Published
 from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse

@@ -10,7 +10,7 @@ import pytest
 
 from ecommersss_platform.dbt import turn as turns
 from ecommersss_platform.dbt.turn import dbt_turn
-from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse

@@ -21,7 +21,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from ecommersss_platform.contracts import RAW_TABLES, Type
 from ecommersss_platform.local.postgres import EmbeddedPostgres, NotUp
 from ecommersss_platform.partitions import Days
-from ecommersss_platform.resources import PostgresResource
+from ecommersss_platform.postgres.resource import PostgresResource
 
 pytestmark = pytest.mark.integration
 
