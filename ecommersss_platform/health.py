@@ -1,12 +1,10 @@
-"""Health checks for containers: `ecommersss health consumer|producer`, or this module, which starts faster.
+"""Health checks of the consumer and the producer: None for a healthy process, or what is wrong.
 
-Exit code 0 and a sentence for a healthy process, 1 and what is wrong for any other. They look at what the
-process does, not at whether it is there: a dead one is started again by the container's restart policy.
+They check what a process does, not whether it exists: a container's restart policy restarts a dead one.
 """
 
 from __future__ import annotations
 
-import argparse
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -14,9 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ecommersss_platform.settings import Settings
-
 if TYPE_CHECKING:
+    from ecommersss_platform.settings import Settings
     from streaming.database.shared import Connected
 
 CONSUMER_PATIENCE = 5.0
@@ -30,7 +27,7 @@ PRODUCER_PATIENCE = 120.0
 def consumer_problem(
     committed: Callable[[], int],
     end: Callable[[], int],
-    patience: float = CONSUMER_PATIENCE,
+    patience: float,
     pause: Callable[[float], None] = time.sleep,
 ) -> str | None:
     """What is wrong with a consumer, or None: it has committed all that is in the topic, or goes on doing so.
@@ -99,7 +96,7 @@ def _consumer(settings: Settings) -> str | None:
     try:
         connection = connect(database_url(settings), application="ecommersss health")
     except psycopg2.OperationalError as error:
-        return f"PostgreSQL is not reached: {str(error).strip()}"
+        return f"PostgreSQL is unreachable: {str(error).strip()}"
     connection.autocommit = True
     topic = orders_on_disk(settings)
     if topic is None:
@@ -119,7 +116,7 @@ def _consumer(settings: Settings) -> str | None:
         return row[0] if row else topic.start()
 
     try:
-        return consumer_problem(committed, topic.end)
+        return consumer_problem(committed, topic.end, CONSUMER_PATIENCE)
     finally:
         connection.close()
 
@@ -131,16 +128,3 @@ def check(process: str, settings: Settings) -> str | None:
     if settings.topic == "pubsub":
         return shared_producer_problem(settings.ground_truth_path)
     return producer_problem(settings.orders_topic_dir)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ecommersss_platform.health", description=__doc__)
-    parser.add_argument("process", choices=("consumer", "producer"))
-    process = parser.parse_args(arguments).process
-    problem = check(process, Settings())
-    print(problem or f"the {process} is healthy")  # noqa: T201 - the container's health log shows it
-    return 1 if problem else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

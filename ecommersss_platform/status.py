@@ -1,10 +1,10 @@
-"""What `ecommersss status` tells: processes, positions and lag, newest partitions, rejected orders."""
+"""The report of `ecommersss status`: processes, positions and lag, newest partitions, rejected orders."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from ecommersss_platform.cli.output import print_rows
 from streaming.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -29,29 +29,24 @@ _POSITIONS = "SELECT consumer, position FROM topic_positions WHERE topic = 'orde
 
 
 def gather(settings: Settings) -> dict[str, Any]:
-    """The platform's state as plain values. Lags are in the topic's positions (bytes, for a JSONL topic).
+    """Return the platform's state as plain values. Lags are in units of the topic's positions (JSONL: bytes).
 
-    Raises `PlatformError` where no platform was ever made.
+    Raises `PlatformError` if there is no platform in the home yet.
     """
     from ecommersss_platform.contracts import RAW_TABLES
-    from ecommersss_platform.instance.databases import operational_database
+    from ecommersss_platform.instance.databases import migrated_database
     from ecommersss_platform.local.stack import running
     from ecommersss_platform.topics import flagged_stream
     from ecommersss_platform.warehouse import make_warehouse
-    from streaming.database import connect, migrate
+    from streaming.database import connect
 
     if settings.database_url is None and not settings.postgres_dir.exists():
         raise PlatformError(f"there is no platform in {settings.home} yet: start one with `ecommersss up`")
     up = running(settings)
-    with operational_database(settings) as url:
-        migrate(url)
-        connection = connect(url, "ecommersss status")
-        try:
-            counts = _rows(connection, _COUNTS)[0]
-            rejected = _rows(connection, _REJECTED)
-            topic = _topic_on_disk(settings, connection) or _shared_topic(settings, connection)
-        finally:
-            connection.close()
+    with migrated_database(settings) as url, closing(connect(url, "ecommersss status")) as connection:
+        counts = _rows(connection, _COUNTS)[0]
+        rejected = _rows(connection, _REJECTED)
+        topic = _topic_on_disk(settings, connection) or _shared_topic(settings, connection)
     flagged = flagged_stream(settings)
     warehouse = make_warehouse(settings)
     return {
@@ -125,33 +120,31 @@ def _shared_topic(settings: Settings, connection: Any) -> dict[str, Any]:
 
 
 def _metrics_url(settings: Settings, up: dict[str, Any] | None) -> str | None:
-    """Where the consumer's metrics are: as `up` says, or by the setting for one that was started alone."""
+    """Return the URL of the consumer's metrics: the one that `up` reports, else the one of the setting."""
     if up is not None:
         return str(up["metrics"]) if up.get("metrics") else None
     return f"http://127.0.0.1:{settings.metrics_port}/metrics" if settings.metrics_port else None
 
 
 def consumer_figures(url: str) -> dict[str, Any] | None:
-    """What a running consumer says of itself since it was started (see `streaming.metrics.figures`).
+    """Return a running consumer's figures since its start (see `streaming.metrics.figures`).
 
-    None when nobody answers at `url`.
+    Return None if nothing answers at `url`.
     """
     from http.client import HTTPConnection, HTTPException
     from urllib.parse import urlsplit
 
     from streaming.metrics import figures
 
-    place = urlsplit(url)
-    connection = HTTPConnection(place.hostname or "", place.port, timeout=2)
-    try:
-        connection.request("GET", place.path)
-        response = connection.getresponse()
-        text = response.read().decode()
-        return figures(text) if response.status == 200 else None
-    except (OSError, HTTPException, ValueError):
-        return None
-    finally:
-        connection.close()
+    address = urlsplit(url)
+    with closing(HTTPConnection(address.hostname or "", address.port, timeout=2)) as connection:
+        try:
+            connection.request("GET", address.path)
+            response = connection.getresponse()
+            text = response.read().decode()
+            return figures(text) if response.status == 200 else None
+        except (OSError, HTTPException, ValueError):
+            return None
 
 
 def _rows(connection: Any, sql: str) -> list[dict[str, Any]]:
@@ -159,58 +152,3 @@ def _rows(connection: Any, sql: str) -> list[dict[str, Any]]:
         cursor.execute(sql)
         names = [column.name for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
-def print_status(report: dict[str, Any]) -> None:
-    """Print the report for people."""
-    where = f"up, Dagster UI at {report['ui']}" if report["up"] else "not running (`ecommersss up` starts it)"
-    print_rows(["platform", "home"], [{"platform": where, "home": report["home"]}])
-    if report["processes"]:
-        print_rows(list(report["processes"][0]), report["processes"], title="processes")
-    _print_topic(report["topic"])
-    if report["consumer"]:
-        print_rows(
-            list(report["consumer"]),
-            [report["consumer"]],
-            title=f"fraud consumer since it was started ({report['metrics']})",
-        )
-    print_rows(list(report["database"]), [report["database"]], title="database")
-    print_rows(["table", "newest"], report["partitions"], title="newest partition")
-    rejected = report["rejected"]["by_reason"]
-    if rejected:
-        print_rows(["reason", "lines", "not_retried"], rejected, title="rejected orders")
-    else:
-        print_rows(["rejected orders"], [{"rejected orders": 0}])
-
-
-def _print_topic(topic: dict[str, Any]) -> None:
-    if topic["kind"] == "jsonl":
-        print_rows(
-            ["consumer", "position", "topic end", "lag (bytes)"],
-            [
-                {
-                    "consumer": row["consumer"],
-                    "position": row["position"],
-                    "topic end": topic["end"],
-                    "lag (bytes)": row["lag"],
-                }
-                for row in topic["consumers"]
-            ],
-            title="topic orders",
-        )
-        return
-    at = f"the emulator at {topic['emulator']}" if topic["emulator"] else "Google Pub/Sub"
-    print_rows(
-        ["subscription", "last position", "not yet in the flagged stream", "unacknowledged"],
-        [
-            {
-                "subscription": topic["subscription"],
-                "last position": topic["last_position"],
-                "not yet in the flagged stream": topic["not_in_flagged_stream"],
-                "unacknowledged": "see Cloud Monitoring: num_undelivered_messages",
-            }
-        ],
-        title=f"topic orders at {at}",
-    )
-    columns = ["host", "pid", "connected_since", "quiet_seconds"]
-    print_rows(columns, topic["consumers"], title=f"{len(topic['consumers'])} consumers connected")

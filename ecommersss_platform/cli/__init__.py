@@ -1,4 +1,4 @@
-"""The `ecommersss` command, a module for each group of commands. `app.py` puts them together."""
+"""The `ecommersss` command, one module per group of commands. `app.py` is its table of contents."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run `ecommersss` with these arguments, by default the process's own."""
-    # Imported here, so that programs of this package which are not the command start without it.
+    """Run `ecommersss` with these arguments (default: the process's own)."""
+    # Imported here, so importing another module of this package does not load every command.
     from ecommersss_platform.cli.app import main
 
     return main(arguments)

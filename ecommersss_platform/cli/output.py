@@ -1,4 +1,4 @@
-"""How commands print rows: a table for people, JSON or CSV for programs."""
+"""Printed rows: a table for people, JSON or CSV for programs."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from streaming.business_days import JAKARTA
 class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
+
+
+class QueryFormat(StrEnum):
+    TABLE = "table"
+    JSON = "json"
     CSV = "csv"
 
 
-class StatusFormat(StrEnum):
-    TABLE = "table"
-    JSON = "json"
-
-
 def as_json(value: Any, *, indent: int | None = None) -> str:
-    """JSON text: decimals as numbers with their places kept, instants and days as ISO 8601."""
+    """Return JSON text: decimals as exact numbers where possible, instants and days as ISO 8601."""
     return json.dumps(value, default=_jsonable, ensure_ascii=False, indent=indent)
 
 
 def _jsonable(value: object) -> object:
     if isinstance(value, Decimal):
-        # Exact in text below 2^53 units of the last place; beyond that the text form keeps every digit.
+        # A number if that is exact; otherwise text, which keeps every digit.
         number = float(value)
         return number if Decimal(repr(number)) == value else str(value)
     if isinstance(value, datetime | date):
@@ -57,7 +57,7 @@ def _cell(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """A cell for people: instants on the marketplace's clock, to the second."""
+    """Return a table cell for people: instants in Asia/Jakarta, to the second."""
     if isinstance(value, datetime) and value.tzinfo is not None:
         return f"{value.astimezone(JAKARTA):%Y-%m-%d %H:%M:%S}"
     return _cell(value)
@@ -66,7 +66,7 @@ def _shown(value: object) -> str:
 def print_rows(
     columns: Sequence[str],
     rows: Iterable[Mapping[str, Any]],
-    style: Format | StatusFormat = Format.TABLE,
+    style: Format | QueryFormat = Format.TABLE,
     *,
     title: str | None = None,
     file: TextIO | None = None,
@@ -88,6 +88,6 @@ def print_rows(
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in shown:
             table.add_row(*(_shown(row[name]) for name in columns))
-        # A pipe has no width: give a table there all the room it wants.
+        # A pipe has no width, so a table gets plenty of room.
         console = Console(file=out, width=None if out.isatty() else 200, markup=False, highlight=False)
         console.print(table)

@@ -1,32 +1,52 @@
-"""Prepare a deployment: `python -m ecommersss_platform.cli.prepare databases|runs|history`, as compose does.
-
-`databases`: bring both schemas up to date, the marketplace's and Dagster's, and put Dagster's instance file
-in place; before anything else starts. `runs`: mark runs as failed whose processes are gone; in the container
-of the code location, where runs are processes, before it starts. `history`: simulate the marketplace from the
-first daily partition until now, for a deployment that is a demonstration; before a producer starts.
-`ecommersss up` does all of this by itself.
-"""
+"""`ecommersss prepare`: the steps before a deployment starts, each by itself."""
 
 from __future__ import annotations
 
-import argparse
-import logging
-import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import psycopg2
-import sqlalchemy.exc
+import typer
 
-from ecommersss_platform.settings import Settings
-from streaming.errors import PlatformError
+from ecommersss_platform.cli.common import open_database, read_settings
 
 if TYPE_CHECKING:
+    from ecommersss_platform.settings import Settings
     from streaming.simulator.history import SimulatedHistory
 
+app = typer.Typer(
+    help="Prepare a deployment, step by step. `ecommersss up` does all of this itself.", no_args_is_help=True
+)
 
-def prepare_databases(settings: Settings) -> str:
-    """Migrate the marketplace's database and Dagster's. Returns the revision of the former. Idempotent."""
+
+@app.command("databases")
+def databases() -> None:
+    """Bring both schemas up to date and write Dagster's instance file. Run this before anything else."""
+    revision = migrate_databases(read_settings())
+    typer.echo(f"Both databases are ready; the operational one is at revision {revision}.")
+
+
+@app.command("runs")
+def runs() -> None:
+    """Mark runs as failed if their processes have ended.
+
+    Run this in the code location's container, where runs are processes, before the code location starts.
+    """
+    failed = ", ".join(fail_dead_runs(read_settings())) or "none"
+    typer.echo(f"Runs marked as failed because their processes have ended: {failed}.")
+
+
+@app.command("history")
+def history() -> None:
+    """Simulate users, products and orders from the first daily partition until now, for a demonstration.
+
+    Run this before a producer starts.
+    """
+    settings = read_settings()
+    typer.echo(f"Simulated since {settings.first_partition_day()}: {simulate_past(settings)}.")
+
+
+def migrate_databases(settings: Settings) -> str:
+    """Migrate both databases, and return the operational one's revision. Idempotent."""
     from ecommersss_platform.instance.dagster_home import announce_pool, dagster_instance
     from ecommersss_platform.instance.databases import dagster_storage, operational_database
     from ecommersss_platform.warehouse import make_warehouse
@@ -34,7 +54,7 @@ def prepare_databases(settings: Settings) -> str:
 
     with operational_database(settings) as url:
         revision = migrate(url)
-    # Opening the instance makes the tables of a new database; upgrading changes those of an older Dagster.
+    # Opening the instance creates the tables in a new database; upgrading changes those of an older Dagster.
     with dagster_storage(settings) as url, dagster_instance(settings, url) as instance:
         instance.upgrade()
         announce_pool(instance, make_warehouse(settings).pool)
@@ -42,7 +62,7 @@ def prepare_databases(settings: Settings) -> str:
 
 
 def fail_dead_runs(settings: Settings) -> list[str]:
-    """Mark runs as failed whose processes on this machine (in this container) are gone; their ids."""
+    """Mark runs as failed if their processes on this machine (or container) have ended; return their ids."""
     from ecommersss_platform.instance.dagster_home import dagster_instance
     from ecommersss_platform.instance.databases import dagster_storage
     from ecommersss_platform.instance.runs import fail_orphaned_runs
@@ -51,18 +71,15 @@ def fail_dead_runs(settings: Settings) -> list[str]:
         return fail_orphaned_runs(instance)
 
 
-def prepare_history(settings: Settings, now: datetime | None = None) -> SimulatedHistory:
+def simulate_past(settings: Settings, now: datetime | None = None) -> SimulatedHistory:
     """Simulate users, products and orders from the first daily partition until `now`. Idempotent.
 
-    Nobody else may produce to the topic meanwhile.
+    No other producer may publish to the topic meanwhile.
     """
-    from ecommersss_platform.instance.databases import operational_database
     from ecommersss_platform.topics import orders_topic
-    from streaming.database import migrate
     from streaming.simulator.history import simulate_history
 
-    with operational_database(settings) as url:
-        migrate(url)
+    with open_database(settings) as url:
         return simulate_history(
             url,
             orders_topic(settings),
@@ -70,34 +87,3 @@ def prepare_history(settings: Settings, now: datetime | None = None) -> Simulate
             now or datetime.now(UTC),
             ground_truth=settings.ground_truth_path,
         )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ecommersss_platform.cli.prepare", description=__doc__)
-    parser.add_argument("what", choices=("databases", "runs", "history"))
-    what = parser.parse_args(arguments).what
-    # Alembic tells at INFO what nobody asks.
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    log = logging.getLogger("ecommersss.prepare")
-    log.setLevel(logging.INFO)
-    try:
-        settings = Settings()
-        if what == "databases":
-            revision = prepare_databases(settings)
-            log.info("Both databases are ready; the marketplace's is at revision %s.", revision)
-        elif what == "history":
-            log.info("Simulated since %s: %s.", settings.first_partition_day(), prepare_history(settings))
-        else:
-            failed = ", ".join(fail_dead_runs(settings)) or "none"
-            log.info("Runs marked as failed because their processes are gone: %s.", failed)
-    except PlatformError as error:
-        log.error("%s", error)
-        return 1
-    except (psycopg2.OperationalError, sqlalchemy.exc.OperationalError) as error:
-        log.error("PostgreSQL: %s", str(error).strip())
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

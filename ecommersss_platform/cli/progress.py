@@ -1,21 +1,24 @@
-"""Progress for people: bars on a terminal, a line per finished step elsewhere."""
+"""Progress for people: bars on a terminal, one line per finished step elsewhere."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from streaming.progress import Progress
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Gives a function `report(what, done, total)` that draws one bar per `what`, on standard error."""
+def progress_bars() -> Iterator[Progress]:
+    """Yield a progress function that draws one bar per `what` on standard error."""
     console = Console(file=sys.stderr, highlight=False)
     columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
         finished: set[str] = set()
 

@@ -1,36 +1,64 @@
-"""`ecommersss warehouse`: bring tables to their contracts."""
+"""`ecommersss materialize|query` and `ecommersss warehouse`: load, read and migrate the warehouse."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ecommersss_platform.cli.output import StatusFormat, print_rows
+from ecommersss_platform.cli.common import DAY_FORMATS, FormatOption, read_settings
+from ecommersss_platform.cli.output import Format, QueryFormat, print_rows
 
-warehouse_app = typer.Typer(help="The raw tables in the warehouse.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from ecommersss_platform.settings import Settings
+
+app = typer.Typer(help="The raw tables in the warehouse.", no_args_is_help=True)
 
 
-@warehouse_app.command("migrate")
-def migrate(
-    table: Annotated[str | None, typer.Option(help="like raw.orders; none: every raw table")] = None,
-    rename: Annotated[
-        list[str] | None, typer.Option(help="OLD=NEW: the column OLD is called NEW in the contract")
-    ] = None,
-    drop: Annotated[list[str] | None, typer.Option(help="a column to lose, with its values")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would change, change nothing")] = False,
-    style: Annotated[
-        StatusFormat, typer.Option("--format", help="for people or for programs")
-    ] = StatusFormat.TABLE,
+def materialize(
+    first: Annotated[datetime, typer.Option("--from", formats=DAY_FORMATS, help="the first business day")],
+    last: Annotated[
+        datetime, typer.Option("--to", formats=DAY_FORMATS, help="the last business day (included)")
+    ],
 ) -> None:
-    """Bring a table to its contract (`contracts.py`), each table in one step or not at all.
+    """Load these days into the warehouse and rebuild everything that depends on them, in one run.
 
-    New nullable columns appear by themselves when a day is loaded; this is for columns that were renamed,
-    removed or have another type. A type changes only if every value stays what it is. Let no run load the
-    table meanwhile.
+    This runs the job `marketplace_days`, as the Dagster UI would. The run appears in the UI too.
+    """
+    materialize_with_progress(read_settings(), first.date(), last.date())
+
+
+def query(
+    sql: Annotated[str, typer.Argument(help='for example "SELECT * FROM gold.most_fraudulent_users"')],
+    style: Annotated[
+        QueryFormat, typer.Option("--format", help="table, json (one object a line) or csv")
+    ] = QueryFormat.TABLE,
+) -> None:
+    """Run a read-only query on the warehouse."""
+    from ecommersss_platform.warehouse import make_warehouse
+
+    table = make_warehouse(read_settings()).query(sql)
+    print_rows(table.column_names, table.to_pylist(), style)
+
+
+@app.command("migrate")
+def migrate(
+    table: Annotated[str | None, typer.Option(help="such as raw.orders; none: every raw table")] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(help="OLD=NEW: the contract calls the column OLD now NEW")
+    ] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="a column to drop, with its values")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would change")] = False,
+    style: FormatOption = Format.TABLE,
+) -> None:
+    """Change tables to match their contracts (`contracts.py`), each table in one step or not at all.
+
+    Loading a day adds new nullable columns by itself. This command is for columns that were renamed, removed
+    or given another type. It changes a type only if every value stays the same. Let no run load the table
+    meanwhile.
     """
     from ecommersss_platform.contracts import RAW_TABLES
-    from ecommersss_platform.settings import Settings
     from ecommersss_platform.warehouse import TableNotFound, make_warehouse
     from ecommersss_platform.warehouse.names import full_name
 
@@ -42,7 +70,7 @@ def migrate(
     if table is None and (rename or drop):
         raise typer.BadParameter("--rename and --drop need --table")
     renames = dict(_renaming(pair) for pair in rename or [])
-    warehouse = make_warehouse(Settings())
+    warehouse = make_warehouse(read_settings())
     rows = []
     for name in [table] if table else known:
         try:
@@ -50,11 +78,11 @@ def migrate(
         except TableNotFound:
             if table:
                 raise
-            changes = ()  # nothing was loaded into it yet
+            changes = ()  # nothing has been loaded into it yet
         rows += [{"table": name, "change": change} for change in changes]
-    if style is StatusFormat.JSON or rows:
+    if style is Format.JSON or rows:
         print_rows(["table", "change"], rows, style)
-    if style is StatusFormat.TABLE:
+    if style is Format.TABLE:
         done = "would change" if dry_run else "changed"
         typer.echo(f"{done} {len({row['table'] for row in rows})} of {1 if table else len(known)} tables")
 
@@ -62,5 +90,35 @@ def migrate(
 def _renaming(pair: str) -> tuple[str, str]:
     old, separator, new = pair.partition("=")
     if not (old and separator and new):
-        raise typer.BadParameter(f"OLD=NEW is expected, got {pair}", param_hint="--rename")
+        raise typer.BadParameter(f"expected OLD=NEW, got {pair}", param_hint="--rename")
     return old, new
+
+
+def materialize_with_progress(settings: Settings, first: date, last: date) -> None:
+    """Materialise the days `first` to `last`, both included, in one run, and show its progress.
+
+    Raises `PlatformError` for days without a partition and for a failed run.
+    """
+    from ecommersss_platform.cli.progress import progress_bars
+    from ecommersss_platform.materialize import Kind, Progress, materialize
+    from ecommersss_platform.partitions import Days
+    from streaming.errors import PlatformError
+
+    if first > last:
+        raise PlatformError(f"the first day, {first}, is after the last, {last}: swap them")
+    with progress_bars() as bar:
+
+        def show(progress: Progress) -> None:
+            if progress.kind is Kind.MATERIALIZED:
+                bar("assets", progress.done, progress.total)
+            elif progress.kind is not Kind.STARTED:
+                typer.echo(f"  {progress.kind.value}: {progress.name} {progress.message}".rstrip(), err=True)
+
+        result = materialize(settings, Days.between(first, last), progress=show)
+    print_rows(
+        ["asset", "rows"],
+        [{"asset": asset, "rows": rows} for asset, rows in result.rows.items()],
+        title=f"run {result.run_id}: {result.days} in {result.seconds:.1f} s",
+    )
+    for check in result.failed_checks:
+        typer.echo(f"check failed: {check.asset}: {check.check}: {check.message}", err=True)

@@ -28,6 +28,16 @@ def operational_database(settings: Settings, say: Say | None = None) -> Iterator
 
 
 @contextmanager
+def migrated_database(settings: Settings) -> Iterator[str]:
+    """Yield the URL of the operational database, up as in `operational_database`, its schema up to date."""
+    from streaming.database import migrate
+
+    with operational_database(settings) as url:
+        migrate(url)
+        yield url
+
+
+@contextmanager
 def dagster_storage(settings: Settings, say: Say | None = None) -> Iterator[str]:
     """Yield the URL of the database of Dagster's storage, which stays up as in `operational_database`."""
     with _database(settings, settings.dagster_url, DAGSTER, say) as url:

@@ -164,12 +164,12 @@ def _up_locked(settings: Settings, rate: float, orders_per_day: int) -> int:
 
 
 def _prepare_for_processes(settings: Settings, url: str, orders_per_day: int) -> None:
-    from ecommersss_platform.cli.prepare import fail_dead_runs, prepare_databases
+    from ecommersss_platform.cli.prepare import fail_dead_runs, migrate_databases
 
     _tell("up", f"preparing {shown(settings.home)}: database schemas, dbt manifest")
     prepare(settings)
     # One process makes Dagster's tables: the webserver and the daemon would get in each other's way.
-    prepare_databases(settings)
+    migrate_databases(settings)
     for run in fail_dead_runs(settings):
         _tell("up", f"run {run} was interrupted when the platform went down; it is marked as failed")
     first_run_history(settings, url, orders_per_day, _teller("up"))

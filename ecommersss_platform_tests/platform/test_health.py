@@ -1,4 +1,4 @@
-"""Health checks of containers: what is healthy, what is not, and how that is said."""
+"""The health checks of the consumer and the producer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from ecommersss_platform.health import (
     consumer_problem,
-    main,
     producer_problem,
     shared_consumer_problem,
     shared_producer_problem,
@@ -18,8 +15,8 @@ from ecommersss_platform.health import (
 from streaming.database.shared import Connected
 
 
-class Looks:
-    """Gives one position after the other, the last one for ever; counts the seconds waited in between."""
+class Positions:
+    """Return one position after the other, then the last one again; add up the seconds of pauses."""
 
     def __init__(self, *positions: int) -> None:
         self._positions = list(positions)
@@ -32,26 +29,26 @@ class Looks:
         self.waited += seconds
 
 
-def test_a_consumer_at_the_end_is_healthy_at_once() -> None:
-    looks = Looks(700)
-    assert consumer_problem(looks, lambda: 700, pause=looks.pause) is None
-    assert looks.waited == 0
+def test_consumer_at_the_end_is_healthy_at_once() -> None:
+    positions = Positions(700)
+    assert consumer_problem(positions, lambda: 700, patience=5, pause=positions.pause) is None
+    assert positions.waited == 0
 
 
-def test_a_consumer_that_lags_but_commits_is_healthy() -> None:
-    looks = Looks(100, 100, 100, 160)
-    assert consumer_problem(looks, lambda: 100_000, patience=5, pause=looks.pause) is None
-    assert looks.waited == 3
+def test_consumer_that_lags_but_commits_is_healthy() -> None:
+    positions = Positions(100, 100, 100, 160)
+    assert consumer_problem(positions, lambda: 100_000, patience=5, pause=positions.pause) is None
+    assert positions.waited == 3
 
 
-def test_a_consumer_that_lags_and_commits_nothing_is_not() -> None:
-    looks = Looks(100)
-    problem = consumer_problem(looks, lambda: 350, patience=5, pause=looks.pause)
+def test_consumer_that_lags_and_commits_nothing_is_unhealthy() -> None:
+    positions = Positions(100)
+    problem = consumer_problem(positions, lambda: 350, patience=5, pause=positions.pause)
     assert problem == "the consumer is at position 100, 250 bytes behind, and committed nothing for 5 s"
-    assert looks.waited == 5
+    assert positions.waited == 5
 
 
-def test_a_producer_is_judged_by_its_newest_segment(tmp_path: Path) -> None:
+def test_producer_is_judged_by_its_newest_segment(tmp_path: Path) -> None:
     for name, changed in (("0", 1_000), ("5000", 2_000)):
         segment = tmp_path / f"{name:0>20}.jsonl"
         segment.write_text("{}\n")
@@ -63,20 +60,15 @@ def test_a_producer_is_judged_by_its_newest_segment(tmp_path: Path) -> None:
     )
 
 
-def test_a_producer_that_never_published_is_not_healthy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("ECOMMERSSS_HOME", str(tmp_path))
-    assert main(["producer"]) == 1
+def test_producer_that_never_published_is_unhealthy(tmp_path: Path) -> None:
     topic = tmp_path / "topics" / "orders"
-    assert capsys.readouterr().out == f"the topic {topic} has no segment: nothing was published yet\n"
+    assert producer_problem(topic) == f"the topic {topic} has no segment: nothing was published yet"
     topic.mkdir(parents=True)
     (topic / f"{0:020d}.jsonl").write_text("{}\n")
-    assert main(["producer"]) == 0
-    assert capsys.readouterr().out == "the producer is healthy\n"
+    assert producer_problem(topic) is None
 
 
-def test_a_consumer_of_a_shared_topic_must_be_connected_from_here_and_speak() -> None:
+def test_shared_consumer_must_be_connected_from_this_machine_and_active() -> None:
     since = datetime(2026, 3, 2, tzinfo=UTC)
     others = [Connected("pod-2", 7, since, 900.0), Connected("pod-1-cut-of", 8, since, 29.0)]
     assert shared_consumer_problem("pod-1-cut-off", others, 30) is None
@@ -90,7 +82,7 @@ def test_a_consumer_of_a_shared_topic_must_be_connected_from_here_and_speak() ->
     )
 
 
-def test_a_producer_of_a_shared_topic_is_judged_by_what_it_wrote_down(tmp_path: Path) -> None:
+def test_shared_producer_is_judged_by_its_ground_truth_file(tmp_path: Path) -> None:
     truth = tmp_path / "ground_truth.jsonl"
     assert shared_producer_problem(truth) == f"there is no {truth}: nothing was published yet"
     truth.write_text("{}\n")

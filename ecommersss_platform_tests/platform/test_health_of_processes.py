@@ -24,34 +24,26 @@ def _commit(url: str, position: int) -> None:
         )
 
 
-def test_a_consumer_is_judged_by_what_it_committed(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_consumer_is_judged_by_its_committed_position(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ECOMMERSSS_HOME", str(tmp_path))
-    monkeypatch.setenv("ECOMMERSSS_DATABASE_URL", database)
-    monkeypatch.setattr(health.time, "sleep", lambda _: None)
-    topic = orders_topic(Settings())
-    assert health.main(["consumer"]) == 0, "nothing is in the topic, so nothing is left to do"
-    end = topic.publish([b"{}", b"{}"])
-    assert health.main(["consumer"]) == 1
-    _commit(database, 3)
-    assert health.main(["consumer"]) == 1
+    monkeypatch.setattr(health, "CONSUMER_PATIENCE", 0.1)
+    settings = Settings(home=tmp_path, database_url=database)
+    assert health.check("consumer", settings) is None, "an empty topic"
+    end = orders_topic(settings).publish([b"{}", b"{}"])
+    for committed in (0, 3):
+        _commit(database, committed)
+        assert health.check("consumer", settings) == (
+            f"the consumer is at position {committed}, {end - committed} bytes behind, and committed nothing"
+            " for 0.1 s"
+        )
     _commit(database, end)
-    assert health.main(["consumer"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "the consumer is healthy",
-        f"the consumer is at position 0, {end} bytes behind, and committed nothing for 5 s",
-        f"the consumer is at position 3, {end - 3} bytes behind, and committed nothing for 5 s",
-        "the consumer is healthy",
-    ]
+    assert health.check("consumer", settings) is None
 
 
-def test_a_consumer_without_its_database_is_not_healthy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("ECOMMERSSS_HOME", str(tmp_path))
-    monkeypatch.setenv("ECOMMERSSS_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
-    assert health.main(["consumer"]) == 1
-    printed = capsys.readouterr().out
-    assert printed.startswith("PostgreSQL is not reached: ")
-    assert "Connection refused" in printed
+def test_consumer_without_its_database_is_unhealthy(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, database_url="postgresql://nobody@127.0.0.1:1/none")
+    problem = health.check("consumer", settings)
+    assert problem is not None
+    assert problem.startswith("PostgreSQL is unreachable: ")
+    assert "Connection refused" in problem

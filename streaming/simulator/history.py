@@ -54,6 +54,12 @@ class SimulatedHistory:
     hours: int
     orders: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.users:,} users, {self.products:,} products, {self.repriced:,} price changes,"
+            f" {self.orders:,} orders"
+        )
+
 
 def simulate_history(
     url: str,

@@ -1,0 +1,74 @@
+"""`ecommersss db` and `ecommersss import`: the operational database."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ecommersss_platform.cli.common import open_database, read_settings
+
+app = typer.Typer(help="The operational database.", no_args_is_help=True)
+
+
+class Database(StrEnum):
+    ECOMMERSSS = "ecommersss"
+    DAGSTER = "dagster"
+
+
+class Entity(StrEnum):
+    USERS = "users"
+    PRODUCTS = "products"
+
+
+@app.command("init")
+def init() -> None:
+    """Bring the schemas of both databases up to date: the operational one and Dagster's. Safe to repeat."""
+    from ecommersss_platform.cli.prepare import databases
+
+    databases()
+
+
+@app.command("url")
+def url(
+    database: Annotated[Database, typer.Option(help="which of the two databases")] = Database.ECOMMERSSS,
+) -> None:
+    """Print the URL of a database, for psql and other clients.
+
+    The embedded server accepts connections only while the platform is up. Its URL stays the same.
+    """
+    from ecommersss_platform.instance.databases import embedded_server
+
+    settings = read_settings()
+    found = settings.database_url if database is Database.ECOMMERSSS else settings.dagster_url
+    if found is None:
+        server = embedded_server(settings)
+        found = server.url(database.value)
+        if server.pid() is None:
+            typer.echo("The embedded database is not running: start it with `ecommersss up`.", err=True)
+    typer.echo(found)
+
+
+def import_(
+    entity: Annotated[Entity, typer.Argument(help="what the file holds")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a .csv or .jsonl file")],
+    backdate: Annotated[
+        bool,
+        typer.Option("--backdate", help="date versions at each row's created_date; only to load history"),
+    ] = False,
+) -> None:
+    """Insert or update users or products from a CSV or JSONL file, all or nothing.
+
+    A row that equals the stored one changes nothing. The columns are those of the PostgreSQL table, except
+    updated_at.
+    """
+    from streaming.imports import import_file
+
+    settings = read_settings()
+    with open_database(settings) as url:
+        # No partition would hold a version dated before the first day.
+        first_day = settings.first_partition_day()
+        result = import_file(url, entity.value, file, backdate=backdate, not_before=first_day)
+    typer.echo(f"{entity.value}: {result}")

@@ -1,0 +1,148 @@
+"""`ecommersss produce` and `ecommersss consume`: both ends of the orders topic."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ecommersss_platform.cli.common import DAY_FORMATS, open_database, read_settings
+from ecommersss_platform.logs import configure_logging
+
+if TYPE_CHECKING:
+    from ecommersss_platform.settings import Settings
+
+
+def produce(
+    rate: Annotated[float, typer.Option(min=0.001, help="simulated orders per second, until stopped")] = 2.0,
+    first: Annotated[
+        datetime | None,
+        typer.Option("--from", formats=DAY_FORMATS, help="simulate past days: the first one"),
+    ] = None,
+    last: Annotated[
+        datetime | None,
+        typer.Option("--to", formats=DAY_FORMATS, help="simulate past days: the last one (included)"),
+    ] = None,
+    orders_per_day: Annotated[int, typer.Option(min=1, help="with --from and --to")] = 2000,
+    file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="publish the orders of a JSONL file")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="with --file: publish every line, unchecked")] = False,
+) -> None:
+    """Publish orders to the topic: simulated live, simulated for past days, or read from a file.
+
+    The lines of a file are checked first. Invalid ones are named and left out, and the exit code is then 1.
+    With --raw every line is published unchanged.
+    """
+    if (first is None) != (last is None):
+        raise typer.BadParameter("--from and --to go together")
+    if file is not None and first is not None:
+        raise typer.BadParameter("--file and --from/--to exclude each other")
+    if raw and file is None:
+        raise typer.BadParameter("--raw goes with --file")
+
+    settings = read_settings()
+    if file is not None and raw:
+        _publish_raw(settings, file)
+    elif file is not None:
+        _publish_valid(settings, file)
+    elif first is not None and last is not None:
+        _simulate_days(settings, first.date(), last.date(), orders_per_day)
+    else:
+        _simulate_live(settings, rate)
+
+
+def _publish_raw(settings: Settings, file: Path) -> None:
+    """Publish every line of the file, unchecked."""
+    from ecommersss_platform.cli.progress import progress_bars
+    from ecommersss_platform.topics import orders_topic
+    from streaming.replay import publish_raw
+
+    with progress_bars() as progress:
+        count = publish_raw(orders_topic(settings), file, progress=progress)
+    typer.echo(f"published {count:,} lines, unchecked")
+
+
+def _publish_valid(settings: Settings, file: Path) -> None:
+    """Publish the valid orders of the file; exit with code 1 if a line was left out."""
+    from ecommersss_platform.cli.progress import progress_bars
+    from ecommersss_platform.topics import orders_topic
+    from streaming.replay import RefusedLine, replay
+
+    def name(line: RefusedLine) -> None:
+        typer.echo(f"{file}: left out {line}", err=True)
+
+    with progress_bars() as progress:
+        result = replay(orders_topic(settings), file, on_refused=name, progress=progress)
+    typer.echo(f"published {result.published:,} orders, left out {result.refused.total():,} lines")
+    raise typer.Exit(1 if result.refused else 0)
+
+
+def _simulate_days(settings: Settings, first: date, last: date, orders_per_day: int) -> None:
+    """Publish simulated orders of past days, both included."""
+    from ecommersss_platform.cli.progress import progress_bars
+    from ecommersss_platform.topics import orders_topic
+    from streaming.simulator.history import produce_days
+
+    with open_database(settings) as url, progress_bars() as progress:
+        count = produce_days(
+            url,
+            orders_topic(settings),
+            first,
+            last,
+            orders_per_day,
+            ground_truth=settings.ground_truth_path,
+            progress=progress,
+        )
+    typer.echo(f"published {count:,} orders")
+
+
+def _simulate_live(settings: Settings, rate: float) -> None:
+    """Publish simulated orders until a signal stops it."""
+    from ecommersss_platform.topics import orders_topic
+    from streaming.simulator.producer import Producer
+
+    with open_database(settings) as url:
+        configure_logging(settings.log_format)
+        producer = Producer(url, orders_topic(settings), rate, ground_truth=settings.ground_truth_path)
+        with _stopped_by_signals(producer.stop):
+            producer.run()
+
+
+def consume(
+    once: Annotated[bool, typer.Option("--once", help="stop when the topic is drained")] = False,
+) -> None:
+    """Flag each order of the topic as fraud or genuine, store it, and write it to the flagged stream.
+
+    Runs until stopped. A topic on disk has one consumer: a second one refuses to start. On Pub/Sub, any
+    number of consumers share the work; with --once they stop after five seconds without a message.
+    """
+    from ecommersss_platform.topics import fraud_consumer
+    from streaming.consumer_loop import tune_interpreter
+    from streaming.metrics import served
+
+    settings = read_settings()
+    configure_logging(settings.log_format)
+    tune_interpreter()
+    with open_database(settings) as url:
+        consumer = fraud_consumer(settings, url)
+        with served(consumer, settings.metrics_port), _stopped_by_signals(consumer.stop):
+            consumer.run(once=once)
+    if once:
+        typer.echo(consumer.summary())
+
+
+@contextmanager
+def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on SIGTERM and Ctrl-C while the block runs, for a clean end."""
+    previous = {s: signal.signal(s, lambda *_: stop()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

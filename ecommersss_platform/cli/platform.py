@@ -1,0 +1,73 @@
+"""`ecommersss up|demo|status|health`: the platform as a whole."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from ecommersss_platform.cli.common import FormatOption, read_settings
+from ecommersss_platform.cli.output import Format, as_json
+
+
+class Watched(StrEnum):
+    CONSUMER = "consumer"
+    PRODUCER = "producer"
+
+
+def up(
+    rate: Annotated[float, typer.Option(min=0, help="simulated orders per second (0: no producer)")] = 2.0,
+    port: Annotated[int | None, typer.Option(help="port of the Dagster UI (0: any free port)")] = None,
+    orders_per_day: Annotated[
+        int, typer.Option(min=0, help="orders per day in the simulated history of a first run")
+    ] = 2000,
+) -> None:
+    """Start the whole platform, supervise it, and stop it on Ctrl-C.
+
+    The first run creates the home, the databases and a week of simulated history. A process that dies is
+    restarted. A second `up` on the same home says where the first one is running.
+    """
+    from ecommersss_platform.local import stack
+
+    settings = read_settings()
+    if port is not None:
+        settings = settings.model_copy(update={"ui_port": port})
+    raise typer.Exit(stack.up(settings, rate=rate, orders_per_day=orders_per_day))
+
+
+def demo(
+    days: Annotated[int, typer.Option(min=1, help="days of simulated history, up to today")] = 7,
+    orders_per_day: Annotated[int, typer.Option(min=1, help="orders per day")] = 2000,
+    rows: Annotated[int, typer.Option(min=1, help="rows to show of each mart")] = 5,
+) -> None:
+    """Run the whole flow once, without a UI: simulated history, fraud verdicts, backfill, marts."""
+    from ecommersss_platform.cli.demo import run_demo
+
+    run_demo(read_settings(), days=days, orders_per_day=orders_per_day, rows=rows)
+
+
+def status(style: FormatOption = Format.TABLE) -> None:
+    """Show every process, positions and lag, the newest partition of each table, and rejected orders."""
+    from ecommersss_platform.cli.status import print_status
+    from ecommersss_platform.status import gather
+
+    report = gather(read_settings())
+    if style is Format.JSON:
+        typer.echo(as_json(report, indent=2))
+    else:
+        print_status(report)
+
+
+def health(process: Annotated[Watched, typer.Argument(help="the process to check")]) -> None:
+    """Check that a process does its work, for containers and monitoring.
+
+    The exit code is 0, or 1 with a sentence that says what is wrong. A consumer is healthy if it has
+    committed the whole topic or commits more of it within five seconds. A producer is healthy if it has
+    published within two minutes.
+    """
+    from ecommersss_platform.health import check
+
+    problem = check(process.value, read_settings())
+    typer.echo(problem or f"the {process.value} is healthy")
+    raise typer.Exit(1 if problem else 0)
