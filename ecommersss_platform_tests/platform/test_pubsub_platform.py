@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from ecommersss_platform.cli.status import print_status
 from ecommersss_platform.health import check
 from ecommersss_platform.local.first_run import first_run_history
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.status import gather, print_status
+from ecommersss_platform.status import gather
 from ecommersss_platform.topic_retention import plan
 from ecommersss_platform.topics import flagged_stream, fraud_consumer, orders_topic
 from ecommersss_platform_tests.support import pubsub_emulator as emulator

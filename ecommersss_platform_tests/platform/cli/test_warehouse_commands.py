@@ -1,4 +1,4 @@
-"""`ecommersss warehouse migrate` on a warehouse whose tables are behind their contracts."""
+"""`ecommersss warehouse migrate` on a table that is behind its contract."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ecommersss_platform_tests.support.warehouse_contract import ONE, publish
 
 pytestmark = pytest.mark.integration
 
-# As it was once: the payment method had another name, positions were texts, and there was a note.
+# An older contract: the payment method had another name, positions were text, and there was a note.
 OLD = replace(
     ORDERS,
     columns=(
@@ -51,7 +51,7 @@ def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DuckDbWarehous
     return warehouse
 
 
-def test_the_command_that_an_error_names_makes_the_table_fit(warehouse: DuckDbWarehouse) -> None:
+def test_command_named_by_a_schema_error_repairs_the_table(warehouse: DuckDbWarehouse) -> None:
     with pytest.raises(SchemaError) as failure:
         publish(warehouse, orders([3], DAY_1), ONE)
     _, command, condition = str(failure.value).split("`")
@@ -78,17 +78,17 @@ def test_the_command_that_an_error_names_makes_the_table_fit(warehouse: DuckDbWa
     assert "paid_with is renamed to payment_method" in done.stdout
     assert "changed 1 of 1 tables" in done.stdout
     assert by_id(warehouse.read(ORDERS)) == orders([1, 2], DAY_1)
-    # Safe to repeat, also for every table, though the others are not there yet.
+    # Safe to repeat, also for every table, even if the others do not exist yet.
     assert CliRunner().invoke(app, ["warehouse", "migrate"]).stdout == "changed 0 of 3 tables\n"
 
 
-def test_what_is_not_said_is_refused_in_one_sentence(
+def test_incomplete_and_wrong_arguments_are_refused(
     warehouse: DuckDbWarehouse, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         main(["warehouse", "migrate"])
-    told = capsys.readouterr().err
-    assert told.startswith(
+    printed = capsys.readouterr().err
+    assert printed.startswith(
         "ecommersss: raw.orders cannot be migrated: note (VARCHAR) is not in the contract: say"
     )
     for arguments, says in (
@@ -97,7 +97,7 @@ def test_what_is_not_said_is_refused_in_one_sentence(
             "there is no table raw.nonsense; there are raw.users, raw.products",
         ),
         (["--rename", "a=b"], "--rename and --drop need --table"),
-        (["--table", "raw.orders", "--rename", "a"], "OLD=NEW is expected, got a"),
+        (["--table", "raw.orders", "--rename", "a"], "expected OLD=NEW, got a"),
     ):
         refused = CliRunner().invoke(app, ["warehouse", "migrate", *arguments], env={"COLUMNS": "300"})
         assert refused.exit_code == 2
