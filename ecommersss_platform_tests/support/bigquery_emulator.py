@@ -17,13 +17,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 import pytest
-
-from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig
-from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 
 REQUIREMENTS = (
     "local-bigquery==0.3.2",
@@ -105,8 +101,6 @@ for module, names in ((catalog, ("create", "get", "update", "delete")), (dataset
 cli.main()
 """
 PYTHON_VARIABLE = "ECOMMERSSS_TEST_PYTHON313"
-
-_numbers = count(1)
 
 
 def find_python() -> Path | None:
@@ -224,9 +218,3 @@ def _answers(address: str) -> bool:
         pytest.fail(f"the BigQuery emulator does not work: {error.read().decode()}")
     except OSError:
         return False
-
-
-def empty_warehouse(address: str) -> BigQueryWarehouse:
-    """A warehouse in a project that nobody has used yet."""
-    project = f"test-{os.getpid()}-{next(_numbers)}"
-    return BigQueryWarehouse(BigQueryConfig(project, "US", endpoint=address))

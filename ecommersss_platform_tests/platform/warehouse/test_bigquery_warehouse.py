@@ -16,9 +16,10 @@ from dagster import DagsterInstance, asset, materialize
 from ecommersss_platform.partitions import SINGLE_RUN, daily_partitions
 from ecommersss_platform.resources import WAREHOUSE_IO_MANAGER
 from ecommersss_platform.settings import Settings
+from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 from ecommersss_platform.warehouse.io_manager import WarehouseIOManager
-from ecommersss_platform_tests.support.bigquery_emulator import empty_warehouse, running_emulator
+from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
 from ecommersss_platform_tests.support.orders_table import DAY_1, orders, reader
 from ecommersss_platform_tests.support.warehouse_contract import WarehouseContract
 
@@ -29,11 +30,11 @@ DATASETS = ("raw", "silver", "staging")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | BigQueryWarehouse]:
-    """The emulator's address, or the real warehouse, which is empty."""
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQueryWarehouse]:
+    """A warehouse in an empty project: the emulator's, or the real one."""
     if not SMOKE:
         with running_emulator(tmp_path_factory.mktemp("bigquery")) as address:
-            yield address
+            yield BigQueryWarehouse(BigQueryConfig("test", "US", endpoint=address))
         return
     warehouse = BigQueryWarehouse.of(Settings(warehouse="bigquery"))
     found = datasets(warehouse)
@@ -47,11 +48,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | BigQueryWa
 
 
 @pytest.fixture
-def warehouse(place: str | BigQueryWarehouse) -> BigQueryWarehouse:
-    if isinstance(place, str):
-        return empty_warehouse(place)
-    delete_datasets(place)
-    return place
+def warehouse(project: BigQueryWarehouse) -> BigQueryWarehouse:
+    # One project for all tests: the emulator searches every project it has for a table.
+    delete_datasets(project)
+    return project
 
 
 def datasets(warehouse: BigQueryWarehouse) -> list[str]:
