@@ -23,6 +23,11 @@ def business_day(instant: datetime) -> date:
     return instant.astimezone(JAKARTA).date()
 
 
+def local_time(instant: datetime, timespec: str = "seconds") -> str:
+    """Format an aware instant for people: ISO 8601 in Asia/Jakarta."""
+    return instant.astimezone(JAKARTA).isoformat(timespec=timespec)
+
+
 def local_hour(instant: datetime) -> int:
     """Return the hour of day (0 to 23, Asia/Jakarta) of an aware instant in [EARLIEST, LATEST)."""
     if instant.tzinfo is UTC:  # as orders have it: five times as fast

@@ -1,4 +1,4 @@
-"""Rejected lines: showing them, exporting them, and publishing them again."""
+"""Rejected lines: list them, export them, and publish them again."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from pathlib import Path
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-from streaming.business_days import JAKARTA
+from streaming.business_days import local_time
+from streaming.chunks import chunks
 from streaming.database import connect
 from streaming.errors import PlatformError
 from streaming.topics import Publisher
 
 SHOWN_CHARACTERS = 300
-"""Most of a raw line that a list shows; the whole line is in `rejected_orders.raw`."""
+"""How much of a raw line a list shows; `rejected_orders.raw` has the whole line."""
 
 _CHUNK = 1_000
 _ARRIVED = """
@@ -33,7 +34,7 @@ _ARRIVED = """
 
 @dataclass(frozen=True, slots=True)
 class RejectedLine:
-    """A line that was no valid order, as it is kept: instants are aware."""
+    """A line that was not a valid order, as the database keeps it. Instants are aware."""
 
     position: int
     raw: bytes
@@ -42,21 +43,21 @@ class RejectedLine:
     rejected_at: datetime
     retried_at: datetime | None
     missing_id: int | None = None
-    """The user or product that was not there, for the reasons unknown_user and unknown_product."""
+    """The user or product that did not exist, for the reasons unknown_user and unknown_product."""
 
     def as_row(self) -> dict[str, int | str | None]:
-        """What a list shows: times in Asia/Jakarta, the raw line safe for a terminal."""
+        """Return a row for people: times in Asia/Jakarta, and the raw line made safe for a terminal."""
         return {
             "position": self.position,
             "reason": self.reason,
             "detail": self.detail,
-            "rejected_at": _shown_time(self.rejected_at),
-            "retried_at": _shown_time(self.retried_at) if self.retried_at else None,
+            "rejected_at": local_time(self.rejected_at),
+            "retried_at": local_time(self.retried_at) if self.retried_at else None,
             "raw": shown(self.raw),
         }
 
     def as_export(self) -> dict[str, int | str | None]:
-        """What an export holds, nothing left out: see `export_rejected`."""
+        """Return every field, exactly: see `export_rejected`."""
         text: str | None = None
         with suppress(UnicodeDecodeError):
             text = self.raw.decode()
@@ -65,8 +66,8 @@ class RejectedLine:
             "reason": self.reason,
             "detail": self.detail,
             "missing_id": self.missing_id,
-            "rejected_at": _exact_time(self.rejected_at),
-            "retried_at": _exact_time(self.retried_at) if self.retried_at else None,
+            "rejected_at": local_time(self.rejected_at, "microseconds"),
+            "retried_at": local_time(self.retried_at, "microseconds") if self.retried_at else None,
             "text": text,
             "raw_base64": b64encode(self.raw).decode(),
         }
@@ -79,29 +80,29 @@ _SELECT = """
 
 
 def list_rejected(url: str, limit: int = 50) -> list[RejectedLine]:
-    """The rejected lines, newest first, `limit` at most."""
+    """Return up to `limit` rejected lines, newest first."""
     with closing(connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute(f"{_SELECT} DESC LIMIT %s", (limit,))
         return list(_lines(cursor))
 
 
 def export_rejected(url: str, file: Path) -> int:
-    """Write every rejected line to a JSONL file, oldest first, and return how many there are.
+    """Write every rejected line to a JSONL file, oldest first, and return how many.
 
-    A line of the file is a JSON object:
+    Each line of the file is a JSON object:
 
     | field | what |
     |---|---|
     | position | the line's place in the topic |
     | reason, detail | a code of `streaming.orders.REASONS`, and which value broke which rule |
-    | missing_id | the user or product that was not there, or null |
+    | missing_id | the user or product that did not exist, or null |
     | rejected_at, retried_at | RFC 3339 with microseconds, Asia/Jakarta; retried_at is null before a retry |
     | text | the raw line as text if it is UTF-8, else null |
-    | raw_base64 | the raw line, byte for byte, in base64 (RFC 4648); of one that is too long its beginning |
+    | raw_base64 | the raw line in base64 (RFC 4648), byte for byte; if it is too long, its beginning |
 
-    All lines are of one moment, and memory does not grow with them. The file appears when it is whole, and
-    only its owner can read it: lines may hold anything that somebody sent. Raises `PlatformError` when it
-    cannot be written.
+    The export is a snapshot of one moment, and memory does not grow with it. The file appears once it is
+    complete. Only its owner can read it: lines may hold anything that somebody sent. Raises `PlatformError`
+    if it cannot be written.
     """
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     count = 0
@@ -114,7 +115,7 @@ def export_rejected(url: str, file: Path) -> int:
             cursor.itersize = _CHUNK
             cursor.execute(_SELECT)
             for line in _lines(cursor):
-                # ASCII: what a terminal or an editor would take for a command stays an escape.
+                # ASCII keeps control sequences for a terminal or an editor escaped.
                 out.write(json.dumps(line.as_export()) + "\n")
                 count += 1
         temporary.replace(file)
@@ -132,15 +133,15 @@ def _lines(cursor: Cursor) -> Iterator[RejectedLine]:
 def retry_rejected(url: str, topic: Publisher, positions: Sequence[int] | None = None) -> int:
     """Publish rejected lines again, at new positions, and return how many.
 
-    `positions` names them, retried before or not; without it, all that were never retried. A running
-    consumer takes them as new lines: it stores them, or rejects them again under their new positions.
+    `positions` selects them, whether retried before or not; without it, all that were never retried. To a
+    consumer they are new lines: it stores them, or rejects them again at their new positions.
 
-    Raises `PlatformError`, before anything is published, when a position was never rejected.
+    Raises `PlatformError`, before it publishes anything, if no line at one of the positions was rejected.
     """
     with closing(connect(url)) as connection:
         with connection, connection.cursor() as cursor:
             if positions is None:
-                # What comes back rejected while this runs has a later position: it is not tried again.
+                # Lines rejected again while this runs have later positions: they are not retried.
                 cursor.execute("SELECT position FROM rejected_orders WHERE retried_at IS NULL")
                 positions = [position for (position,) in cursor]
             else:
@@ -151,29 +152,25 @@ def retry_rejected(url: str, topic: Publisher, positions: Sequence[int] | None =
                 if unknown := sorted(position for (position,) in cursor):
                     raise PlatformError(
                         f"no rejected line at position {', '.join(map(str, unknown))}: nothing was published;"
-                        " `ecommersss rejected list` shows those that there are"
+                        " see `ecommersss rejected list`"
                     )
-        ordered = sorted(set(positions))
         return sum(
-            _publish_again(connection, topic, "position = ANY(%s)", (ordered[i : i + _CHUNK],))
-            for i in range(0, len(ordered), _CHUNK)
+            _publish_again(connection, topic, "position = ANY(%s)", (chunk,))
+            for chunk in chunks(sorted(set(positions)), _CHUNK)
         )
 
 
 def retry_arrived(connection: Connection, topic: Publisher) -> int:
-    """Publish lines again whose user or product was unknown and is there by now; return how many.
-
-    At most a thousand at a time.
-    """
+    """Publish up to a thousand rejected lines whose user or product exists by now; return how many."""
     return _publish_again(connection, topic, _ARRIVED, ())
 
 
 def _publish_again(
     connection: Connection, topic: Publisher, condition: str, parameters: tuple[object, ...]
 ) -> int:
-    """Publish first, then note it: a crash in between publishes twice, which an order's id makes harmless.
+    """Publish, then record it. A crash in between publishes twice; consumers recognise orders by their ids.
 
-    The row locks keep a consumer and a person from publishing the same line at the same time.
+    The row locks keep a consumer and a person from publishing the same line at once.
     """
     with connection, connection.cursor() as cursor:
         cursor.execute(
@@ -192,17 +189,9 @@ def _publish_again(
 
 
 def shown(raw: bytes) -> str:
-    """The line as text that is safe on a terminal: anything unprintable is escaped, a long line cut."""
+    """Return a line as text that is safe on a terminal: unprintable characters escaped, long lines cut."""
     text = raw[: 4 * SHOWN_CHARACTERS].decode("utf-8", "backslashreplace")
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     if len(safe) <= SHOWN_CHARACTERS and len(raw) <= 4 * SHOWN_CHARACTERS:
         return safe
     return f"{safe[:SHOWN_CHARACTERS]}… ({len(raw):,} bytes)"
-
-
-def _exact_time(instant: datetime) -> str:
-    return instant.astimezone(JAKARTA).isoformat(timespec="microseconds")
-
-
-def _shown_time(instant: datetime) -> str:
-    return instant.astimezone(JAKARTA).isoformat(timespec="seconds")

@@ -6,7 +6,7 @@ from dagster import AssetKey, AssetsDefinition, MaterializeResult, ResourceParam
 from ecommersss_platform.assets.raw import RETRY
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse
-from streaming.lists import Synchronised, block_for_platform
+from streaming.database.user_lists import Synchronised, block_for_platform
 
 GROUP = "fraud"
 USERS_AND_BLACKLIST = "gold.users_and_blacklist"

@@ -34,10 +34,10 @@ def show(
     style: FormatOption = Format.TABLE,
 ) -> None:
     """Show the users on each list, with the reason, the start and the expiry."""
-    from streaming.lists import entries
+    from streaming.database.user_lists import list_entries
 
     with open_database() as url:
-        rows = [entry.as_row() for entry in entries(url, user_id, removed=everything)]
+        rows = [entry.as_row() for entry in list_entries(url, user_id, removed=everything)]
     if not rows and style is Format.TABLE:
         typer.echo("Nobody is on a list." if user_id is None else f"User {user_id} is on no list.")
         return
@@ -61,7 +61,7 @@ def add(
 ) -> None:
     """Add a user to a list, replacing any earlier entry that a person made. Takes effect at once."""
     from streaming.business_days import JAKARTA
-    from streaming.lists import add_entry
+    from streaming.database.user_lists import add_entry
 
     expires_at = until.replace(tzinfo=JAKARTA) if until else None
     with open_database() as url:
@@ -79,7 +79,7 @@ def remove(name: ListArgument, user_id: UserArgument) -> None:
     The platform blocks a user again after the next day if gold.users_and_blacklist still says Blacklist. To
     overrule it, put the user on the allow list.
     """
-    from streaming.lists import remove_entry
+    from streaming.database.user_lists import remove_entry
 
     with open_database() as url:
         removed = remove_entry(url, user_id, name.value)

@@ -18,8 +18,9 @@ import pytest
 
 from ecommersss_platform_tests.support.project import PROJECT
 from ecommersss_platform_tests.support.shop import NOON, order
+from streaming.database.user_lists import add_entry, remove_entry
 from streaming.errors import PlatformError
-from streaming.lists import LISTS, add_entry, remove_entry
+from streaming.lists import LISTS
 from streaming.order_ids import OrderIds
 from streaming.orders import encode
 from streaming.rules import RULES_PATH, RuleBook

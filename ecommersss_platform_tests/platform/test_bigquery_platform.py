@@ -24,7 +24,7 @@ from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
 from ecommersss_platform_tests.support.loopback import loopback_only
 from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, order
 from streaming.business_days import JAKARTA
-from streaming.lists import entries
+from streaming.database.user_lists import list_entries
 
 pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
 
@@ -147,7 +147,7 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
     assert query(
         "SELECT user_id, fraud_orders, fraud_loss FROM gold.users_and_blacklist WHERE status = 'Blacklist'"
     ).to_pylist() == [{"user_id": 3, "fraud_orders": 3, "fraud_loss": Decimal("600001500.27")}]
-    assert [(e.user_id, e.list, e.reason) for e in entries(platform.database)] == [
+    assert [(e.user_id, e.list, e.reason) for e in list_entries(platform.database)] == [
         (3, "block", "3 fraud orders (gold.users_and_blacklist)")
     ]
 

@@ -1,4 +1,4 @@
-"""Imports of users and products: what is stored, which versions it makes, and what a bad file says."""
+"""Imports of users and products: the rows stored, the versions made, and the errors for invalid files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write(tmp_path: Path):
     return write
 
 
-def test_users_from_csv(database: str, write) -> None:
+def test_import_users_from_csv(database: str, write) -> None:
     text = USERS + ROW + '8,"o\'neil, ""x""",x@example.org,Zoë,"Lee\nKim",,2025-06-01 09:00\n'
     assert import_file(database, "users", write("\ufeff" + text.replace("\n", "\r\n"))) == Imported(2, 0, 0)
     assert query(database, "SELECT * FROM users ORDER BY id")[0][:7] == (
@@ -46,7 +46,7 @@ def test_users_from_csv(database: str, write) -> None:
     assert created == datetime(2025, 6, 1, 2, tzinfo=UTC)  # without an offset it is Jakarta time
 
 
-def test_products_from_jsonl_keep_their_price_exactly(database: str, write) -> None:
+def test_import_products_from_jsonl_with_exact_prices(database: str, write) -> None:
     lines = [
         '{"id": 1, "product_name": "Teh", "category": "Groceries", "price": 9007199254740993.07}',
         "",
@@ -62,12 +62,12 @@ def test_products_from_jsonl_keep_their_price_exactly(database: str, write) -> N
     assert timedelta() < age < timedelta(minutes=1)
 
 
-def test_a_second_import_updates_what_changed_and_makes_no_other_version(database: str, write) -> None:
+def test_a_second_import_makes_versions_only_of_changed_rows(database: str, write) -> None:
     import_file(database, "users", write(USERS + ROW + ROW.replace("7,", "8,", 1)))
     changed = "id,username,email,first_name,last_name\n7,siti,new@example.com,Siti,Rahayu\n"
     text = changed + "8,siti,siti@example.com,Siti,Rahayu\n9,budi,budi@example.com,Budi,Utama\n"
     assert import_file(database, "users", write(text)) == Imported(inserted=1, updated=1, unchanged=1)
-    # What the file leaves out is kept.
+    # Columns that the file leaves out keep their values.
     assert query(database, "SELECT email, default_payment, created_date FROM users WHERE id = 7") == [
         ("new@example.com", "OVO", CREATED)
     ]
@@ -84,7 +84,7 @@ def test_versions_are_dated_now_unless_backdated(database: str, write) -> None:
     assert age < timedelta(minutes=1)
 
 
-def test_backdated_versions_are_dated_at_creation_within_the_platforms_time(database: str, write) -> None:
+def test_backdated_versions_are_dated_at_creation_within_limits(database: str, write) -> None:
     header = "id,product_name,category,price,created_date\n"
     dates = {
         1: "2019-02-03",
@@ -104,10 +104,10 @@ def test_backdated_versions_are_dated_at_creation_within_the_platforms_time(data
     )
     assert result == Imported(inserted=4, updated=1, unchanged=0)
     dated = dict(query(database, "SELECT id, valid_from FROM products_history ORDER BY version"))
-    assert dated[1] == datetime(2025, 5, 31, 17, tzinfo=UTC)  # the first partition's beginning
+    assert dated[1] == datetime(2025, 5, 31, 17, tzinfo=UTC)  # where the first partition begins
     assert dated[2] == CREATED
     assert dated[3] == datetime(2025, 6, 1, 17, tzinfo=UTC)
-    # Neither the future nor the past of something that exists is written.
+    # No version is dated in the future, nor in the past if the row exists already.
     for id_ in (4, 5):
         assert abs(dated[id_] - datetime.now(UTC)) < timedelta(minutes=1)
     assert query(database, "SELECT created_date FROM products WHERE id = 1") == [
@@ -124,9 +124,9 @@ def test_backdated_versions_are_dated_at_creation_within_the_platforms_time(data
             USERS.replace("last_name", "lastname"),
             ["line 1: unknown column 'lastname'; users have id, username"],
         ),
-        (USERS.replace("last_name", "id"), ["line 1: the column id is there twice"]),
-        (USERS + "7,siti\n", ["line 2: has 2 values, and the header has 7 columns"]),
-        (USERS + ROW + "\n" + ROW, ["line 4: id 7 is in line 2 already"]),
+        (USERS.replace("last_name", "id"), ["line 1: column id occurs twice"]),
+        (USERS + "7,siti\n", ["line 2: has 2 values, but the header has 7 columns"]),
+        (USERS + ROW + "\n" + ROW, ["line 4: id 7 is already on line 2"]),
         (
             USERS + ROW.replace("7,", "2147483648,", 1),
             ["line 2: id must be an integer from 1 to 2147483647, not '2147"],
@@ -134,9 +134,9 @@ def test_backdated_versions_are_dated_at_creation_within_the_platforms_time(data
         (USERS + ROW.replace("7,", "0,", 1), ["line 2: id must be an integer from 1"]),
         (USERS + ROW.replace("7,", "1.0,", 1), ["line 2: id must be an integer"]),
         (USERS + ROW.replace("siti@", "siti_"), ["line 2: email must be an address like name@domain"]),
-        (USERS + ROW.replace("Rahayu", " "), ["line 2: last_name must be text, and not empty"]),
+        (USERS + ROW.replace("Rahayu", " "), ["line 2: last_name must be non-empty text"]),
         (USERS + ROW.replace("Rahayu", ""), ["line 2: last_name is missing"]),
-        (USERS + ROW.replace("Rahayu", "a\0b"), ["line 2: last_name holds the character U+0000 at 1"]),
+        (USERS + ROW.replace("Rahayu", "a\0b"), ["line 2: last_name has U+0000 at index 1"]),
         (
             USERS + ROW.replace("Rahayu", "x" * 1001),
             ["line 2: last_name must be at most 1000 characters long, not 1001"],
@@ -148,18 +148,18 @@ def test_backdated_versions_are_dated_at_creation_within_the_platforms_time(data
             ["line 4: id must be an integer from 1 to 2147483647, not 'x'", "line 4: username is missing"],
         ),
         ((USERS + ROW).encode().replace(b"Rahayu", b"Rah\xffyu"), ["the file is not UTF-8"]),
-        (USERS + '7,"siti"x,s@example.com,S,R,,\n', ["no CSV: "]),
+        (USERS + '7,"siti"x,s@example.com,S,R,,\n', ["not valid CSV: "]),
     ],
 )
-def test_a_bad_csv_says_which_lines_and_imports_nothing(
+def test_an_invalid_csv_imports_nothing_and_names_the_lines(
     database: str, write, text, problems: list[str]
 ) -> None:
     with pytest.raises(InvalidFile) as caught:
         import_file(database, "users", write(text))
     assert len(caught.value.problems) == len(problems)
-    for told, expected in zip(caught.value.problems, problems, strict=True):
-        assert told.startswith(expected)
-        assert told in str(caught.value)
+    for problem, expected in zip(caught.value.problems, problems, strict=True):
+        assert problem.startswith(expected)
+        assert problem in str(caught.value)
     assert "siti" not in str(caught.value)
     assert query(database, "SELECT count(*) FROM users") == [(0,)]
 
@@ -167,7 +167,7 @@ def test_a_bad_csv_says_which_lines_and_imports_nothing(
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"id": 1,', "is no JSON at character "),
+        ('{"id": 1,', "is not JSON at character "),
         ("[1]", "is JSON, but not an object"),
         ('{"id": true}', "id must be an integer from 1 to 2147483647, not 'True'"),
         ('{"id": "\\ud800"}', "id must be an integer"),
@@ -175,7 +175,7 @@ def test_a_bad_csv_says_which_lines_and_imports_nothing(
             '{"id": 1, "sku": 5}',
             "unknown column 'sku'; products have id, product_name, category, price, created_date",
         ),
-        ('{"product_name": "\\ud800x"}', "product_name holds the character U+D800 at 0"),
+        ('{"product_name": "\\ud800x"}', "product_name has U+D800 at index 0"),
         *(
             (
                 json.dumps({"price": price}),
@@ -186,11 +186,13 @@ def test_a_bad_csv_says_which_lines_and_imports_nothing(
         ),
     ],
 )
-def test_a_bad_json_line_says_what_is_wrong(database: str, write, line: str, problem: str) -> None:
+def test_an_invalid_json_line_is_explained(database: str, write, line: str, problem: str) -> None:
     good = '{"id": 5, "product_name": "Teh", "category": "Groceries", "price": 5}'
     with pytest.raises(InvalidFile) as caught:
         import_file(database, "products", write(f"{good}\n{line}\n", "rows.ndjson"))
-    assert any(told.startswith(f"line 2: {problem}") for told in caught.value.problems), caught.value.problems
+    assert any(found.startswith(f"line 2: {problem}") for found in caught.value.problems), (
+        caught.value.problems
+    )
     assert query(database, "SELECT count(*) FROM products") == [(0,)]
 
 
@@ -200,17 +202,17 @@ def test_only_the_first_twenty_problems_are_listed(database: str, write) -> None
     assert len(caught.value.problems) == 20
 
 
-def test_what_cannot_be_imported_at_all(database: str, write, tmp_path: Path) -> None:
+def test_unknown_entities_formats_and_files_are_refused(database: str, write, tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="only users and products can be imported, not 'orders'"):
         import_file(database, "orders", write(USERS))
-    with pytest.raises(PlatformError, match=r"rows\.xlsx holds: name it \.csv or \.jsonl"):
+    with pytest.raises(PlatformError, match=r"rows\.xlsx is unknown: name it \.csv or \.jsonl"):
         import_file(database, "users", write("", "rows.xlsx"))
     with pytest.raises(PlatformError, match=r"cannot read .*gone\.csv: No such file"):
         import_file(database, "users", tmp_path / "gone.csv")
 
 
 def test_orders_are_stored_while_users_are_imported(database: str, write) -> None:
-    """An import that waits does not keep the consumer's foreign keys waiting."""
+    """A running import does not block the consumer's foreign keys."""
     import_file(database, "users", write(USERS + ROW))
     execute(
         database,
@@ -218,7 +220,7 @@ def test_orders_are_stored_while_users_are_imported(database: str, write) -> Non
         "VALUES (1, 'a', 'b', 5, now())",
     )
     with closing(connect(database)) as importing, importing, importing.cursor() as cursor:
-        cursor.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")  # as the import holds it
+        cursor.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")  # as an import does
         execute(
             database,
             "SET LOCAL lock_timeout = '2s'; INSERT INTO orders "

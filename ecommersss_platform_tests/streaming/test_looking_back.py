@@ -14,7 +14,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 
 from ecommersss_platform_tests.support.plain_velocity import plain_velocity
@@ -33,17 +32,13 @@ from streaming.consumer import Consumer
 from streaming.database import connect, past_orders
 from streaming.database.past_orders import PastOrders
 from streaming.database.store import OrderStore
-from streaming.errors import PlatformError
-from streaming.history import FreshHistory, Interval, MemoryHistory
-from streaming.lists import (
-    Synchronised,
-    UserLists,
+from streaming.database.user_lists import (
     add_entry,
-    block_for_platform,
-    entries,
+    read_lists,
     remove_entry,
     version_used,
 )
+from streaming.history import FreshHistory, Interval, MemoryHistory
 from streaming.orders import Order, encode
 from streaming.rules import RULES_PATH, RuleBook, RuleFile
 from streaming.topics.jsonl import JsonlTopic
@@ -273,7 +268,7 @@ def test_history_is_read_through_its_index(url: str) -> None:
 # Lists of users.
 
 
-def test_a_running_consumer_takes_list_changes_up(url: str, topic: JsonlTopic, stream: JsonlTopic) -> None:
+def test_a_running_consumer_picks_up_list_changes(url: str, topic: JsonlTopic, stream: JsonlTopic) -> None:
     consumer = Consumer(url, topic, stream, BOOK)
 
     def judged(id: int, **changes: object) -> bool:
@@ -299,12 +294,12 @@ def test_a_running_consumer_takes_list_changes_up(url: str, topic: JsonlTopic, s
         versions = {id: version_used(cursor, "orders", "fraud", p) for id, p in positions.items()}
         assert [versions[id] for id in range(1, 7)] == sorted(versions.values())
         for id, blocked in ((1, False), (2, True), (4, False), (5, True), (6, False)):
-            lists = UserLists.read(cursor, versions[id])
+            lists = read_lists(cursor, versions[id])
             assert lists.is_blacklisted(1, NOON) is blocked, id
         assert version_used(cursor, "orders", "fraud", positions[1] - 1) == 0
 
 
-def test_an_entry_expires_by_when_the_order_was_placed(
+def test_a_list_entry_expires_by_the_time_of_the_order(
     url: str, topic: JsonlTopic, stream: JsonlTopic
 ) -> None:
     until = (datetime.now(UTC) + HOUR).replace(microsecond=0)
@@ -313,70 +308,6 @@ def test_an_entry_expires_by_when_the_order_was_placed(
     topic.publish([encode(order(1, created_date=until - late)), encode(order(2, created_date=until))])
     drain(url, topic, stream)
     assert {id: "blacklisted_user" in reasons for id, reasons in shadow(url).items()} == {1: True, 2: False}
-
-
-def test_entries_are_kept_when_they_are_replaced_or_removed(url: str) -> None:
-    until = datetime.now(UTC) + DAY
-    assert not add_entry(url, 1, "block", "first")
-    assert add_entry(url, 1, "block", " second ", until)
-    add_entry(url, 2, "allow", "a friend")
-    assert [(e.user_id, e.list, e.reason, e.source, e.expires_at) for e in entries(url)] == [
-        (1, "block", "second", "person", until),
-        (2, "allow", "a friend", "person", None),
-    ]
-    assert [e.reason for e in remove_entry(url, 1, "block")] == ["second"]
-    assert entries(url, 1) == []
-    assert [(e.reason, e.removed_at is None) for e in entries(url, 1, removed=True)] == [
-        ("first", False),
-        ("second", False),
-    ]
-
-
-def test_what_the_lists_refuse(url: str) -> None:
-    with pytest.raises(PlatformError, match="there is no user 99"):
-        add_entry(url, 99, "block", "x")
-    with pytest.raises(PlatformError, match="needs a reason"):
-        add_entry(url, 1, "block", "  ")
-    with pytest.raises(PlatformError, match="would have expired at"):
-        add_entry(url, 1, "block", "x", NOON)
-    with pytest.raises(PlatformError, match="user 1 is not on the allow list"):
-        remove_entry(url, 1, "allow")
-    add_entry(url, 1, "block", "x")
-    for statement in (
-        "UPDATE user_lists SET reason = 'y'",
-        "UPDATE user_lists SET removed_version = 1",
-        "UPDATE user_lists SET removed_at = now(), reason = 'y'",
-        "DELETE FROM user_lists",
-    ):
-        with pytest.raises(psycopg2.errors.RaiseException, match="never changed"):
-            execute(url, statement)
-    execute(url, "UPDATE user_lists SET removed_at = now()")
-    with pytest.raises(psycopg2.errors.RaiseException, match="never changed"):
-        execute(url, "UPDATE user_lists SET removed_at = NULL")
-
-
-def test_the_platform_blocks_and_unblocks_its_own_and_people_are_left_alone(url: str) -> None:
-    add_entry(url, 1, "block", "by hand")
-    add_entry(url, 2, "allow", "known well")
-
-    def synchronise(reasons: dict[int, str]) -> Synchronised:
-        with closing(connect(url)) as connection:
-            return block_for_platform(connection, reasons)
-
-    [(before,)] = query(url, "SELECT version FROM user_lists_version")
-    assert synchronise({1: "3 fraud orders", 2: "4 fraud orders", 99: "unknown"}) == Synchronised(2, 0, 0, 1)
-    assert query(url, "SELECT version FROM user_lists_version") == [(before + 1,)]
-    assert synchronise({2: "5 fraud orders", 1: "3 fraud orders"}) == Synchronised(0, 0, 2, 0)
-    assert query(url, "SELECT version FROM user_lists_version") == [(before + 1,)], "nothing was written"
-    assert synchronise({2: "4 fraud orders"}) == Synchronised(0, 1, 1, 0)
-    assert [(e.user_id, e.list, e.reason, e.source) for e in entries(url)] == [
-        (1, "block", "by hand", "person"),
-        (2, "allow", "known well", "person"),
-        (2, "block", "4 fraud orders", "platform"),
-    ]
-    with closing(connect(url)) as connection, connection.cursor() as cursor:
-        lists = UserLists.read(cursor, 10**9)
-    assert (lists.is_blacklisted(1, NOON), lists.is_blacklisted(2, NOON)) == (True, False)
 
 
 # The rule book.

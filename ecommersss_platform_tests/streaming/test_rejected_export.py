@@ -1,4 +1,4 @@
-"""`ecommersss rejected export`: every byte of every rejected line comes out, to its owner only."""
+"""`ecommersss rejected export`: every rejected line in full, readable only by its owner."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rejected(database: str) -> str:
     return database
 
 
-def test_every_line_is_exported_oldest_first_and_lossless(rejected: str, tmp_path: Path) -> None:
+def test_every_line_is_exported_exactly_and_oldest_first(rejected: str, tmp_path: Path) -> None:
     file = tmp_path / "rejected.jsonl"
     file.write_text("what was exported before")
     assert export_rejected(rejected, file) == 5
@@ -47,7 +47,7 @@ def test_every_line_is_exported_oldest_first_and_lossless(rejected: str, tmp_pat
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_more_lines_than_a_page(database: str, tmp_path: Path) -> None:
+def test_an_export_can_exceed_a_page(database: str, tmp_path: Path) -> None:
     rows = [(i, b"x%d" % i, "malformed_json", "") for i in range(2_500)]
     write(database, "INSERT INTO rejected_orders (position, raw, reason, detail) VALUES %s", rows)
     file = tmp_path / "rejected.jsonl"
@@ -56,7 +56,7 @@ def test_more_lines_than_a_page(database: str, tmp_path: Path) -> None:
     assert texts == [f"x{i}" for i in range(2_500)]
 
 
-def test_a_file_that_cannot_be_written_is_said_and_nothing_is_left(rejected: str, tmp_path: Path) -> None:
+def test_an_export_that_cannot_be_written_leaves_no_file(rejected: str, tmp_path: Path) -> None:
     file = tmp_path / "none" / "rejected.jsonl"
     with pytest.raises(PlatformError, match=r"rejected\.jsonl cannot be written: No such file or directory"):
         export_rejected(rejected, file)
@@ -64,7 +64,7 @@ def test_a_file_that_cannot_be_written_is_said_and_nothing_is_left(rejected: str
 
 
 @pytest.mark.parametrize("style", ["table", "json"])
-def test_the_commands(
+def test_the_rejected_commands(
     rejected: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -29,8 +29,8 @@ from ecommersss_platform_tests.support.shop import (
 )
 from streaming.consumer import Consumer
 from streaming.database.shared import FIRST_POSITION
+from streaming.database.user_lists import add_entry
 from streaming.errors import PlatformError
-from streaming.lists import add_entry
 from streaming.orders import decode_flagged, encode, encode_flagged
 from streaming.rejected import retry_rejected
 from streaming.rules import RULES_PATH, RuleBook

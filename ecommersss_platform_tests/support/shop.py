@@ -16,6 +16,7 @@ from psycopg2.extras import execute_values
 from ecommersss_platform_tests.support.plain_velocity import StoredInMemory, plain_velocity
 from streaming.database import connect
 from streaming.database.catalogue import Catalogue
+from streaming.database.user_lists import read_lists
 from streaming.decisions import features
 from streaming.decode import decode
 from streaming.history import MemoryHistory
@@ -181,7 +182,7 @@ class ListsAt:
         used = query(url, "SELECT position, version FROM user_lists_used ORDER BY position")
         self._positions = [position for position, _ in used]
         with closing(connect(url)) as connection, connection.cursor() as cursor:
-            self._lists = [UserLists(), *(UserLists.read(cursor, version) for _, version in used)]
+            self._lists = [UserLists(), *(read_lists(cursor, version) for _, version in used)]
 
     def __call__(self, position: int) -> UserLists:
         return self._lists[bisect_right(self._positions, position)]

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 from psycopg2.extensions import cursor as Cursor
 
+from streaming.database.user_lists import read_lists
 from streaming.lists import UserLists
 
 MAX_CACHED = 250_000
@@ -91,7 +92,7 @@ class Catalogue:
         cursor.execute(_NEWEST)
         oldest_running, next_transaction, *newest, lists_version = cursor.fetchone()  # type: ignore[misc]
         if lists_version != self.lists.version:
-            self.lists = UserLists.read(cursor, lists_version)
+            self.lists = read_lists(cursor, lists_version)
         versions: tuple[int, int] = (newest[0], newest[1])
         if self._settled is None:
             # Until a first point is settled, a running transaction may change what was cached before it.

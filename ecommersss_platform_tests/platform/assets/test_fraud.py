@@ -15,7 +15,7 @@ from ecommersss_platform.warehouse import TableNotFound
 from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse
 from ecommersss_platform_tests.support.shop import NOON, open_shop, order, query
 from streaming.consumer import Consumer
-from streaming.lists import add_entry, entries
+from streaming.database.user_lists import add_entry, list_entries
 from streaming.orders import encode
 from streaming.rules import RULES_PATH, RuleBook
 from streaming.topics.jsonl import JsonlTopic
@@ -71,7 +71,7 @@ def test_the_blacklist_is_blocked_and_no_longer_when_it_is_not(url: str, tmp_pat
         "removed": 0,
         "users_unknown_to_postgres": 1,
     }
-    platform = [(e.user_id, e.list, e.reason) for e in entries(url) if e.source == "platform"]
+    platform = [(e.user_id, e.list, e.reason) for e in list_entries(url) if e.source == "platform"]
     assert platform == [(1, "block", "3 fraud orders (gold.users_and_blacklist)")]
     [(version,)] = query(url, "SELECT version FROM user_lists_version")
     assert metadata(run(url, mart))["added"] == 0
@@ -80,7 +80,7 @@ def test_the_blacklist_is_blocked_and_no_longer_when_it_is_not(url: str, tmp_pat
     build_mart(mart, [(1, 0, "Good Standing"), (2, 3, "Blacklist"), (3, 5, "Blacklist")])
     found = metadata(run(url, mart))
     assert (found["added"], found["removed"], found["dagster/row_count"]) == (2, 1, 2)
-    assert [(e.user_id, e.source) for e in entries(url)] == [
+    assert [(e.user_id, e.source) for e in list_entries(url)] == [
         (2, "platform"),
         (3, "platform"),
         (4, "person"),
@@ -109,4 +109,4 @@ def test_without_the_mart_nobody_is_unblocked(url: str, tmp_path: Path) -> None:
     run(url, mart)
     with pytest.raises(TableNotFound):
         block_blacklist(PostgresResource(url=url), DuckDbWarehouse(tmp_path / "none.duckdb"))
-    assert [e.user_id for e in entries(url)] == [1]
+    assert [e.user_id for e in list_entries(url)] == [1]

@@ -16,9 +16,9 @@ from ecommersss_platform.cli import app as cli
 from ecommersss_platform_tests.support.shop import NOON, execute, open_shop, order, query
 from streaming.consumer import Consumer
 from streaming.database import connect
+from streaming.database.user_lists import add_entry, block_for_platform, list_entries, remove_entry
 from streaming.errors import PlatformError
 from streaming.explain import explain
-from streaming.lists import add_entry, block_for_platform, entries, remove_entry
 from streaming.orders import encode
 from streaming.rules import RULES_PATH, RuleBook
 from streaming.rules.examples import EXAMPLES_PATH
@@ -115,7 +115,7 @@ def test_explain_with_another_book_shows_what_it_would_decide(
 
 def test_explain_refuses_an_order_that_is_not_stored(url: str) -> None:
     with pytest.raises(
-        PlatformError, match="order 7 is not stored: it never came, waits in the topic, or was"
+        PlatformError, match="order 7 is not stored: it never arrived, waits in the topic, or was"
     ):
         explain(url, 7, BOOK)
 
@@ -191,5 +191,5 @@ def test_removing_a_platform_entry_says_how_to_overrule_it(url: str, run: Run) -
         block_for_platform(connection, {3: "3 fraud orders"})
     removed = run("lists", "remove", "block", "3").output
     assert 'ecommersss lists add allow 3 --reason "..."' in removed
-    assert entries(url) == []
+    assert list_entries(url) == []
     assert query(url, "SELECT count(*) FROM user_lists") == [(1,)]

@@ -12,9 +12,9 @@ import pytest
 from ecommersss_platform_tests.support.shop import execute, flagged, open_shop, query, read_all
 from streaming.database.shared import FIRST_POSITION, TURN_LOCK, SharedOrderStore
 from streaming.database.store import Collision, OrderStore
+from streaming.database.user_lists import add_entry, version_used
 from streaming.decisions import Rejected
 from streaming.flagged_tail import FlaggedTail
-from streaming.lists import add_entry, version_used
 from streaming.orders import Flagged, decode_flagged, encode_flagged
 from streaming.topics.jsonl import JsonlTopic
 
