@@ -1,25 +1,26 @@
-# Two commands: `make dev` starts the whole embedded platform, `make test` proves it. `make help` lists the rest.
+# `make dev` starts the whole embedded platform, `make test` proves it. `make help` lists the rest.
 VENV := .venv
 BIN  := $(VENV)/bin
-# The first interpreter that the platform runs on.
+# The first interpreter whose version the platform supports.
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
 	$(p) -c 'import sys; print("$(p)" if (3, 11) <= sys.version_info < (3, 14) else "")' 2>/dev/null)) python3)
 UV_COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--strip-extras --no-annotate --custom-compile-command "make lock" --quiet
-# How many test processes: two suit the smallest machines; a test file stays in one process.
+# A test file stays in one process, because its fixtures are expensive: a server, an emulator, a built project.
 TEST_JOBS ?= 2
-# What else pytest is told, as in: make test PYTEST_ARGS="-k rules"
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+# More options for pytest, as in: make test PYTEST_ARGS="-k rules"
 PYTEST_ARGS ?=
 
 .DELETE_ON_ERROR:
 
 .PHONY: help
-help:  ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 .PHONY: setup
 setup: $(VENV)/installed  ## install everything into .venv
-	@# Knows by itself whether dbt's manifest is out of date.
+	@# Does nothing while dbt's manifest is up to date.
 	@$(BIN)/python -m ecommersss_platform.dbt
 
 $(VENV)/installed: requirements/dev.txt pyproject.toml
@@ -31,20 +32,27 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 	@touch $@
 
 .PHONY: dev
-dev: setup  ## start everything and print the UI's address; Ctrl-C stops it
+dev: setup  ## start the whole platform and print the address of its UI; Ctrl-C stops it
 	@$(BIN)/ecommersss up
 
 .PHONY: demo
-demo: setup  ## a week of orders from the stream to the marts, without a UI, then end
+demo: setup  ## process a week of orders from the stream to the marts, without a UI
 	@$(BIN)/ecommersss demo
 
+.PHONY: check
+check: lint  ## lint, types and the tests that need no server: under 90 seconds
+	@$(PYTEST) -m "not (integration or faults or ui or bigquery or pubsub or long)" $(PYTEST_ARGS)
+
 .PHONY: test
-test: lint  ## lint, then every test
-	@echo "pytest, $(TEST_JOBS) processes"
-	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+test: lint  ## all that CI runs: lint, types and every test but the long ones
+	@$(PYTEST) $(PYTEST_ARGS)
+
+.PHONY: faults
+faults: setup  ## the long tests: 200 kills at random points, Superstore in full, the emulators' long runs
+	@ECOMMERSSS_FAULT_RUNS=200 $(BIN)/python -m pytest -m "faults or long" --timeout 10800 --verbose $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: setup  ## ruff and mypy
+lint: setup  ## check style and types with ruff and mypy
 	@echo "ruff check"
 	@$(BIN)/ruff check --quiet .
 	@echo "ruff format --check"
@@ -53,31 +61,27 @@ lint: setup  ## ruff and mypy
 	@$(BIN)/mypy
 
 .PHONY: format
-format: setup  ## let ruff put the code into form
+format: setup  ## format the code with ruff
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-.PHONY: faults
-faults: setup  ## the long fault run: 200 kills at random points
-	@ECOMMERSSS_FAULT_RUNS=200 $(BIN)/python -m pytest -m faults --timeout 10800 --verbose $(PYTEST_ARGS)
-
 .PHONY: smoke-bigquery
-smoke-bigquery: setup  ## the warehouse tests on the real project in ECOMMERSSS_BIGQUERY_PROJECT
+smoke-bigquery: setup  ## run the warehouse tests on the project in ECOMMERSSS_BIGQUERY_PROJECT
 	@ECOMMERSSS_SMOKE_BIGQUERY=1 $(BIN)/python -m pytest -m bigquery $(PYTEST_ARGS) \
 		ecommersss_platform_tests/platform/warehouse/test_bigquery_warehouse.py
 
 .PHONY: bench
-bench: setup  ## measure; results go to benchmarks/results/
+bench: setup  ## run the benchmarks; results go to benchmarks/results/
 	@$(BIN)/python -m benchmarks
 
 .PHONY: lock
-lock: $(VENV)/installed  ## pin the requirements anew from pyproject.toml
+lock: $(VENV)/installed  ## pin the newest versions that pyproject.toml allows
 	$(UV_COMPILE) --upgrade --output-file requirements/base.txt pyproject.toml
 	$(UV_COMPILE) --upgrade --extra dev --constraint requirements/base.txt --output-file requirements/dev.txt pyproject.toml
 	$(UV_COMPILE) --upgrade --constraint requirements/base.txt --output-file benchmarks/peers.txt benchmarks/peers.in
 
 .PHONY: clean
-clean:  ## remove what make made; the platform's state in .ecommersss stays
+clean:  ## remove what make created; the platform's state in .ecommersss stays
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 		dbt_project/target dbt_project/logs
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -167,7 +167,7 @@ class ProjectFromTerraform(Service):
         if (method, kind) == ("GET", "datasets"):
             project, _, dataset = path.split("/")
             named = {"projectId": project, "datasetId": dataset}
-            return respond(200, {"location": WAREHOUSE.location, "datasetReference": named})
+            return respond(200, {"location": WAREHOUSE.config.location, "datasetReference": named})
         return super().answer(method, path, body)
 
 

@@ -20,7 +20,9 @@ from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.support.project import PROJECT, make_targets, tracked_files
 
 TESTS = PROJECT / "ecommersss_platform_tests"
-PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+TOML = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+PYPROJECT = TOML["project"]
+OPTIONS = TOML["tool"]["pytest"]["ini_options"]
 
 # ---- settings ----
 
@@ -168,21 +170,34 @@ def test_shell_scripts_parse_and_are_strict() -> None:
         assert os.access(script, os.X_OK), f"{script} is not executable"
 
 
-def test_make_has_its_targets_and_says_what_they_do() -> None:
-    wanted = {"setup", "dev", "demo", "test", "lint", "format", "faults", "bench", "lock", "clean"}
-    assert wanted <= make_targets()
+def test_make_help_describes_every_target() -> None:
     helped = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    assert wanted <= set(re.findall(r"^  make (\S+)  +\S", helped, re.MULTILINE))
+    assert set(re.findall(r"^  make (\S+)  +\S", helped, re.MULTILINE)) == make_targets()
+    assert {"setup", "dev", "demo", "check", "test", "faults", "lint", "format", "bench"} <= make_targets()
 
 
-def test_make_test_lints_types_and_runs_pytest() -> None:
-    planned = subprocess.run(
-        ["make", "--dry-run", "test"], cwd=PROJECT, capture_output=True, text=True, check=True
+def _planned(target: str) -> str:
+    return subprocess.run(
+        ["make", "--dry-run", target], cwd=PROJECT, capture_output=True, text=True, check=True
     ).stdout
+
+
+@pytest.mark.parametrize("target", ["check", "test"])
+def test_make_lints_and_checks_types_before_it_tests(target: str) -> None:
+    planned = _planned(target)
     patterns = (r"ruff check", r"ruff format .*--check", r"bin/mypy", r"-m pytest")
     places = [match.start() for match in (re.search(pattern, planned) for pattern in patterns) if match]
     assert len(places) == len(patterns), planned
     assert places == sorted(places)
+
+
+def test_every_test_runs_in_ci_or_in_make_faults() -> None:
+    """What `make test` leaves out by default is exactly what `make faults` adds."""
+    assert "-m 'not long'" in OPTIONS["addopts"]
+    [test] = re.findall(r"-m pytest .*", _planned("test"))
+    assert " -m " not in test.removeprefix("-m pytest")
+    assert '-m "faults or long"' in _planned("faults")
+    assert (PROJECT / ".ci" / "run").read_text().endswith("make test </dev/null\n")
 
 
 def test_hooks_use_installed_tools_only() -> None:
