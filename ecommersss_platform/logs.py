@@ -1,7 +1,7 @@
-"""How the platform's processes log: one line an event, on standard error, instants in UTC.
+"""Logs of the platform's processes: one line an event, on standard error, instants in UTC.
 
-Lines are for people, or JSON objects for programs. Neither holds personal data: modules log positions,
-counts, names of rules and reasons, never what a line or a row holds.
+Lines are text for people or JSON objects for programs. Neither holds personal data: modules log positions,
+counts, and names of rules and reasons, but never the content of a line or a row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"m
 
 
 class _Discreet(logging.Formatter):
-    """Shows of an error only the first line of its text: what PostgreSQL quotes further down are rows."""
+    """A formatter that shows only the first line of an error: PostgreSQL quotes rows in the others."""
 
     def formatException(self, ei: Any) -> str:
         whole = traceback.TracebackException(*ei)
@@ -33,11 +33,11 @@ class _Discreet(logging.Formatter):
             text = "".join(error.format_exception_only()).partition("\n")[0]
             parts.append("".join(error.stack.format()) + text)
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        return "\nwhich came after:\n".join(parts)
+        return "\ncaused by:\n".join(parts)
 
 
 class JsonFormatter(_Discreet):
-    """A record as one JSON object: time, level, logger, message, what was given as `extra`, and exception.
+    """A formatter for one JSON object a record: time, level, logger, message, `extra` fields, exception.
 
     `time` is RFC 3339 in UTC with milliseconds.
     """
@@ -58,7 +58,7 @@ class JsonFormatter(_Discreet):
 
 
 def configure_logging(style: LogFormat = "text", level: int = logging.INFO) -> None:
-    """Send log records to standard error. Only for the commands: libraries never call it."""
+    """Send log records to standard error. Only commands call this, never library code."""
     formatter: logging.Formatter
     if style == "json":
         formatter = JsonFormatter()
@@ -71,12 +71,12 @@ def configure_logging(style: LogFormat = "text", level: int = logging.INFO) -> N
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     sys.excepthook = _log_uncaught
-    # What the libraries say about doing their work is of no interest, only what goes wrong.
+    # Alembic logs every step at INFO.
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def structured() -> bool:
-    """Whether this process logs JSON: what it says last should then be JSON too."""
+    """Return whether this process logs JSON, so that its last message should be JSON too."""
     return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
 
 

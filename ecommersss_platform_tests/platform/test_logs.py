@@ -1,4 +1,4 @@
-"""How processes log: for people and for programs, with nothing of the rows that an error quotes."""
+"""Logs for people and for programs, without the rows that an error quotes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ecommersss_platform.logs import LogFormat, configure_logging, structured
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
+def _restored_logging() -> Iterator[None]:
     root, hook = logging.getLogger(), sys.excepthook
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers, root.level, sys.excepthook = handlers, level, hook
 
 
-def test_json_lines_hold_what_was_given_as_extra(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lines_hold_extra_fields(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("json")
     before = datetime.now(UTC)
     logging.getLogger("streaming.consumer").warning(
         "stored %d\norders", 3, extra={"position": 12, "rules_version": "abc", "odd": {1}}
     )
     [line] = capsys.readouterr().err.splitlines()
-    told = json.loads(line)
-    assert abs(datetime.fromisoformat(told.pop("time")) - before).total_seconds() < 5
-    assert told == {
+    record = json.loads(line)
+    assert abs(datetime.fromisoformat(record.pop("time")) - before).total_seconds() < 5
+    assert record == {
         "level": "warning",
         "logger": "streaming.consumer",
         "message": "stored 3\norders",
@@ -41,7 +41,7 @@ def test_json_lines_hold_what_was_given_as_extra(capsys: pytest.CaptureFixture[s
     assert structured()
 
 
-def test_text_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_lines_have_time_level_and_logger(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging()
     logging.getLogger("streaming.consumer").info("stored %d", 3, extra={"position": 12})
     assert capsys.readouterr().err.endswith("Z INFO    streaming.consumer: stored 3\n")
@@ -65,13 +65,13 @@ def test_errors_show_no_rows(capsys: pytest.CaptureFixture[str], style: LogForma
             raise RuntimeError("the batch failed\n" + ROWS) from error
     except RuntimeError as error:
         sys.excepthook(type(error), error, error.__traceback__)
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     if style == "json":
-        line = json.loads(told)
-        assert (line["level"], line["message"]) == ("critical", "unexpected error")
-        told = line["exception"]
-    assert "ValueError: duplicate key" in told
-    assert "RuntimeError: the batch failed" in told
-    assert "in store" in told
+        record = json.loads(printed)
+        assert (record["level"], record["message"]) == ("critical", "unexpected error")
+        printed = record["exception"]
+    assert "ValueError: duplicate key" in printed
+    assert "RuntimeError: the batch failed" in printed
+    assert "in store" in printed
     for secret in ("DETAIL", "Siti", "Rahayu"):
-        assert secret not in told
+        assert secret not in printed

