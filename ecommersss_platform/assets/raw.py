@@ -26,7 +26,7 @@ from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.postgres.source_schema import COLUMNS_SCHEMA, check_source, columns_sql
 from ecommersss_platform.resources import WAREHOUSE_IO_MANAGER
 from ecommersss_platform.warehouse import SchemaError
-from ecommersss_platform.warehouse.io_manager import column_schema
+from ecommersss_platform.warehouse.metadata import column_schema
 from ecommersss_platform.warehouse.names import full_name
 
 GROUP = "raw"

@@ -1,4 +1,4 @@
-"""Streams of Arrow batches on their way to and from a warehouse: fitted to a schema, counted."""
+"""Streams of Arrow batches on their way to and from a warehouse: fitted to a schema, counted, previewed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class CountingReader:
     """A reader that counts rows and bytes, computes checksums, and keeps the error that ended it.
 
     Engines that pull batches through the Arrow C interface replace an exception of the source by a text of
-    their own. `error` is the original, so that a lost connection can be told from a bad row.
+    their own. `error` is the original, so that a lost connection differs from a bad row.
     """
 
     def __init__(self, reader: pa.RecordBatchReader) -> None:
@@ -117,3 +117,24 @@ class CountingReader:
         except Exception as error:
             self.error = error
             raise
+
+
+class PreviewReader:
+    """A reader that keeps the first rows, for a preview."""
+
+    def __init__(self, reader: pa.RecordBatchReader, size: int) -> None:
+        self._kept: list[pa.RecordBatch] = []
+        self._size = size
+        self.reader = pa.RecordBatchReader.from_batches(reader.schema, self._passed(reader))
+
+    def _passed(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        wanted = self._size
+        for batch in reader:
+            if wanted > 0:
+                self._kept.append(batch.slice(0, wanted))
+                wanted -= batch.num_rows
+            yield batch
+
+    @property
+    def rows(self) -> pa.Table:
+        return pa.Table.from_batches(self._kept, schema=self.reader.schema)

@@ -1,4 +1,4 @@
-"""Names in a warehouse: "dataset.table", and staging tables that say whose they are."""
+"""Names of tables in a warehouse: "dataset.table", and a staging table for each run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PART = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def split_name(table: RawTable | str) -> tuple[str, str]:
-    """(dataset, table) of a table. Raises ValueError for a name that is not of the form "dataset.table"."""
+    """Return (dataset, table). Raises ValueError for a name that is not of the form "dataset.table"."""
     if isinstance(table, RawTable):
         return table.dataset, table.name
     parts = table.split(".")
@@ -27,5 +27,5 @@ def full_name(table: RawTable | str) -> str:
 
 
 def staging_name(table: RawTable, run_id: str) -> str:
-    """The staging table of a run: letters, digits and underscores only, the same for a retry of the run."""
+    """Name the staging table of a run: letters, digits and underscores, the same for a retry of the run."""
     return re.sub(r"[^a-z0-9]+", "_", f"{table.dataset}_{table.name}_{run_id}".lower())

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecommersss_platform.contracts import ORDERS, PARTITION_COLUMN, Type
-from ecommersss_platform.warehouse.checksum import Checksums, checksums, row_numbers
+from ecommersss_platform.warehouse.checksum import Checksums, checksums, row_hashes
 from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, order, orders
 
 VALUES: dict[Type, list[Any]] = {
@@ -34,7 +34,7 @@ def of_days(rows: list[dict[str, Any]], batch: int = 1000) -> dict[date, str]:
 
 
 def number(kind: Type, value: Any, name: str = "x") -> int:
-    [found] = row_numbers(pa.record_batch({name: pa.array([value], kind.value)}))
+    [found] = row_hashes(pa.record_batch({name: pa.array([value], kind.value)}))
     return int(found)
 
 
@@ -89,7 +89,7 @@ def test_a_column_without_values_adds_nothing() -> None:
     day = pa.array([DAY_1, DAY_1], pa.date32())
     plain = pa.record_batch({"n": [1, 2], PARTITION_COLUMN: day})
     grown = pa.record_batch({PARTITION_COLUMN: day, "text": pa.nulls(2, pa.string()), "n": [1, 2]})
-    assert list(row_numbers(plain)) == list(row_numbers(grown))
+    assert list(row_hashes(plain)) == list(row_hashes(grown))
 
 
 def test_rows_without_a_day_are_left_out() -> None:
@@ -120,5 +120,5 @@ def test_slices_are_what_they_show(
         )
 
     whole = batch(0)
-    shown = list(row_numbers(whole))[start:]
-    assert list(row_numbers(whole.slice(start))) == list(row_numbers(batch(start))) == shown
+    shown = list(row_hashes(whole))[start:]
+    assert list(row_hashes(whole.slice(start))) == list(row_hashes(batch(start))) == shown

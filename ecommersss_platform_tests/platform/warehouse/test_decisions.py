@@ -29,7 +29,8 @@ from ecommersss_platform.warehouse.arrow import CountingReader, conform
 from ecommersss_platform.warehouse.audit import audit_sql, findings, required_columns
 from ecommersss_platform.warehouse.dialect import Dialect, TableColumn
 from ecommersss_platform.warehouse.duckdb.engine import busy_message, is_taken
-from ecommersss_platform.warehouse.io_manager import as_reader, day_metadata, markdown, run_metadata, table_of
+from ecommersss_platform.warehouse.io_manager import as_reader, table_of
+from ecommersss_platform.warehouse.metadata import day_metadata, markdown, run_metadata
 from ecommersss_platform.warehouse.names import full_name, split_name, staging_name
 from ecommersss_platform.warehouse.schema_changes import (
     automatic_changes,
