@@ -1,8 +1,7 @@
-"""The consumer's figures for Prometheus, at http://127.0.0.1:PORT/metrics.
+"""The consumer's metrics for Prometheus, at http://127.0.0.1:PORT/metrics.
 
-The consumer counts as it works, and a scrape reads what it has counted. Counters begin at zero when the
-process starts, as Prometheus expects. Labels are rule names, reasons and versions: nothing that came with an
-order.
+The consumer counts as it works, and a scrape reads its counters. Counters begin at zero when the process
+starts, as Prometheus expects. Labels are rule names, reasons and versions: never data of an order.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ DATABASE_UP: Final = "ecommersss_database_up"
 
 
 class ConsumerMetrics:
-    """A collector (of `prometheus_client`) over one consumer's counters."""
+    """A `prometheus_client` collector of one consumer's counters."""
 
     def __init__(self, consumer: ConsumerLoop) -> None:
         self._consumer = consumer
 
     def collect(self) -> Iterator[Metric]:
-        """The consumer's figures as they are now."""
+        """Yield the consumer's current metrics."""
         from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily
 
         from streaming.orders import REASONS
@@ -58,8 +57,8 @@ class ConsumerMetrics:
             "status",
             [("fraud", counters.fraud), ("genuine", counters.orders - counters.fraud)],
         )
-        # A rule or reason that never occurred is there with 0: a rate over a series that appears later would
-        # miss its first step.
+        # A rule or reason that never occurred is exported as 0: a rate over a series that appears later would
+        # miss its first increase.
         for name, what, mode, counts in (
             (FRAUD, "Orders for which an active rule held, by rule.", "active", counters.fraud_by_rule),
             (SHADOW, "Orders for which a shadow rule held, by rule.", "shadow", counters.shadow_by_rule),
@@ -75,24 +74,24 @@ class ConsumerMetrics:
             value=counters.retried,
         )
         if (lag := _lag(consumer)) is not None:
-            yield GaugeMetricFamily(LAG, "Bytes of the topic that are not committed yet.", value=lag)
+            yield GaugeMetricFamily(LAG, "Bytes of the topic not yet committed.", value=lag)
             yield GaugeMetricFamily(
                 POSITION, "The committed position in the topic, in bytes.", value=consumer.position
             )
         yield _histogram(
             BATCH_LINES,
-            "Lines of each batch, valid or not; the count is the number of batches.",
+            "Lines per batch, valid or not; the count is the number of batches.",
             counters.sizes,
         )
         yield _histogram(
             LATENCY,
-            "For each line, seconds from when the consumer had read it to when its order was committed and"
-            " its flagged line written. Waiting in the topic is not in it: see the lag for that.",
+            "Seconds per line from reading it until its order was committed and its flagged line written."
+            " Time spent waiting in the topic is not included: see the lag.",
             counters.latency,
         )
         yield InfoMetricFamily(
             RULE_BOOK.removesuffix("_info"),
-            "The rule book that decides now: its version is in each order it has flagged.",
+            "The rule book in use; its version is stored with each order that it flags.",
             value={"version": book.version, "rules": str(len(book.rules))},
         )
         yield GaugeMetricFamily(
@@ -124,7 +123,7 @@ def _histogram(name: str, what: str, distribution: Distribution) -> Metric:
 
 
 def _lag(consumer: Any) -> int | None:
-    """Bytes behind, where the topic has positions and can be read."""
+    """Return how many bytes the consumer is behind, or None without positions or a readable topic."""
     if hasattr(consumer, "lag"):
         with suppress(OSError):
             return int(consumer.lag())
@@ -132,7 +131,7 @@ def _lag(consumer: Any) -> int | None:
 
 
 def registry(consumer: ConsumerLoop) -> CollectorRegistry:
-    """What a scrape shows: the consumer's figures, and memory, CPU time and open files of its process."""
+    """Return a registry of the consumer's metrics, and of its process's memory, CPU time and open files."""
     from prometheus_client import CollectorRegistry, ProcessCollector
 
     own = CollectorRegistry()
@@ -143,10 +142,10 @@ def registry(consumer: ConsumerLoop) -> CollectorRegistry:
 
 @contextmanager
 def served(consumer: ConsumerLoop, port: int | None) -> Iterator[int | None]:
-    """Serve the consumer's figures on this loopback port for as long as the block lasts; None or 0: don't.
+    """Serve the consumer's metrics on a loopback port within the block, and yield the port.
 
-    Gives the port. One that is taken is logged and costs nothing else: flagging orders matters more than
-    being watched, and Prometheus says by itself that it finds nobody.
+    Without a port (None or 0) nothing is served. A port in use is only logged: flagging orders matters more
+    than metrics, and Prometheus itself reports a target that does not answer.
     """
     if not port:
         yield None
@@ -156,9 +155,7 @@ def served(consumer: ConsumerLoop, port: int | None) -> Iterator[int | None]:
     try:
         server, thread = start_http_server(port, addr=HOST, registry=registry(consumer))
     except OSError as error:
-        logger.error(
-            "no metrics: port %d of %s cannot be listened on: %s", port, HOST, error.strerror or error
-        )
+        logger.error("no metrics: cannot listen on port %d of %s: %s", port, HOST, error.strerror or error)
         yield None
         return
     logger.info("metrics at http://%s:%d/metrics", HOST, port)
@@ -171,10 +168,10 @@ def served(consumer: ConsumerLoop, port: int | None) -> Iterator[int | None]:
 
 
 def figures(text: str) -> dict[str, Any]:
-    """What people want to know first, from the text of a scrape; None where it does not say.
+    """Summarise the text of a scrape for people. A value that it does not have is None.
 
-    Keys: orders, fraud, rejected, duplicates, lag_bytes, batches, mean_batch, p50_ms and p99_ms (at most;
-    from when a line was read to when it was flagged), rules_version, database_up, memory_mb.
+    Keys: orders, fraud, rejected, duplicates, lag_bytes, batches, mean_batch, p50_ms and p99_ms (upper
+    bounds of the time from reading a line to flagging it), rules_version, database_up, memory_mb.
     """
     from prometheus_client.parser import text_string_to_metric_families
 

@@ -1,4 +1,4 @@
-"""What a scrape of the consumer shows, and how it is served. No server but the scraped one."""
+"""The consumer's metrics: what a scrape returns, how they are served, and their summary."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def scrape(watched: Any) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
     }
 
 
-def test_what_was_counted_is_shown() -> None:
+def test_counters_are_exported() -> None:
     shown = scrape(busy())
     assert shown["orders_total", (("status", "fraud"),)] == 3
     assert shown["orders_total", (("status", "genuine"),)] == 7
@@ -89,7 +89,7 @@ def test_what_was_counted_is_shown() -> None:
     assert shown["batch_lines_sum", ()] == 17
     assert shown["batch_lines_bucket", (("le", "5.0"),)] == 0
     assert shown["batch_lines_bucket", (("le", "10.0"),)] == 2
-    # Latency is counted by line: seven of them took 4 ms and ten 30 ms.
+    # Latency counts lines: seven took 4 ms and ten took 30 ms.
     assert shown["read_to_flagged_seconds_bucket", (("le", "0.002"),)] == 0
     assert shown["read_to_flagged_seconds_bucket", (("le", "0.005"),)] == 7
     assert shown["read_to_flagged_seconds_bucket", (("le", "0.05"),)] == 17
@@ -97,7 +97,7 @@ def test_what_was_counted_is_shown() -> None:
     assert shown["read_to_flagged_seconds_sum", ()] == pytest.approx(7 * 0.004 + 10 * 0.03)
 
 
-def test_what_never_happened_is_shown_as_zero_and_rules_that_are_off_are_not_shown() -> None:
+def test_unused_rules_and_reasons_are_zero_and_off_rules_absent() -> None:
     shown = scrape(consumer())
     assert {labels[0][1] for name, labels in shown if name == "rejected_total"} == set(REASONS)
     assert {labels[0][1] for name, labels in shown if name == "fraud_total"} == {"big", "abroad"}
@@ -107,17 +107,14 @@ def test_what_never_happened_is_shown_as_zero_and_rules_that_are_off_are_not_sho
     )
 
 
-def test_nothing_is_shown_but_our_own_and_the_process() -> None:
-    names = {name for name, _ in scrape(busy())}
-    other = {name for name in names if not (("ecommersss_" + name).startswith("ecommersss_") and name)}
-    assert other == set()
+def test_only_platform_and_process_metrics_are_exported() -> None:
     text = generate_latest(registry(busy())).decode()
     families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     assert {name for name in families if not name.startswith(("ecommersss_", "process_"))} == set()
     assert "process_resident_memory_bytes" in families
 
 
-def test_a_waiting_consumer_and_a_topic_without_positions() -> None:
+def test_lag_is_absent_without_positions_or_a_readable_topic() -> None:
     watched = consumer(waiting=True)
     del watched.lag
     shown = scrape(watched)
@@ -130,10 +127,10 @@ def test_a_waiting_consumer_and_a_topic_without_positions() -> None:
 
     shown = scrape(consumer(lag=unreadable))
     assert ("lag_bytes", ()) not in shown
-    assert shown["duplicates_total", ()] == 0, "the rest is shown all the same"
+    assert shown["duplicates_total", ()] == 0, "the other metrics are still exported"
 
 
-def test_served_on_loopback_while_the_block_lasts() -> None:
+def test_metrics_are_served_on_loopback_within_the_block() -> None:
     port = free_port(0)
     with served(busy(), port) as given:
         assert given == port
@@ -149,29 +146,27 @@ def test_served_on_loopback_while_the_block_lasts() -> None:
 
 
 @pytest.mark.parametrize("port", [None, 0])
-def test_not_served_when_not_asked_to(port: int | None) -> None:
+def test_nothing_is_served_without_a_port(port: int | None) -> None:
     before = threading.active_count()
     with served(busy(), port) as given:
         assert given is None
         assert threading.active_count() == before
 
 
-def test_a_port_that_is_taken_is_logged_and_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_port_in_use_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
         with served(busy(), port) as given:
             assert given is None
-    assert (
-        f"no metrics: port {port} of 127.0.0.1 cannot be listened on: Address already in use" in caplog.text
-    )
+    assert f"no metrics: cannot listen on port {port} of 127.0.0.1: Address already in use" in caplog.text
 
 
-def test_figures_for_people() -> None:
-    told = figures(generate_latest(registry(busy())).decode())
-    assert told.pop("memory_mb") > 5
-    assert told == {
+def test_figures_summarise_a_scrape() -> None:
+    summary = figures(generate_latest(registry(busy())).decode())
+    assert summary.pop("memory_mb") > 5
+    assert summary == {
         "orders": 10,
         "fraud": 3,
         "rejected": 5,
@@ -186,9 +181,14 @@ def test_figures_for_people() -> None:
     }
 
 
-def test_figures_of_a_consumer_that_has_done_nothing() -> None:
-    told = figures(generate_latest(registry(consumer())).decode())
-    assert (told["orders"], told["batches"], told["mean_batch"], told["p50_ms"]) == (0, 0, None, None)
+def test_figures_of_an_idle_consumer() -> None:
+    summary = figures(generate_latest(registry(consumer())).decode())
+    assert (summary["orders"], summary["batches"], summary["mean_batch"], summary["p50_ms"]) == (
+        0,
+        0,
+        None,
+        None,
+    )
     assert set(figures("").values()) == {None}
 
 
@@ -196,7 +196,7 @@ def test_figures_of_a_consumer_that_has_done_nothing() -> None:
     st.lists(st.floats(0.1, 100), min_size=1, max_size=6, unique=True).map(sorted),
     st.lists(st.tuples(st.floats(0, 200), st.integers(1, 5)), max_size=20),
 )
-def test_a_distribution_counts_what_is_at_most_each_bound(
+def test_a_distribution_counts_values_up_to_each_bound(
     bounds: list[float], values: list[tuple[float, int]]
 ) -> None:
     distribution = Distribution(bounds)
@@ -210,6 +210,6 @@ def test_a_distribution_counts_what_is_at_most_each_bound(
     assert total == pytest.approx(sum(value * times for value, times in values))
 
 
-def test_bounds_must_grow() -> None:
+def test_bounds_must_ascend() -> None:
     with pytest.raises(ValueError, match=r"bounds are \[2, 1\]"):
         Distribution([2, 1])

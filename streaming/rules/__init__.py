@@ -1,4 +1,4 @@
-"""Fraud rules: the book (`rules.yml`), and the engine that checks, compiles and evaluates it."""
+"""Fraud rules: the rule book (`rules.yml`), and the engine that checks, compiles and evaluates it."""
 
 from streaming.rules.book import RULES_PATH, Explanation, Mode, Rule, RuleBook, sql
 from streaming.rules.errors import RuleError

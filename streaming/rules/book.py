@@ -1,7 +1,7 @@
 """The rule book: read from YAML, checked, and compiled to one Python function.
 
-A book is a mapping with the one key `rules`, a list. A rule has `name`, `description`, `mode` (active, shadow
-or off) and `when`, a boolean SQL expression over the columns of `streaming.rules.features`.
+A book is a mapping with one key, `rules`, a list. A rule has a `name`, a `description`, a `mode` (active,
+shadow or off) and `when`: a boolean SQL expression over the columns in `streaming.rules.features`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, NoReturn, cast, get_args
 import yaml
 
 from streaming.rules.errors import RuleError
-from streaming.rules.expression import Expression, ExpressionError, names, to_sql
+from streaming.rules.expression import PYTHON_NAMES, Expression, ExpressionError, to_sql
 from streaming.rules.expression import parse as parse_expression
 from streaming.rules.features import FeatureRow
 
@@ -26,7 +26,7 @@ RULES_PATH: Final = Path(__file__).with_name("rules.yml")
 """The rule book that the platform ships."""
 
 VERSION_DIGITS: Final = 16
-"""Hexadecimal digits of a rule book's version."""
+"""Number of hexadecimal digits in a rule book's version."""
 
 _MODES: Final[tuple[str, ...]] = get_args(Mode)
 _KEYS: Final = ("name", "description", "mode", "when")
@@ -37,10 +37,10 @@ Evaluate = Callable[[FeatureRow], tuple[list[str], list[str]]]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. `when` is the SQL as written, `columns` the features that it looks at.
+    """One rule. `when` is its SQL as written; `columns` are the features that the SQL uses.
 
-    `result` gives what the condition is for a row: true, false or (NULL) None. `line` is where the rule
-    begins in its file.
+    `result` evaluates the condition on a row: True, False, or None for NULL. `line` is where the rule begins
+    in its file.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What one rule made of an order: `result` of its condition, and the columns that it looked at."""
+    """One rule's outcome for an order: the `result` of its condition and the values that it used."""
 
     name: str
     mode: Mode
@@ -70,10 +70,10 @@ class Explanation:
 
 
 class RuleBook:
-    """Rules in their order, and one compiled function over all of them.
+    """A sequence of rules, compiled into one function.
 
-    `evaluate(row)` gives the names of the active rules that hold and of the shadow rules that hold, each in
-    rule order, as new lists. `version` is a hash of the book's bytes.
+    `evaluate(row)` returns the names of the active rules that hold and of the shadow rules that hold: two new
+    lists in rule order. `version` is a hash of the book's bytes.
     """
 
     __slots__ = ("evaluate", "name", "rules", "version")
@@ -86,7 +86,7 @@ class RuleBook:
 
     @classmethod
     def load(cls, path: Path) -> RuleBook:
-        """The book in a file. Raises `RuleError`, also where the file cannot be read."""
+        """Read the book in a file. Raises `RuleError`, also if the file cannot be read."""
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -95,18 +95,18 @@ class RuleBook:
 
     @classmethod
     def parse(cls, text: str | bytes, name: str = "rules") -> RuleBook:
-        """The book in a text; `name` stands for the file in messages. Raises `RuleError`."""
+        """Parse the book in a text; messages call the text `name`. Raises `RuleError`."""
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         try:
             decoded = data.decode()
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise RuleError("not UTF-8", name, None, line) from None
-        rules = tuple(_Reader(decoded, name).rules())
+        rules = tuple(_BookReader(decoded, name).rules())
         return cls(name, hashlib.sha256(data).hexdigest()[:VERSION_DIGITS], rules)
 
     def explain(self, row: FeatureRow) -> list[Explanation]:
-        """What each rule, also one that is off, makes of a row, and why."""
+        """Return the outcome of every rule for a row, including rules that are off."""
         return [
             Explanation(
                 rule.name,
@@ -123,14 +123,14 @@ class RuleBook:
 
 
 def sql(rule: Rule, dialect: str) -> str:
-    """The rule's condition in the SQL of "duckdb" or "bigquery", over columns named as in `FEATURES`.
+    """Return the rule's condition in the SQL of "duckdb" or "bigquery", over columns named as in `FEATURES`.
 
-    It means the same as the stream's. Raises `ValueError` for another dialect.
+    It gives the same results as the stream. Raises `ValueError` for any other dialect.
     """
     return to_sql(rule.expression, dialect)
 
 
-# From expressions to functions. The sources hold nothing of the book's text: columns are known names, and
+# Compile expressions into functions. Their source has no text from the book: columns are known names, and
 # literals are passed in as constants.
 
 
@@ -156,13 +156,13 @@ def _function(
     columns: dict[str, None], body: str, constants: dict[str, object]
 ) -> Callable[[FeatureRow], Any]:
     loads = "".join(f"    c_{column} = row.{column}\n" for column in columns)
-    namespace: dict[str, Any] = {"__builtins__": {}, **names(), **constants}
+    namespace: dict[str, Any] = {"__builtins__": {}, **PYTHON_NAMES, **constants}
     exec(compile(f"def rule(row):\n{loads}{body}", "<rules>", "exec"), namespace)  # noqa: S102
     return cast(Callable[[FeatureRow], Any], namespace["rule"])
 
 
-class _Reader:
-    """Reads a book's YAML by its nodes, which know where in the file they are."""
+class _BookReader:
+    """A reader of a book's YAML nodes, which have their positions in the file."""
 
     def __init__(self, text: str, name: str) -> None:
         self._text = text
@@ -177,9 +177,9 @@ class _Reader:
             problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not one document"
             raise RuleError(f"not YAML: {problem}", self._name, None, line, column) from None
         except RecursionError:
-            raise RuleError("not YAML that makes sense: too deeply nested", self._name) from None
+            raise RuleError("not YAML: too deeply nested", self._name) from None
         if root is None:
-            raise RuleError("the rule book is empty: it must hold `rules:`, a list", self._name)
+            raise RuleError("the rule book is empty: it needs `rules:`, a list", self._name)
         book = self._mapping(root, None, "a rule book", ("rules",))
         entries = book["rules"]
         if not isinstance(entries, yaml.SequenceNode) or not entries.value:
@@ -190,7 +190,7 @@ class _Reader:
             if rule.name in seen:
                 name = self._mapping(entry, rule.name, "a rule", _KEYS)["name"]
                 self._refuse(
-                    name, rule.name, f"duplicate name: line {seen[rule.name]} has a rule of that name"
+                    name, rule.name, f"duplicate name: the rule on line {seen[rule.name]} has it too"
                 )
             seen[rule.name] = rule.line
             yield rule
@@ -202,7 +202,7 @@ class _Reader:
             self._refuse(
                 fields["name"],
                 None,
-                f"name {name[:80]!r} must be lower case letters, digits and _, a letter first, at most 63",
+                f"name {name[:80]!r} must be up to 63 lower-case letters, digits and _, a letter first",
             )
         mode = self._scalar(fields["mode"], name, "mode")
         if mode not in _MODES:
@@ -236,7 +236,7 @@ class _Reader:
     def _mapping(
         self, node: yaml.Node, rule: str | None, what: str, keys: tuple[str, ...]
     ) -> dict[str, yaml.Node]:
-        """The values of a mapping that has exactly these keys."""
+        """Return the values of a mapping, checking that it has exactly these keys."""
         if not isinstance(node, yaml.MappingNode):
             self._refuse(node, rule, f"{what} must be a mapping with {', '.join(keys)}")
         values: dict[str, yaml.Node] = {}
@@ -245,7 +245,7 @@ class _Reader:
             if name not in keys:
                 self._refuse(key, rule, f"unknown key {name[:80]!r}: {what} has {', '.join(keys)}")
             if name in values:
-                self._refuse(key, rule, f"{name} is there twice")
+                self._refuse(key, rule, f"{name} occurs twice")
             values[name] = value
         for name in keys:
             if name not in values:
@@ -261,9 +261,9 @@ class _Reader:
         raise RuleError(problem, self._name, rule, node.start_mark.line + 1, node.start_mark.column + 1)
 
     def _place(self, node: yaml.ScalarNode, offset: int) -> tuple[int, int]:
-        """Line and column in the file of a character of a text, however YAML wrote it.
+        """Return the line and column in the file of a character of a scalar, in any YAML style.
 
-        Folding only changes white space, so the other characters are counted off against the file's.
+        Folding only changes white space, so this matches the other characters against the file's.
         """
         begin, end = node.start_mark.index, node.end_mark.index
         if node.style in ("|", ">"):

@@ -1,4 +1,4 @@
-"""What is wrong with a rule book."""
+"""The error for a rule book that cannot be used."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from streaming.errors import PlatformError
 
 
 class RuleError(PlatformError, ValueError):
-    """A rule book that cannot be used: `problem`, and where (`line` and `column` count from 1).
+    """A rule book that cannot be used: the `problem`, and where it is (`line` and `column` count from 1).
 
-    `rule` is the rule's name, or None where the problem is not within a rule that has one.
+    `rule` is the name of the rule with the problem, or None if it is outside any named rule.
     """
 
     def __init__(

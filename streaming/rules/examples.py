@@ -1,4 +1,4 @@
-"""Example orders with the verdict that a rule book must give them: the book's own tests, as data.
+"""Example orders with the verdicts that a rule book must give them: tests of the book, as data.
 
     examples:
       - name: a big order in the small hours
@@ -6,9 +6,9 @@
         fraud: [night_bulk_order]
         shadow: []
 
-`order` may have any column of `streaming.rules.features`; those left out are an ordinary order's, and fit the
-given ones (`local_hour` follows `created_date`, `list_price` and `user_amount_24h` follow `amount`). `fraud`
-and `shadow` are the rules that must hold, in any order; left out, none may.
+`order` may have any column in `streaming.rules.features`. The others are those of an ordinary order and fit
+the given ones (`local_hour` follows `created_date`; `list_price` and `user_amount_24h` follow `amount`).
+`fraud` and `shadow` are the rules that must hold, in any sequence; without them, none may hold.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ import yaml
 
 from streaming.business_days import JAKARTA
 from streaming.errors import PlatformError
+from streaming.orders import CENT
 from streaming.rules.book import RuleBook
 from streaming.rules.features import FEATURES, Feature, FeatureRow, Kind
 
 EXAMPLES_PATH: Final = Path(__file__).with_name("examples.yml")
 """Examples for the rule book that the platform ships."""
 
-_CENT = Decimal("0.01")
 _NULL = ("", "null", "~")
 _KEYS = ("name", "order", "fraud", "shadow")
 
 
 class ExampleError(PlatformError):
-    """A file of examples that cannot be used, with the place in it."""
+    """A file of examples that cannot be used; the text says where the problem is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An order as rules see it, the rules that must hold for it, and the line where it is."""
+    """An order as rules see it, the rules that must hold for it, and its line in the file."""
 
     name: str
     line: int
@@ -51,7 +51,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a rule book made of an example."""
+    """The verdict of a rule book on an example."""
 
     example: Example
     fraud: list[str]
@@ -62,23 +62,23 @@ class Outcome:
         return set(self.fraud) == self.example.fraud and set(self.shadow) == self.example.shadow
 
     def __str__(self) -> str:
-        """One line for people; where it failed, what was wanted and what was found."""
+        """Describe the outcome in one line; for a failure, with the expected and actual rules."""
         head = f"line {self.example.line}: {self.example.name}"
         if self.passed:
             return f"passed  {head}"
         parts = [
-            f"{kind} is {_listed(found)} and should be {_listed(sorted(wanted))}"
-            for kind, found, wanted in (
+            f"{kind} is {_join(found)}, expected {_join(sorted(expected))}"
+            for kind, found, expected in (
                 ("fraud", self.fraud, self.example.fraud),
                 ("shadow", self.shadow, self.example.shadow),
             )
-            if set(found) != wanted
+            if set(found) != expected
         ]
         return f"FAILED  {head}: {'; '.join(parts)}"
 
 
 def run_examples(book: RuleBook, examples: list[Example]) -> list[Outcome]:
-    """Each example, judged by a rule book. Raises `ExampleError` for a rule that the book does not have."""
+    """Evaluate a rule book on each example. Raises `ExampleError` if an example names an unknown rule."""
     rules = {rule.name for rule in book.rules}
     for example in examples:
         for name in sorted((example.fraud | example.shadow) - rules):
@@ -90,7 +90,7 @@ def run_examples(book: RuleBook, examples: list[Example]) -> list[Outcome]:
 
 
 def load_examples(path: Path) -> list[Example]:
-    """The examples of a file. Raises `ExampleError`."""
+    """Read the examples in a file. Raises `ExampleError`."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -99,20 +99,22 @@ def load_examples(path: Path) -> list[Example]:
 
 
 def parse_examples(text: str, name: str = "examples") -> list[Example]:
-    """The examples of a text; `name` stands for the file in messages. Raises `ExampleError`."""
+    """Parse the examples in a text; messages call the text `name`. Raises `ExampleError`."""
     try:
-        # As text only, or YAML would turn the country NO into false.
+        # Read scalars as text: YAML would turn the country NO into false.
         root = yaml.compose(text, yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ExampleError(f"{name} is not YAML: {error}") from None
-    reader = _Reader(name)
+    reader = _ExampleReader(name)
     entries = reader.mapping(root, "the file", ("examples",), ("examples",))["examples"]
     if not isinstance(entries, yaml.SequenceNode) or not entries.value:
         reader.refuse(entries, "`examples` must be a list of at least one example")
     return [reader.example(entry) for entry in entries.value]
 
 
-class _Reader:
+class _ExampleReader:
+    """A reader of YAML nodes, which have their positions in the file."""
+
     def __init__(self, file: str) -> None:
         self._file = file
 
@@ -123,13 +125,13 @@ class _Reader:
         return Example(
             name=self._text(fields["name"], "name"),
             line=entry.start_mark.line + 1,
-            row=_ordinary(values),
+            row=_ordinary_row(values),
             fraud=self._names(fields.get("fraud"), "fraud"),
             shadow=self._names(fields.get("shadow"), "shadow"),
         )
 
     def mapping(
-        self, node: yaml.Node | None, what: str, keys: tuple[str, ...], needed: tuple[str, ...]
+        self, node: yaml.Node | None, what: str, keys: tuple[str, ...], required: tuple[str, ...]
     ) -> dict[str, yaml.Node]:
         if not isinstance(node, yaml.MappingNode):
             self.refuse(node, f"{what} must be a mapping with {', '.join(keys)}")
@@ -138,11 +140,11 @@ class _Reader:
             if key.value not in keys:
                 self.refuse(key, f"unknown key {key.value!r}: {what} has {', '.join(keys)}")
             if key.value in values:
-                self.refuse(key, f"{key.value} is there twice")
+                self.refuse(key, f"{key.value} occurs twice")
             values[key.value] = value
-        for name in needed:
+        for name in required:
             if name not in values:
-                self.refuse(node, f"{name} is missing in {what}")
+                self.refuse(node, f"{what} has no {name}")
         return values
 
     def _names(self, node: yaml.Node | None, what: str) -> frozenset[str]:
@@ -158,9 +160,9 @@ class _Reader:
         if not quoted and text.lower() in _NULL:
             if feature.nullable:
                 return None
-            self.refuse(node, f"{feature.name} is never NULL")
+            self.refuse(node, f"{feature.name} cannot be NULL")
         try:
-            return _parsed(text, feature)
+            return _parse_value(text, feature)
         except (ValueError, InvalidOperation):
             self.refuse(node, f"{feature.name} must be {feature.type.kind.value}, not {text[:60]!r}")
 
@@ -174,20 +176,20 @@ class _Reader:
         raise ExampleError(f"{self._file}:{line}:{column}: {problem}")
 
 
-def _parsed(text: str, feature: Feature) -> Any:
-    """Raises `ValueError` or `InvalidOperation`."""
+def _parse_value(text: str, feature: Feature) -> Any:
+    """Parse a feature's value. Raises `ValueError` or `InvalidOperation`."""
     match feature.type.kind:
         case Kind.INTEGER:
             return int(text.replace(",", ""))
         case Kind.DECIMAL:
             exact = Decimal(text.replace(",", ""))
-            if not exact.is_finite() or exact != exact.quantize(_CENT):
-                raise ValueError
-            return exact.quantize(_CENT)
+            if not exact.is_finite() or exact != exact.quantize(CENT):
+                raise ValueError("not a finite amount with two places")
+            return exact.quantize(CENT)
         case Kind.BOOLEAN:
-            return (
-                {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else int("")
-            )
+            if text.lower() not in ("true", "false"):
+                raise ValueError("not a boolean")
+            return text.lower() == "true"
         case Kind.TIMESTAMP:
             instant = datetime.fromisoformat(text)
             return instant if instant.tzinfo else instant.replace(tzinfo=JAKARTA)
@@ -195,8 +197,8 @@ def _parsed(text: str, feature: Feature) -> Any:
             return text
 
 
-def _ordinary(given: dict[str, Any]) -> FeatureRow:
-    """An order that no sensible rule objects to, with the given values."""
+def _ordinary_row(given: dict[str, Any]) -> FeatureRow:
+    """Return an order with the given values, otherwise one that no sensible rule flags."""
     placed = given.get("created_date", datetime(2026, 1, 5, 12, tzinfo=JAKARTA))
     quantity, amount = given.get("quantity", 1), given.get("amount", Decimal("150000.00"))
     values: dict[str, Any] = {
@@ -209,7 +211,7 @@ def _ordinary(given: dict[str, Any]) -> FeatureRow:
         "country": "ID",
         "created_date": placed,
         "local_hour": placed.astimezone(JAKARTA).hour,
-        "list_price": (amount / quantity).quantize(_CENT) if quantity else None,
+        "list_price": (amount / quantity).quantize(CENT) if quantity else None,
         "user_age_days": 365,
         "user_orders_10m": 1,
         "user_orders_24h": 1,
@@ -221,5 +223,5 @@ def _ordinary(given: dict[str, Any]) -> FeatureRow:
     return FeatureRow(**(values | given))
 
 
-def _listed(names: list[str]) -> str:
+def _join(names: list[str]) -> str:
     return ", ".join(names) or "nothing"

@@ -1,13 +1,13 @@
-"""A rule's SQL expression, checked and turned into Python source and into the SQL of a warehouse.
+"""Check a rule's SQL expression, and compile it to Python source and to the SQL of a warehouse.
 
-The meaning is one for all engines, so that the stream and the warehouse flag the same orders:
+An expression means the same in every engine, so that the stream and the warehouse flag the same orders:
 
-- NULL as in SQL: a condition is true, false or NULL, and a rule holds when it is true.
-- `+ - *` of integers and decimals are exact. `/` is always the division of two doubles, and its divisor must
-  be a literal other than 0, or `NULLIF(x, 0)`.
-- Text is compared by code points. UPPER and LOWER change the letters A to Z only.
+- NULL works as in SQL: a condition is true, false or NULL, and a rule holds if it is true.
+- `+ - *` of integers and decimals are exact. `/` always divides two doubles, and its divisor must be a
+  non-zero literal or `NULLIF(x, 0)`.
+- Text is compared by code points. UPPER and LOWER only change the letters A to Z.
 
-What engines answer differently, or not at all, is refused.
+Anything that engines would answer differently, or not at all, is refused.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from sqlglot.errors import SqlglotError
 from streaming.rules.features import FEATURES, Kind, Type
 
 MAX_DIGITS: Final = 38
-"""Digits of a decimal that every warehouse can hold."""
+"""Most digits of a decimal that every warehouse supports."""
 
 MAX_SCALE: Final = 9
-"""Decimals of a literal that every warehouse can hold."""
+"""Most decimals of a literal that every warehouse supports."""
 
 MAX_SOURCE: Final = 50_000
-"""Characters of one rule's Python source: beyond it, the expression is refused as too complex."""
+"""Longest Python source of a rule, in characters: a longer one is refused as too complex."""
 
 MAX_DEPTH: Final = 50
-"""Levels of an expression, parentheses too."""
+"""Deepest nesting of an expression, including parentheses."""
 
 _DUCKDB_SMALL: Final = 18
-"""DuckDB makes no decimal of more digits from two that have no more, and fails where it would need one."""
+"""DuckDB does not widen the result of two decimals beyond these digits, and fails if it needs more."""
 
 DIALECTS: Final = ("duckdb", "bigquery")
 
@@ -48,7 +48,7 @@ _BOOLEAN = Type(Kind.BOOLEAN)
 
 
 class ExpressionError(ValueError):
-    """`problem`, and the offset in the expression (characters from 0)."""
+    """A `problem` with an expression, at an `offset` in it (characters from 0)."""
 
     def __init__(self, problem: str, offset: int = 0) -> None:
         super().__init__(problem)
@@ -60,8 +60,8 @@ class ExpressionError(ValueError):
 class Expression:
     """A checked boolean expression.
 
-    `truth` and `falsity` are Python sources that are truthy exactly when the condition is true, and false;
-    they use a local `c_<name>` for each of `columns`, and the names in `constants`.
+    `truth` is Python source that is truthy exactly if the condition is true, `falsity` exactly if it is
+    false. Both use a local `c_<name>` for each of `columns`, and the names in `constants`.
     """
 
     text: str
@@ -74,7 +74,7 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """A value: its Python source, and its SQL. `constant` is set for literals."""
+    """A value: its Python source and its SQL. Only literals have a `constant`."""
 
     type: Type
     nullable: bool
@@ -85,7 +85,7 @@ class _Value:
 
 @dataclass(frozen=True, slots=True)
 class _Condition:
-    """A boolean, by when it is true and when it is false."""
+    """A boolean, as Python source for when it is true and for when it is false."""
 
     nullable: bool
     truth: str
@@ -97,7 +97,7 @@ _Node = _Value | _Condition
 
 
 def parse(text: str, prefix: str = "") -> Expression:
-    """Check an expression. `prefix` keeps the names of constants of several expressions apart.
+    """Check an expression. `prefix` keeps the constants of several expressions apart.
 
     Raises `ExpressionError`.
     """
@@ -122,15 +122,15 @@ def parse(text: str, prefix: str = "") -> Expression:
 
 
 def to_sql(expression: Expression, dialect: str) -> str:
-    """The expression in a warehouse's SQL, over columns with the names of `FEATURES`."""
+    """Return the expression in a warehouse's SQL, over columns named as in `FEATURES`."""
     if dialect not in DIALECTS:
-        raise ValueError(f"dialect {dialect!r}: known are {', '.join(DIALECTS)}")
+        raise ValueError(f"unknown dialect {dialect!r}: use {' or '.join(DIALECTS)}")
     tree = expression.tree.copy()
     return (tree.transform(_for_bigquery) if dialect == "bigquery" else tree).sql(dialect=dialect)
 
 
 def _for_bigquery(node: exp.Expr) -> exp.Expr:
-    # A decimal literal is FLOAT64 there, and NUMERIC holds 29 digits before the point.
+    # In BigQuery a decimal literal is FLOAT64, and NUMERIC has only 29 digits before the point.
     if isinstance(node, exp.DataType) and node.this == exp.DataType.Type.DECIMAL:
         return exp.DataType.build("BIGDECIMAL")
     if isinstance(node, exp.Literal) and not node.is_string and ("." in node.this or len(node.this) > 18):
@@ -141,7 +141,7 @@ def _for_bigquery(node: exp.Expr) -> exp.Expr:
 def _syntax_error(error: SqlglotError, text: str) -> ExpressionError:
     details = getattr(error, "errors", None)
     if not text.strip():
-        return ExpressionError("there is no expression")
+        return ExpressionError("the expression is empty")
     if not details:
         return ExpressionError("not an SQL expression: a quote is not closed", len(text.rstrip()) - 1)
     first = details[0]
@@ -153,12 +153,12 @@ def _syntax_error(error: SqlglotError, text: str) -> ExpressionError:
     return ExpressionError(f"not an SQL expression at {token!r}: {problem}", min(offset, len(text) - 1))
 
 
-# Exact arithmetic: 38 digits are checked for, so nothing is ever rounded.
+# Exact arithmetic: results have at most 38 digits, which is checked, so nothing is ever rounded.
 _EXACT = Context(prec=2 * MAX_DIGITS)
 _UPPER = str.maketrans(ascii_lowercase, ascii_uppercase)
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 
-_NAMES: Final[dict[str, object]] = {
+PYTHON_NAMES: Final[dict[str, object]] = {
     "add": _EXACT.add,
     "subtract": _EXACT.subtract,
     "multiply": _EXACT.multiply,
@@ -171,7 +171,7 @@ _NAMES: Final[dict[str, object]] = {
     "min": min,
     "abs": abs,
 }
-"""What generated source may call."""
+"""The names that generated source uses besides its columns and constants."""
 
 _COMPARISONS: Final[dict[type[exp.Expr], tuple[str, str]]] = {
     exp.EQ: ("==", "!="),
@@ -181,7 +181,7 @@ _COMPARISONS: Final[dict[type[exp.Expr], tuple[str, str]]] = {
     exp.GT: (">", "<="),
     exp.GTE: (">=", "<"),
 }
-"""The Python operator that is the comparison, and the one that is its opposite (there are no NaNs)."""
+"""The Python operator of each comparison, and of its opposite (there are no NaNs)."""
 
 _ARITHMETIC: Final[dict[type[exp.Expr], tuple[str, str]]] = {
     exp.Add: ("+", "add"),
@@ -191,7 +191,7 @@ _ARITHMETIC: Final[dict[type[exp.Expr], tuple[str, str]]] = {
 
 
 class _Checker:
-    """Checks one expression, from the leaves up."""
+    """A check of one expression, from the leaves up, which compiles each part."""
 
     def __init__(self, prefix: str) -> None:
         self.columns: set[str] = set()
@@ -203,12 +203,12 @@ class _Checker:
     # Entry points.
 
     def condition(self, node: exp.Expr) -> _Condition:
-        """The node as a boolean."""
+        """Check a node that must be boolean."""
         checked = self._check(node)
         if isinstance(checked, _Condition):
             return checked
         if checked.type.kind is not Kind.BOOLEAN:
-            _refuse(node, f"{_text(node)} is {checked.type.kind.value}, and a condition is needed")
+            _refuse(node, f"{_text(node)} is {checked.type.kind.value}, but a condition is needed")
         return _Condition(
             checked.nullable,
             checked.source,
@@ -217,7 +217,7 @@ class _Checker:
         )
 
     def value(self, node: exp.Expr) -> _Value:
-        """The node as a value; a condition as a boolean value."""
+        """Check a node as a value. A condition becomes a boolean value."""
         checked = self._check(node)
         if isinstance(checked, _Value):
             return checked
@@ -232,7 +232,7 @@ class _Checker:
             raise ExpressionError("not an SQL expression: something is missing")
         method = _METHODS.get(type(node))
         known = _ARGUMENTS.get(type(node), _OPERANDS)
-        # A part that this module does not know of (a parser's news, say) would change the meaning silently.
+        # Refuse parts that this module does not know, say of a newer parser: they could change the meaning.
         if method is not None and all(name in known for name, part in node.args.items() if part):
             self._depth += 1
             if self._depth > MAX_DEPTH:
@@ -249,17 +249,17 @@ class _Checker:
 
     def _paren(self, node: exp.Paren) -> _Node:
         inner = self._check(node.this)
-        return _replace_sql(inner, exp.Paren(this=inner.sql))
+        return _with_sql(inner, exp.Paren(this=inner.sql))
 
     def _column(self, node: exp.Column) -> _Value:
         identifier = node.this
         if not isinstance(identifier, exp.Identifier) or len(node.parts) > 1:
-            _refuse(node, f"{_text(node)}: write the column's name alone")
+            _refuse(node, f"{_text(node)}: write only the column's name")
         name = identifier.this if identifier.quoted else identifier.this.lower()
         feature = FEATURES.get(name)
         if feature is None:
             near = difflib.get_close_matches(name, FEATURES, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(FEATURES)}"
+            hint = f"did you mean {near[0]}?" if near else f"known columns are {', '.join(FEATURES)}"
             _refuse(node, f"unknown column {identifier.this}: {hint}")
         self.columns.add(name)
         return _Value(feature.type, feature.nullable, f"c_{name}", exp.column(name))
@@ -268,14 +268,14 @@ class _Checker:
         if node.is_string:
             text = node.this
             if any(character == "\0" or 0xD800 <= ord(character) < 0xE000 for character in text):
-                _refuse(node, "text holds a character that no warehouse can hold")
+                _refuse(node, "the text has a character that no warehouse can store")
             return _Value(Type(Kind.TEXT), False, self._constant(text), exp.Literal.string(text), text)
         if not _NUMBER.fullmatch(node.this):
-            _refuse(node, f"{node.this} is no number that every warehouse can hold")
+            _refuse(node, f"{node.this} is not a number that every warehouse supports")
         return self._number(node, Decimal(node.this))
 
     def _number(self, node: exp.Expr, number: Decimal) -> _Value:
-        """An exact number, written out: 1e3 and 1000 are the same to every engine then."""
+        """Return an exact number without an exponent, so that 1e3 and 1000 are the same to every engine."""
         _, digits, exponent = number.normalize(_EXACT).as_tuple()
         assert isinstance(exponent, int)
         scale = max(-exponent, 0)
@@ -283,7 +283,7 @@ class _Checker:
         if len(number.as_tuple().digits) > MAX_DIGITS or count > MAX_DIGITS or scale > MAX_SCALE:
             _refuse(
                 node,
-                f"{_text(node)}: numbers have {MAX_DIGITS} digits at most, {MAX_SCALE} of them decimals",
+                f"{_text(node)}: a number has at most {MAX_DIGITS} digits, and at most {MAX_SCALE} decimals",
             )
         written = exp.Literal.number(f"{number.normalize(_EXACT):f}")
         if scale:
@@ -291,14 +291,14 @@ class _Checker:
         whole = int(number)
         return _Value(Type(Kind.INTEGER, count), False, f"({whole})", written, whole)
 
-    def _true_or_false(self, node: exp.Boolean) -> _Condition:
+    def _boolean(self, node: exp.Boolean) -> _Condition:
         return _Condition(False, str(node.this), str(not node.this), exp.Boolean(this=node.this))
 
     def _null(self, node: exp.Null) -> _Value:
         return _Value(Type(Kind.NULL), True, "None", exp.Null())
 
     def _time(self, node: exp.Cast) -> _Value:
-        """TIMESTAMPTZ '2026-01-01 00:00:00+07:00'; no other cast."""
+        """Check a time such as TIMESTAMPTZ '2026-01-01 00:00:00+07:00', the only cast that is supported."""
         literal = node.this
         if type(node) is not exp.Cast or not isinstance(literal, exp.Literal) or not literal.is_string:
             _refuse(node, f"{_text(node)} is not supported in rules. {_SUPPORTED}")
@@ -307,23 +307,21 @@ class _Checker:
         try:
             instant = datetime.fromisoformat(literal.this)
         except ValueError:
-            _refuse(node, f"{literal.this!r} is no time")
+            _refuse(node, f"{literal.this!r} is not a time")
         if instant.tzinfo is None:
-            _refuse(
-                node, f"{literal.this!r} has no offset, and engines would read it differently: add +07:00"
-            )
+            _refuse(node, f"{literal.this!r} has no offset, so engines would read it differently: add +07:00")
         sql = _cast(exp.Literal.string(instant.isoformat()), "TIMESTAMPTZ")
         return _Value(Type(Kind.TIMESTAMP), False, self._constant(instant), sql, instant)
 
     # Conditions.
 
     def _and(self, node: exp.And) -> _Condition:
-        return self._connect(node, " and ", " or ", exp.and_)
+        return self._connective(node, " and ", " or ", exp.and_)
 
     def _or(self, node: exp.Or) -> _Condition:
-        return self._connect(node, " or ", " and ", exp.or_)
+        return self._connective(node, " or ", " and ", exp.or_)
 
-    def _connect(
+    def _connective(
         self, node: exp.Connector, truth: str, falsity: str, build: Callable[..., exp.Expr]
     ) -> _Condition:
         parts = [self.condition(part) for part in node.flatten(unnest=False)]
@@ -336,7 +334,7 @@ class _Checker:
 
     def _not(self, node: exp.Not) -> _Condition:
         inner = self.condition(node.this)
-        return _Condition(inner.nullable, inner.falsity, inner.truth, exp.Not(this=_wrapped(inner.sql)))
+        return _Condition(inner.nullable, inner.falsity, inner.truth, exp.Not(this=_operand(inner.sql)))
 
     def _compare(self, node: exp.Binary) -> _Condition:
         return self._comparison(node, type(node), self.value(node.this), self.value(node.expression))
@@ -344,14 +342,14 @@ class _Checker:
     def _comparison(self, node: exp.Expr, kind: type[exp.Expr], left: _Value, right: _Value) -> _Condition:
         left, right = self._comparable(node, left, right)
         if left.type.kind is Kind.BOOLEAN and kind not in (exp.EQ, exp.NEQ):
-            _refuse(node, f"{_text(node)}: booleans have no order")
+            _refuse(node, f"{_text(node)}: booleans cannot be ordered")
         operator, opposite = _COMPARISONS[kind]
-        guard, (a, b) = self._present(left, right)
+        guard, (a, b) = self._null_guard(left, right)
         return _Condition(
             left.nullable or right.nullable,
             f"({guard}{a} {operator} {b})",
             f"({guard}{a} {opposite} {b})",
-            kind(this=_wrapped(left.sql), expression=_wrapped(right.sql)),
+            kind(this=_operand(left.sql), expression=_operand(right.sql)),
         )
 
     def _distinct(self, node: exp.NullSafeNEQ | exp.NullSafeEQ) -> _Condition:
@@ -359,7 +357,7 @@ class _Checker:
         differ = f"({left.source} != {right.source})"
         same = f"({left.source} == {right.source})"
         truth, falsity = (differ, same) if isinstance(node, exp.NullSafeNEQ) else (same, differ)
-        sql = type(node)(this=_wrapped(left.sql), expression=_wrapped(right.sql))
+        sql = type(node)(this=_operand(left.sql), expression=_operand(right.sql))
         return _Condition(False, truth, falsity, sql)
 
     def _between(self, node: exp.Between) -> _Condition:
@@ -376,7 +374,7 @@ class _Checker:
     def _in(self, node: exp.In) -> _Condition:
         options = node.args.get("expressions")
         if not options:
-            _refuse(node, f"{_text(node)}: IN takes a list of values")
+            _refuse(node, f"{_text(node)}: IN needs a list of values")
         value = self.value(node.this)
         pairs = [self._comparable(node, value, self.value(option)) for option in options]
         values = [option for _, option in pairs]
@@ -385,12 +383,12 @@ class _Checker:
             o.constant is not None and o.type.kind is kind for o in values
         ):
             among = self._constant(frozenset(option.constant for option in values))
-            guard, (source,) = self._present(value)
-            sql = exp.In(this=_wrapped(value.sql), expressions=[option.sql for option in values])
+            guard, (source,) = self._null_guard(value)
+            sql = exp.In(this=_operand(value.sql), expressions=[option.sql for option in values])
             return _Condition(
                 value.nullable, f"({value.source} in {among})", f"({guard}{source} not in {among})", sql
             )
-        # Tests in a row mean the same in every engine; the type of a mixed list is each engine's own affair.
+        # Separate tests mean the same in every engine; the type of a mixed list differs between them.
         tests = [self._comparison(node, exp.EQ, value, self.value(option)) for option in options]
         return _Condition(
             any(test.nullable for test in tests),
@@ -402,34 +400,34 @@ class _Checker:
     def _is(self, node: exp.Is) -> _Condition:
         if isinstance(node.expression, exp.Null):
             value = self.value(node.this)
-            sql = exp.Is(this=_wrapped(value.sql), expression=exp.Null())
+            sql = exp.Is(this=_operand(value.sql), expression=exp.Null())
             if not value.nullable:
-                # Not refused: it stays right when the column becomes nullable.
+                # Not refused: the rule stays right if the column becomes nullable.
                 return _Condition(False, "False", "True", sql)
             return _Condition(False, f"({value.source} is None)", f"({value.source} is not None)", sql)
         if isinstance(node.expression, exp.Boolean):
             wanted = bool(node.expression.this)
             inner = self.condition(node.this)
             holds = inner.truth if wanted else inner.falsity
-            sql = exp.Is(this=_wrapped(inner.sql), expression=exp.Boolean(this=wanted))
+            sql = exp.Is(this=_operand(inner.sql), expression=exp.Boolean(this=wanted))
             return _Condition(False, holds, f"(not {holds})", sql)
-        _refuse(node, f"{_text(node)}: IS takes NULL, TRUE or FALSE")
+        _refuse(node, f"{_text(node)}: IS needs NULL, TRUE or FALSE")
 
     def _like(self, node: exp.Like) -> _Condition:
         value, pattern = self.value(node.this), node.expression
         if not isinstance(pattern, exp.Literal) or not pattern.is_string:
-            _refuse(node, f"{_text(node)}: LIKE takes a text literal")
+            _refuse(node, f"{_text(node)}: LIKE needs a text literal")
         if value.type.kind is not Kind.TEXT:
-            _refuse(node, f"{_text(node.this)} is {value.type.kind.value}, and LIKE compares text")
+            _refuse(node, f"{_text(node.this)} is {value.type.kind.value}, but LIKE needs text")
         if "\\" in pattern.this:
-            _refuse(pattern, f"{pattern.this!r}: engines read a backslash in LIKE differently")
+            _refuse(pattern, f"{pattern.this!r}: engines treat a backslash in LIKE differently")
         parts = {"%": ".*", "_": "."}
         regex = re.compile("".join(parts.get(c, re.escape(c)) for c in pattern.this), re.DOTALL)
         match = self._constant(regex.fullmatch)
-        guard, (source,) = self._present(value)
+        guard, (source,) = self._null_guard(value)
         like = f"({guard}{match}({source}) is not None)"
         unlike = f"({guard}{match}({source}) is None)"
-        sql: exp.Expr = exp.Like(this=_wrapped(value.sql), expression=exp.Literal.string(pattern.this))
+        sql: exp.Expr = exp.Like(this=_operand(value.sql), expression=exp.Literal.string(pattern.this))
         if node.args.get("negate"):
             return _Condition(value.nullable, unlike, like, exp.Not(this=exp.Paren(this=sql)))
         return _Condition(value.nullable, like, unlike, sql)
@@ -449,8 +447,8 @@ class _Checker:
                 left = _as_decimal(left, Type(Kind.DECIMAL, _DUCKDB_SMALL + 1, left.type.scale))
             whole = result.kind is Kind.INTEGER
             pattern = f"({{0}} {operator} {{1}})" if whole else f"{function}({{0}}, {{1}})"
-        sql = type(node)(this=_wrapped(left.sql), expression=_wrapped(right.sql))
-        return self._strict(result, pattern, sql, left, right)
+        sql = type(node)(this=_operand(left.sql), expression=_operand(right.sql))
+        return self._null_if_any_null(result, pattern, sql, left, right)
 
     def _divide(self, node: exp.Div) -> _Value:
         left, right = self._numbers(node, node.this, node.expression)
@@ -462,8 +460,8 @@ class _Checker:
                 f"division by a possible zero: write {_text(node.this)} / NULLIF({_text(divisor)}, 0)",
             )
         left, right = self._as_float(left), self._as_float(right)
-        sql = exp.Div(this=_wrapped(left.sql), expression=_wrapped(right.sql), typed=False, safe=False)
-        return self._strict(Type(Kind.FLOAT), "({0} / {1})", sql, left, right)
+        sql = exp.Div(this=_operand(left.sql), expression=_operand(right.sql), typed=False, safe=False)
+        return self._null_if_any_null(Type(Kind.FLOAT), "({0} / {1})", sql, left, right)
 
     def _negative(self, node: exp.Neg) -> _Value:
         (value,) = self._numbers(node, node.this)
@@ -474,22 +472,23 @@ class _Checker:
             sql = exp.Neg(this=value.sql)
             return _Value(value.type, False, source, sql, -value.constant)
         pattern = "minus({0})" if value.type.kind is Kind.DECIMAL else "(-{0})"
-        return self._strict(value.type, pattern, exp.Neg(this=_wrapped(value.sql)), value)
+        return self._null_if_any_null(value.type, pattern, exp.Neg(this=_operand(value.sql)), value)
 
     def _abs(self, node: exp.Abs) -> _Value:
         (value,) = self._numbers(node, node.this)
         pattern = "absolute({0})" if value.type.kind is Kind.DECIMAL else "abs({0})"
-        value = _as_decimal(value)  # the smallest BIGINT has no absolute value
-        return self._strict(value.type, pattern, exp.Abs(this=value.sql), value)
+        value = _as_decimal(value)  # the smallest BIGINT has no absolute value in BIGINT
+        return self._null_if_any_null(value.type, pattern, exp.Abs(this=value.sql), value)
 
-    def _extreme(self, node: exp.Greatest | exp.Least) -> _Value:
+    def _greatest_or_least(self, node: exp.Greatest | exp.Least) -> _Value:
         values = self._numbers(node, node.this, *node.expressions)
         for value, argument in zip(values, [node.this, *node.expressions], strict=True):
             if value.nullable:
                 _refuse(
-                    argument, f"{_text(argument)} may be NULL, which engines treat differently: use COALESCE"
+                    argument,
+                    f"{_text(argument)} may be NULL, which engines treat differently here: use COALESCE",
                 )
-        values = self._unified(node, values)
+        values = self._same_type(node, values)
         function = "max" if isinstance(node, exp.Greatest) else "min"
         source = (
             f"{function}({', '.join(value.source for value in values)})" if values[1:] else values[0].source
@@ -498,7 +497,7 @@ class _Checker:
         return _Value(values[0].type, False, source, sql)
 
     def _coalesce(self, node: exp.Coalesce) -> _Value:
-        values = self._unified(node, [self.value(part) for part in (node.this, *node.expressions)])
+        values = self._same_type(node, [self.value(part) for part in (node.this, *node.expressions)])
         source = values[-1].source
         for value in reversed(values[:-1]):
             if value.nullable:
@@ -529,7 +528,7 @@ class _Checker:
         results = [self.value(branch.args["true"]) for branch in node.args["ifs"]]
         default = node.args.get("default")
         results.append(self.value(default) if default is not None else self._null(exp.Null()))
-        results = self._unified(node, results)
+        results = self._same_type(node, results)
         source = results[-1].source
         for test, result in zip(reversed(tests), reversed(results[:-1]), strict=True):
             source = f"({result.source} if {test.truth} else {source})"
@@ -539,32 +538,32 @@ class _Checker:
         )
         return _Value(results[0].type, any(result.nullable for result in results), source, sql)
 
-    def _letters(self, node: exp.Upper | exp.Lower) -> _Value:
+    def _change_case(self, node: exp.Upper | exp.Lower) -> _Value:
         value = self.value(node.this)
         if value.type.kind is not Kind.TEXT:
-            _refuse(node.this, f"{_text(node.this)} is {value.type.kind.value}, and {_text(node)} needs text")
+            _refuse(node.this, f"{_text(node.this)} is {value.type.kind.value}, but {_text(node)} needs text")
         table, name = (
             (ascii_uppercase, "upper") if isinstance(node, exp.Upper) else (ascii_lowercase, "lower")
         )
         origin = ascii_lowercase if isinstance(node, exp.Upper) else ascii_uppercase
-        # Beyond A to Z engines disagree (what is ß in upper case?), so only those are changed, by all.
+        # Engines disagree beyond A to Z (what is ß in upper case?), so every engine changes only these.
         sql = exp.Anonymous(
             this="TRANSLATE", expressions=[value.sql, exp.Literal.string(origin), exp.Literal.string(table)]
         )
-        return self._strict(Type(Kind.TEXT), f"{{0}}.translate({name})", sql, value)
+        return self._null_if_any_null(Type(Kind.TEXT), f"{{0}}.translate({name})", sql, value)
 
-    # Parts.
+    # Helpers.
 
-    def _strict(self, type_: Type, pattern: str, sql: exp.Expr, *values: _Value) -> _Value:
-        """A value that is NULL when any of its parts is."""
-        guard, sources = self._present(*values)
+    def _null_if_any_null(self, type_: Type, pattern: str, sql: exp.Expr, *values: _Value) -> _Value:
+        """Return a value that is NULL if any of its operands is."""
+        guard, sources = self._null_guard(*values)
         source = pattern.format(*sources)
         if guard:
             source = f"({source} if {guard.removesuffix(' and ')} else None)"
         return _Value(type_, bool(guard), source, sql)
 
-    def _present(self, *values: _Value) -> tuple[str, list[str]]:
-        """A source that is true when no value is NULL (ends in "and", or empty); the values' sources."""
+    def _null_guard(self, *values: _Value) -> tuple[str, list[str]]:
+        """Return source that is true if no value is NULL ("" or ending in "and"), and the values' sources."""
         guard, sources = "", []
         for value in values:
             source = value.source
@@ -572,18 +571,16 @@ class _Checker:
                 if source.startswith("c_") and source.isidentifier():
                     guard += f"{source} is not None and "
                 else:
-                    # Evaluated once.
+                    # Evaluate it only once.
                     source = self._temporary()
                     guard += f"({source} := {value.source}) is not None and "
             sources.append(source)
         return guard, sources
 
     def _comparable(self, node: exp.Expr, left: _Value, right: _Value) -> tuple[_Value, _Value]:
-        """Both values as they can be compared. Raises where they cannot."""
+        """Convert two values so that they can be compared. Raises `ExpressionError` if they cannot."""
         if Kind.NULL in (left.type.kind, right.type.kind):
-            _refuse(
-                node, f"{_text(node)}: a comparison with NULL is never true: write IS NULL or IS NOT NULL"
-            )
+            _refuse(node, f"{_text(node)}: a comparison with NULL is never true: use IS NULL or IS NOT NULL")
         if left.type.numeric and right.type.numeric:
             if Kind.FLOAT in (left.type.kind, right.type.kind):
                 return self._as_float(left), self._as_float(right)
@@ -593,29 +590,29 @@ class _Checker:
             _refuse(node, f"{_text(node)}: compares {left.type.kind.value} with {right.type.kind.value}")
         return left, right
 
-    def _unified(self, node: exp.Expr, values: list[_Value]) -> list[_Value]:
-        """Values as one type, for the branches of CASE and COALESCE."""
+    def _same_type(self, node: exp.Expr, values: list[_Value]) -> list[_Value]:
+        """Convert values to one type, for the branches of CASE and COALESCE."""
         types = [value.type for value in values if value.type.kind is not Kind.NULL]
         if not types:
             _refuse(node, f"{_text(node)} is always NULL")
         if all(t.numeric for t in types):
             if any(t.kind is Kind.FLOAT for t in types):
                 return [self._as_float(v) if v.type.numeric else _retyped(v, Kind.FLOAT) for v in values]
-            joined = _joined_type(node, types)
+            joined = _common_type(node, types)
             same = len(set(types)) == 1
             return [
                 _as_decimal(v, joined) if v.type.numeric and not same else _retyped(v, joined) for v in values
             ]
         if len({t.kind for t in types}) > 1:
             kinds = " and ".join(sorted({t.kind.value for t in types}))
-            _refuse(node, f"{_text(node)}: its values are {kinds}")
+            _refuse(node, f"{_text(node)} mixes {kinds}")
         return [_retyped(value, types[0]) for value in values]
 
     def _numbers(self, node: exp.Expr, *parts: exp.Expr) -> list[_Value]:
         values = [self.value(part) for part in parts]
         for value, part in zip(values, parts, strict=True):
             if not value.type.numeric:
-                _refuse(part, f"{_text(part)} is {value.type.kind.value}, and {_text(node)} needs numbers")
+                _refuse(part, f"{_text(part)} is {value.type.kind.value}, but {_text(node)} needs numbers")
         return values
 
     def _as_float(self, value: _Value) -> _Value:
@@ -624,15 +621,15 @@ class _Checker:
         sql = value.sql
         bigint = isinstance(sql, exp.Column) and value.type.kind is Kind.INTEGER
         if value.type.digits > 15 and not bigint:
-            # By way of text, so that it is rounded once; a decimal of many digits would be rounded twice.
+            # Convert through text, which rounds once; a direct cast of a long decimal would round twice.
             sql = _cast(sql, "VARCHAR")
         sql = _cast(sql, "DOUBLE")
         if value.constant is not None:
             return _Value(Type(Kind.FLOAT), False, self._constant(float(value.constant)), sql, value.constant)
-        return self._strict(Type(Kind.FLOAT), "float({0})", sql, value)
+        return self._null_if_any_null(Type(Kind.FLOAT), "float({0})", sql, value)
 
     def _constant_decimal(self, value: _Value) -> _Value:
-        """Python compares two Decimals faster than a Decimal and an int."""
+        """Make an integer constant a Decimal, which Python compares with Decimals faster than an int."""
         if value.type.kind is Kind.INTEGER and value.constant is not None:
             return _Value(
                 value.type, False, self._constant(Decimal(value.constant)), value.sql, value.constant
@@ -653,7 +650,7 @@ _METHODS: Final[dict[type, Callable[[_Checker, Any], _Node]]] = {
     exp.Paren: _Checker._paren,
     exp.Column: _Checker._column,
     exp.Literal: _Checker._literal,
-    exp.Boolean: _Checker._true_or_false,
+    exp.Boolean: _Checker._boolean,
     exp.Null: _Checker._null,
     exp.Cast: _Checker._time,
     exp.And: _Checker._and,
@@ -670,13 +667,13 @@ _METHODS: Final[dict[type, Callable[[_Checker, Any], _Node]]] = {
     exp.Div: _Checker._divide,
     exp.Neg: _Checker._negative,
     exp.Abs: _Checker._abs,
-    exp.Greatest: _Checker._extreme,
-    exp.Least: _Checker._extreme,
+    exp.Greatest: _Checker._greatest_or_least,
+    exp.Least: _Checker._greatest_or_least,
     exp.Coalesce: _Checker._coalesce,
     exp.Nullif: _Checker._nullif,
     exp.Case: _Checker._case,
-    exp.Upper: _Checker._letters,
-    exp.Lower: _Checker._letters,
+    exp.Upper: _Checker._change_case,
+    exp.Lower: _Checker._change_case,
 }
 
 _OPERANDS: Final = frozenset({"this", "expression", "expressions"})
@@ -691,18 +688,13 @@ _ARGUMENTS: Final[dict[type, frozenset[str]]] = {
     exp.Greatest: _OPERANDS | {"ignore_nulls"},
     exp.Least: _OPERANDS | {"ignore_nulls"},
 }
-"""The parts of a node that its check looks at."""
+"""The parts of a node that its check handles."""
 
 _SUPPORTED = (
-    "Supported are comparisons, + - * /, AND, OR, NOT, IN, BETWEEN, LIKE, IS NULL, IS DISTINCT FROM, CASE,"
+    "Rules support comparisons, + - * /, AND, OR, NOT, IN, BETWEEN, LIKE, IS NULL, IS DISTINCT FROM, CASE,"
     " COALESCE, NULLIF, ABS, LEAST, GREATEST, UPPER and LOWER."
 )
 _NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?", re.ASCII)
-
-
-def names() -> dict[str, object]:
-    """The names that the sources of expressions use, apart from their constants and columns."""
-    return dict(_NAMES)
 
 
 def _refuse(node: exp.Expr, problem: str) -> NoReturn:
@@ -710,7 +702,7 @@ def _refuse(node: exp.Expr, problem: str) -> NoReturn:
 
 
 def _offset(node: exp.Expr) -> int:
-    """Where a node begins: the parser marks leaves and functions."""
+    """Return where a node begins. The parser only marks leaves and functions."""
     return min((part.meta["start"] for part in node.walk() if "start" in part.meta), default=0)
 
 
@@ -720,19 +712,19 @@ def _text(node: exp.Expr) -> str:
 
 
 def _cast(sql: exp.Expr, type_: str) -> exp.Cast:
-    """Not sqlglot's own `cast`, which takes DECIMAL(16, 0) for DECIMAL(19, 0) and leaves a cast out."""
+    """Cast a value. sqlglot's own `cast` treats DECIMAL(16, 0) as DECIMAL(19, 0) and omits the cast."""
     return exp.Cast(this=sql.copy(), to=exp.DataType.build(type_, dialect="duckdb"))
 
 
-def _wrapped(sql: exp.Expr) -> exp.Expr:
-    """A copy, in parentheses unless a leaf or a call: precedence is then the same everywhere."""
+def _operand(sql: exp.Expr) -> exp.Expr:
+    """Copy an operand, in parentheses unless it is a leaf or a call: precedence then never matters."""
     sql = sql.copy()
     if isinstance(sql, exp.Binary | exp.Unary | exp.In) and not isinstance(sql, exp.Paren):
         return exp.Paren(this=sql)
     return sql
 
 
-def _replace_sql(node: _Node, sql: exp.Expr) -> _Node:
+def _with_sql(node: _Node, sql: exp.Expr) -> _Node:
     if isinstance(node, _Value):
         return _Value(node.type, node.nullable, node.source, sql, node.constant)
     return _Condition(node.nullable, node.truth, node.falsity, sql)
@@ -751,36 +743,36 @@ def _never_zero(divisor: exp.Expr) -> bool:
 
 
 def _exact_type(node: exp.Expr, left: Type, right: Type) -> Type:
-    """The type of a sum, difference or product of two exact numbers, as DuckDB has it."""
+    """Return the type that DuckDB gives a sum, difference or product of two exact numbers."""
     if isinstance(node, exp.Mul):
         scale = left.scale + right.scale
         digits = left.digits + right.digits
     else:
         scale = max(left.scale, right.scale)
         digits = max(left.digits - left.scale, right.digits - right.scale) + scale + 1
-    return _within_digits(node, digits, scale, left.kind is right.kind is Kind.INTEGER)
+    return _sized_type(node, digits, scale, left.kind is right.kind is Kind.INTEGER)
 
 
-def _joined_type(node: exp.Expr, types: Iterable[Type]) -> Type:
-    """The smallest exact type that holds all values of these."""
+def _common_type(node: exp.Expr, types: Iterable[Type]) -> Type:
+    """Return the smallest exact type that holds the values of all these types."""
     types = list(types)
     scale = max(t.scale for t in types)
     digits = max(t.digits - t.scale for t in types) + scale
-    return _within_digits(node, digits, scale, all(t.kind is Kind.INTEGER for t in types))
+    return _sized_type(node, digits, scale, all(t.kind is Kind.INTEGER for t in types))
 
 
-def _within_digits(node: exp.Expr, digits: int, scale: int, whole: bool) -> Type:
+def _sized_type(node: exp.Expr, digits: int, scale: int, whole: bool) -> Type:
     if digits > MAX_DIGITS:
         _refuse(
             node,
-            f"{_text(node)} may need {digits} digits, and {MAX_DIGITS} are what warehouses hold exactly:"
+            f"{_text(node)} may need {digits} digits, but warehouses are exact only to {MAX_DIGITS}:"
             " compare a ratio (a / NULLIF(b, 0)) instead",
         )
     return Type(Kind.INTEGER if whole else Kind.DECIMAL, digits, scale)
 
 
 def _as_decimal(value: _Value, type_: Type | None = None) -> _Value:
-    """An exact number as a DECIMAL of known size in SQL, where BIGINT would overflow; the same in Python."""
+    """Make an exact number a sized DECIMAL in SQL, where BIGINT could overflow; Python needs no change."""
     if value.type.kind is Kind.FLOAT:
         return value
     type_ = type_ or value.type

@@ -1,4 +1,4 @@
-"""What a rule may look at: the order's columns and the features, each declared once, as a field of a row."""
+"""What a rule can use: the order's columns and the features, each declared once, in `FeatureRow`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 
 
 class Kind(Enum):
-    """What a value is, in the words of error messages."""
+    """The kind of a value, in the words of error messages."""
 
     INTEGER = "an integer"
     DECIMAL = "a decimal"
@@ -26,7 +26,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A kind, and for exact numbers how many digits a value can have and how many of them are decimals."""
+    """A kind; for exact numbers also the most digits that a value can have, and how many are decimals."""
 
     kind: Kind
     digits: int = 0
@@ -39,7 +39,7 @@ class Type:
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A column that rules can use. `nullable`: it is NULL where there is nothing to say."""
+    """A column that rules can use. A nullable one is NULL if there is no value."""
 
     name: str
     type: Type
@@ -56,38 +56,40 @@ class _About:
 class FeatureRow(msgspec.Struct, gc=False):
     """An order as rules see it. Amounts are in rupiah.
 
-    Windows end with the order itself: they hold the user's orders at earlier positions of the topic with
-    `created_date` in (t - w, t], t being the order's own, plus the order (see `streaming.history`).
+    A window of length w ends with the order itself. It has the order, placed at t, and those of the user's
+    orders at earlier positions of the topic with `created_date` in (t - w, t] (see `streaming.history`).
     """
 
-    id: Annotated[int, _About("The order.", 16)]
-    user_id: Annotated[int, _About("Who ordered.", 10)]
-    product_id: Annotated[int, _About("What was ordered.", 10)]
-    quantity: Annotated[int, _About("Pieces ordered.", 19)]
-    amount: Annotated[Decimal, _About("Order total, rupiah.", 18)]
-    payment_method: Annotated[str, _About("How it was paid.")]
-    country: Annotated[str, _About("Two-letter country that the order came from, upper case.")]
+    id: Annotated[int, _About("The order's id.", 16)]
+    user_id: Annotated[int, _About("The user who ordered.", 10)]
+    product_id: Annotated[int, _About("The product ordered.", 10)]
+    quantity: Annotated[int, _About("Number of pieces ordered.", 19)]
+    amount: Annotated[Decimal, _About("Order total in rupiah.", 18)]
+    payment_method: Annotated[str, _About("Payment method.")]
+    country: Annotated[str, _About("Country that the order came from: two upper-case letters.")]
     created_date: Annotated[datetime, _About("When the order was placed.")]
-    local_hour: Annotated[int, _About("Hour of the day when the order was placed, 0 to 23, Asia/Jakarta.", 2)]
+    local_hour: Annotated[int, _About("Hour of the day of the order, 0 to 23, Asia/Jakarta.", 2)]
     list_price: Annotated[
-        Decimal | None, _About("The product's list price when it was ordered; NULL if it had none.", 18)
+        Decimal | None, _About("The product's list price at the time of the order; NULL if it had none.", 18)
     ] = None
     user_age_days: Annotated[
         int | None,
-        _About("Whole days from sign-up to the order, rounded down; below 0 for earlier orders.", 6),
+        _About("Whole days from sign-up to the order, rounded down; negative if the order came first.", 6),
     ] = None
-    user_orders_10m: Annotated[int | None, _About("The user's orders in 10 minutes, this one too.", 10)] = (
-        None
-    )
-    user_orders_24h: Annotated[int | None, _About("The user's orders in 24 hours, this one too.", 10)] = None
+    user_orders_10m: Annotated[
+        int | None, _About("Number of the user's orders in 10 minutes, including this one.", 10)
+    ] = None
+    user_orders_24h: Annotated[
+        int | None, _About("Number of the user's orders in 24 hours, including this one.", 10)
+    ] = None
     user_amount_24h: Annotated[
-        Decimal | None, _About("Sum of the user's amounts in 24 hours, this one too.", 28)
+        Decimal | None, _About("Sum of the user's amounts in 24 hours, including this one, in rupiah.", 28)
     ] = None
     seconds_since_last_order: Annotated[
-        int | None, _About("Whole seconds since the user's last earlier order; NULL for a first one.", 10)
+        int | None, _About("Whole seconds since the user's previous order; NULL for a first order.", 10)
     ] = None
     user_countries_24h: Annotated[
-        int | None, _About("Different countries of the user's orders in 24 hours, this one's too.", 10)
+        int | None, _About("Number of countries of the user's orders in 24 hours, including this one's.", 10)
     ] = None
     is_blacklisted: Annotated[
         bool | None, _About("Whether the user is on the block list and not on the allow list.")

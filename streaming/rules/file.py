@@ -1,4 +1,4 @@
-"""A rule book's file, taken up again when it changes."""
+"""A rule book's file, reloaded when it changes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from streaming.rules.errors import RuleError
 logger = logging.getLogger(__name__)
 
 SETTLED_SECONDS = 2.0
-"""A file changed within so many seconds is read at each look: another change may have the same time."""
+"""A file modified within this time is read at every check: a further change may have the same timestamp."""
 
 
 class RuleFile:
-    """The newest good book of a file. `refresh` costs one look at the file's metadata where nothing changed.
+    """The newest valid book of a file. If nothing changed, `refresh` only checks the file's metadata.
 
-    Raises `RuleError` when the first book cannot be used. Later ones that cannot are logged, once each, and
-    the last good one stays.
+    Raises `RuleError` if the first book is invalid. Later invalid books are logged once each, and the last
+    valid one stays in use.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.book = RuleBook.load(path)
         self._stamp: tuple[int, ...] | None = None
-        self._seen: str | None = None
-        """What was found at the last reading: a hash of the content, or why there was none."""
+        self._last_read: str | None = None
+        """The outcome of the last read: a hash of the content, or why the file could not be read."""
 
     def refresh(self) -> bool:
-        """Look at the file; whether there is a new book."""
+        """Check the file and return whether there is a new book."""
         try:
             status = self.path.stat()
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev)
@@ -40,21 +40,20 @@ class RuleFile:
             data = self.path.read_bytes()
         except OSError as error:
             self._stamp = None
-            self._complain(
-                str(error.strerror), RuleError(f"cannot be read: {error.strerror}", str(self.path))
-            )
+            problem = RuleError(f"cannot be read: {error.strerror}", str(self.path))
+            self._log_once(str(error.strerror), problem)
             return False
-        # The time before the reading: what is changed during it is read again.
+        # This is the timestamp before the read: a change during the read causes another one.
         self._stamp = stamp if time.time() - status.st_mtime > SETTLED_SECONDS else None
-        found = hashlib.sha256(data).hexdigest()
-        if found == self._seen:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest == self._last_read:
             return False
         try:
             book = RuleBook.parse(data, str(self.path))
         except RuleError as error:
-            self._complain(found, error)
+            self._log_once(digest, error)
             return False
-        self._seen = found
+        self._last_read = digest
         if book.version == self.book.version:
             return False
         logger.info(
@@ -66,11 +65,11 @@ class RuleFile:
         self.book = book
         return True
 
-    def _complain(self, found: str, error: RuleError) -> None:
-        if found != self._seen:
-            self._seen = found
+    def _log_once(self, outcome: str, error: RuleError) -> None:
+        if outcome != self._last_read:
+            self._last_read = outcome
             logger.error(
-                "the changed rule book cannot be used, version %s stays: %s",
+                "the changed rule book cannot be used; version %s stays in use: %s",
                 self.book.version,
                 error,
                 extra={"rules_version": self.book.version},

@@ -148,7 +148,7 @@ def test_rules_check_list_and_test_use_the_book_of_the_settings(
     examples.write_text("examples: [{name: one, fraud: [any]}]")
     tried = run("rules", "test", str(examples))
     assert tried.exit_code == 1
-    assert "FAILED  line 1: one: fraud is nothing and should be any" in tried.output
+    assert "FAILED  line 1: one: fraud is nothing, expected any" in tried.output
 
 
 def test_broken_book_is_one_clear_message(

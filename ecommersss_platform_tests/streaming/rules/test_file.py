@@ -1,4 +1,4 @@
-"""A rule book's file that changes, breaks, goes and comes back."""
+"""A rule book's file that changes, breaks, disappears and comes back."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def path(tmp_path: Path) -> Path:
 
 
 def settle(path: Path) -> None:
-    """Let the file have been changed a while ago."""
+    """Make the file look as if it was modified a while ago."""
     before = time.time() - 60
     os.utime(path, (before, before))
 
 
-def test_a_first_book_must_be_good(path: Path) -> None:
+def test_the_first_book_must_be_valid(path: Path) -> None:
     path.write_text("rules: []")
     with pytest.raises(RuleError, match="at least one rule"):
         RuleFile(path)
 
 
-def test_a_change_is_taken_up_once(path: Path) -> None:
+def test_a_change_is_loaded_once(path: Path) -> None:
     rules = RuleFile(path)
     first = rules.book
     assert not rules.refresh()
@@ -46,8 +46,8 @@ def test_a_change_is_taken_up_once(path: Path) -> None:
     assert not rules.refresh()
 
 
-def test_changes_within_one_tick_of_the_clock_are_seen(path: Path) -> None:
-    """Same size, same time: only the content tells."""
+def test_changes_within_one_clock_tick_are_noticed(path: Path) -> None:
+    """Size and time are the same: only the content differs."""
     rules = RuleFile(path)
     now = time.time_ns()
     for name in "bcd":
@@ -57,7 +57,7 @@ def test_changes_within_one_tick_of_the_clock_are_seen(path: Path) -> None:
         assert rules.book.rules[0].name == name
 
 
-def test_a_file_that_settled_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = RuleFile(path)
     settle(path)
     rules.refresh()
@@ -66,7 +66,7 @@ def test_a_file_that_settled_is_not_read_again(path: Path, monkeypatch: pytest.M
         assert not rules.refresh()
 
 
-def test_touching_a_file_is_no_change(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_touching_the_file_is_not_a_change(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rules = RuleFile(path)
     book = rules.book
     for _ in range(2):
@@ -76,29 +76,29 @@ def test_touching_a_file_is_no_change(path: Path, caplog: pytest.LogCaptureFixtu
     assert caplog.records == []
 
 
-def test_a_broken_file_is_told_once_for_each_change_and_the_old_book_stays(
+def test_an_invalid_file_is_logged_once_per_change_and_the_old_book_stays(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rules = RuleFile(path)
     book = rules.book
 
-    def told() -> list[str]:
-        messages = [record.message.partition("stays: ")[2] for record in caplog.records]
+    def logged() -> list[str]:
+        messages = [record.message.partition("stays in use: ")[2] for record in caplog.records]
         caplog.clear()
         return messages
 
     path.write_text(TEXT.replace("TRUE", "amout > 1") % "b")
     for _ in range(3):
         assert not rules.refresh()
-    assert told() == [f"{path}:1:55: rule b: unknown column amout: did you mean amount?"]
+    assert logged() == [f"{path}:1:55: rule b: unknown column amout: did you mean amount?"]
     path.write_text("")
     for _ in range(3):
         assert not rules.refresh()
-    assert told() == [f"{path}:1:1: the rule book is empty: it must hold `rules:`, a list"]
+    assert logged() == [f"{path}:1:1: the rule book is empty: it needs `rules:`, a list"]
     path.unlink()
     for _ in range(3):
         assert not rules.refresh()
-    assert told() == [f"{path}:1:1: cannot be read: No such file or directory"]
+    assert logged() == [f"{path}:1:1: cannot be read: No such file or directory"]
     assert rules.book is book
     path.write_text(TEXT % "a")
     assert not rules.refresh(), "the same book came back"

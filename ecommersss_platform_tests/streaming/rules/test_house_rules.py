@@ -1,4 +1,4 @@
-"""The shipped rule book at its limits: just below, at and just above, from the line to the verdict."""
+"""The shipped rule book just below, at and just above its limits, from the line to the verdict."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ORDER: dict[str, Any] = {
 
 
 class Priced(Catalogue):
-    """A catalogue in which every order is of its list price."""
+    """A catalogue in which the amount of an order is always its list price."""
 
     def __init__(self, order: Order) -> None:
         super().__init__()
@@ -43,18 +43,18 @@ class Priced(Catalogue):
 
 
 def row(**changes: Any) -> FeatureRow:
-    """An order by a user who ordered before, though not lately, as rules see it."""
+    """Return the features of an order by a user who last ordered a week ago."""
     order = decode(json.dumps(ORDER | changes).encode())
     velocity = Velocity(1, 1, order.amount, 7 * 86_400, 1)
     return features(order, datetime(2026, 1, 1, tzinfo=UTC), Priced(order), velocity)
 
 
 def reasons(**changes: Any) -> list[str]:
-    """What the order is flagged with."""
+    """Return the active rules that hold for an order."""
     return BOOK.evaluate(row(**changes))[0]
 
 
-def test_the_rules_are_these_and_what_looks_back_does_not_decide() -> None:
+def test_only_the_rules_without_history_are_active() -> None:
     assert [(rule.name, rule.mode) for rule in BOOK.rules] == [
         (NIGHT, "active"),
         (FOREIGN, "active"),
@@ -205,7 +205,7 @@ def test_wallet_limit(method: str, limited: bool, amount: float, above: bool) ->
     assert reasons(payment_method=method, amount=amount) == ([WALLET] if limited and above else [])
 
 
-def test_all_that_hold_are_recorded_in_rule_order() -> None:
+def test_every_rule_that_holds_is_recorded_in_rule_order() -> None:
     everything = {
         "created_date": "2026-03-05T01:00:00+07:00",
         "country": "SG",

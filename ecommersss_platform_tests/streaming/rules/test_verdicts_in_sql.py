@@ -1,4 +1,4 @@
-"""From lines to verdicts: the stream's answers are those of one SQL query over the whole topic."""
+"""Verdicts of the stream equal those of one SQL query over the whole topic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streaming.topics import Batch
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 
-# The shipped rules, and some that look at what those leave out.
+# The shipped rules, and more for the features that they do not use.
 BOOK = RuleBook.parse(
     RULES_PATH.read_text()
     + """
@@ -81,7 +81,7 @@ Verdicts = list[tuple[int, int, list[str], list[str]]]
 
 
 def in_sql(topic: list[Order]) -> Verdicts:
-    """Place, id and reasons of each order that is stored."""
+    """Return the position, id and reasons of each stored order, computed in SQL."""
     columns = {name: [getattr(o, name) for o in topic] for name in Order.__struct_fields__}
     table = pa.table(columns | {"position": list(range(len(topic)))})
     table = table.set_column(
@@ -107,7 +107,7 @@ def in_sql(topic: list[Order]) -> Verdicts:
 
 
 def in_stream(topic: list[Order], sizes: list[int]) -> Verdicts:
-    """The same, decided in batches."""
+    """Return the same, decided in batches by the stream."""
     catalogue = Catalogue()
     catalogue.users = USERS
     catalogue._prices = {1: PRICES}
@@ -156,7 +156,10 @@ ORDERS = st.builds(
 
 @given(st.lists(ORDERS, min_size=1, max_size=40), st.lists(st.integers(1, 10), min_size=1, max_size=5))
 @settings(max_examples=200, deadline=None)
-def test_the_streams_verdicts_are_those_of_sql(topic: list[Order], sizes: list[int]) -> None:
-    """Over late orders, ties, the edges of windows, NULLs, repetitions, other content under a known id,
-    unknown users and products: what is stored, and every reason."""
+def test_verdicts_of_the_stream_equal_those_of_sql(topic: list[Order], sizes: list[int]) -> None:
+    """Compare the stored orders and every reason.
+
+    The topics have late orders, ties, window edges, NULLs, duplicates, known ids with other content, and
+    unknown users and products.
+    """
     assert in_stream(topic, sizes) == in_sql(topic)

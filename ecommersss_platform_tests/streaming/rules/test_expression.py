@@ -1,4 +1,4 @@
-"""The rule engine: what holds, what is refused and where, and the same answers as DuckDB."""
+"""Expressions: which conditions hold, which are refused, and the same answers as DuckDB."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -15,54 +14,18 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from streaming.rules import FEATURES, FeatureRow, Rule, RuleBook, RuleError, sql
+from ecommersss_platform_tests.support.rules import book, row, rule
+from streaming.rules import FEATURES, FeatureRow, Rule, RuleError, sql
 from streaming.rules.features import Kind
 
-ROW: dict[str, Any] = {
-    "id": 1,
-    "user_id": 2,
-    "product_id": 3,
-    "quantity": 4,
-    "amount": Decimal("100.00"),
-    "payment_method": "DANA",
-    "country": "ID",
-    "created_date": datetime(2026, 3, 5, 12, tzinfo=UTC),
-    "local_hour": 19,
-    "list_price": Decimal("25.00"),
-    "user_age_days": 10,
-    "user_orders_10m": 1,
-    "user_orders_24h": 2,
-    "user_amount_24h": Decimal("150.50"),
-    "seconds_since_last_order": None,
-    "user_countries_24h": 1,
-    "is_blacklisted": None,
-}
 
-
-def row(**changes: Any) -> FeatureRow:
-    return FeatureRow(**(ROW | changes))
-
-
-def book(*rules: tuple[str, str, str]) -> RuleBook:
-    """A book of (name, mode, when)."""
-    text = "rules:\n"
-    for name, mode, when in rules:
-        quoted = when.replace("'", "''")
-        text += f"  - name: {name}\n    description: d\n    mode: {mode}\n    when: '{quoted}'\n"
-    return RuleBook.parse(text, "test.yml")
-
-
-def rule(when: str) -> Rule:
-    return book(("r", "active", when)).rules[0]
-
-
-def problem(when: str) -> RuleError:
+def refused(when: str) -> RuleError:
     with pytest.raises(RuleError) as raised:
         rule(when)
     return raised.value
 
 
-# What holds.
+# Conditions that hold.
 
 
 @pytest.mark.parametrize(
@@ -138,16 +101,16 @@ def problem(when: str) -> RuleError:
         ("NOT FALSE AND (TRUE)", True),
     ],
 )
-def test_conditions(when: str, result: bool | None) -> None:
+def test_conditions_hold_as_in_sql(when: str, result: bool | None) -> None:
     checked = rule(when)
     assert checked.result(row()) is result
     assert book(("r", "active", when)).evaluate(row()) == (["r"] if result else [], [])
     assert in_duckdb([sql(checked, "duckdb")], [row()]) == [[result]]
-    assert in_duckdb([when], [row()]) == [[result]], "as it is written it means the same"
+    assert in_duckdb([when], [row()]) == [[result]], "DuckDB agrees on the SQL as written"
 
 
 def test_money_is_exact() -> None:
-    """A tenth has no binary fraction, and 38 digits have no double."""
+    """A tenth is no binary fraction, and 38 digits do not fit a double."""
     assert rule("amount * 3 = 0.30").result(row(amount=Decimal("0.10"))) is True
     most = {"list_price": Decimal("9999999999999999.99"), "quantity": 2**63 - 1}
     product = "list_price * quantity - 92233720368547758069999999999999999.99"
@@ -156,7 +119,7 @@ def test_money_is_exact() -> None:
     )
 
 
-def test_products_of_large_numbers_are_exact_in_duckdb_too() -> None:
+def test_large_products_are_exact_in_duckdb_too() -> None:
     large = row(
         user_orders_10m=9_999_999_999, user_orders_24h=9_999_999_999, amount=Decimal("9999999999999999.99")
     )
@@ -170,54 +133,18 @@ def test_products_of_large_numbers_are_exact_in_duckdb_too() -> None:
     assert in_duckdb([sql(checked, "duckdb") for checked in rules], [large]) == [[True, False, True, True]]
 
 
-def test_the_columns_that_a_rule_uses() -> None:
+def test_a_rule_knows_its_columns() -> None:
     assert rule("local_hour < 5 AND (amount > 1 OR Local_Hour > 7)").columns == ("amount", "local_hour")
     assert rule("TRUE").columns == ()
 
 
-def test_active_shadow_and_off() -> None:
-    several = book(
-        ("b", "active", "quantity = 4"),
-        ("z", "shadow", "quantity = 4"),
-        ("off", "off", "quantity = 4"),
-        ("a", "active", "quantity = 4"),
-        ("no", "active", "is_blacklisted"),
-        ("y", "shadow", "quantity = 4"),
-    )
-    assert several.evaluate(row()) == (["b", "a"], ["z", "y"])
-    first, _ = several.evaluate(row())
-    first.append("mine")
-    assert several.evaluate(row())[0] == ["b", "a"], "each order has lists of its own"
-
-
-def test_explanations() -> None:
-    several = book(
-        ("a", "active", "amount > 50 AND quantity < 9"),
-        ("b", "off", "is_blacklisted"),
-        ("c", "shadow", "FALSE"),
-    )
-    explained = several.explain(row())
-    assert [(e.name, e.mode, e.when, e.result, e.held, e.values) for e in explained] == [
-        (
-            "a",
-            "active",
-            "amount > 50 AND quantity < 9",
-            True,
-            True,
-            {"quantity": 4, "amount": Decimal("100.00")},
-        ),
-        ("b", "off", "is_blacklisted", None, False, {"is_blacklisted": None}),
-        ("c", "shadow", "FALSE", False, False, {}),
-    ]
-
-
-def test_literals_cannot_reach_the_source() -> None:
+def test_literals_never_enter_the_generated_source() -> None:
     text = "x'); import os; os._exit(1) #\\"
     doubled = text.replace("'", "''")
     assert rule(f"payment_method = '{doubled}'").result(row(payment_method=text)) is True
 
 
-# What is refused.
+# Refused expressions.
 
 
 @pytest.mark.parametrize(
@@ -229,23 +156,23 @@ def test_literals_cannot_reach_the_source() -> None:
             "unknown column usr_orders_10m: did you mean user_orders_10m?",
             18,
         ),
-        ("zzz > 5", "unknown column zzz: known are id, user_id,", 1),
+        ("zzz > 5", "unknown column zzz: known columns are id, user_id,", 1),
         ("payment_method = 'é' AND amout > 1", "unknown column amout", 26),
         ('"Amount" > 5', "unknown column Amount: did you mean amount?", 1),
-        ("orders.amount > 5", "write the column's name alone", 1),
-        ("quantity", "quantity is an integer, and a condition is needed", 1),
-        ("'x'", "'x' is text, and a condition is needed", 1),
-        ("NULL", "NULL is NULL, and a condition is needed", 1),
-        ("TRUE AND amount", "amount is a decimal, and a condition is needed", 10),
-        ("NOT quantity", "quantity is an integer, and a condition is needed", 5),
-        ("CASE WHEN quantity THEN TRUE END", "quantity is an integer, and a condition is needed", 11),
-        ("CASE WHEN TRUE THEN 1 END", "is an integer, and a condition is needed", 21),
+        ("orders.amount > 5", "write only the column's name", 1),
+        ("quantity", "quantity is an integer, but a condition is needed", 1),
+        ("'x'", "'x' is text, but a condition is needed", 1),
+        ("NULL", "NULL is NULL, but a condition is needed", 1),
+        ("TRUE AND amount", "amount is a decimal, but a condition is needed", 10),
+        ("NOT quantity", "quantity is an integer, but a condition is needed", 5),
+        ("CASE WHEN quantity THEN TRUE END", "quantity is an integer, but a condition is needed", 11),
+        ("CASE WHEN TRUE THEN 1 END", "is an integer, but a condition is needed", 21),
         ("amount > '5'", "amount > '5': compares a decimal with text", 1),
         ("quantity IN (1, 'x')", "compares an integer with text", 1),
         ("quantity BETWEEN 1 AND 'x'", "compares an integer with text", 1),
         ("created_date > '2026-01-01'", "compares a time with text", 1),
         ("is_blacklisted = 1", "compares a boolean with an integer", 1),
-        ("is_blacklisted > FALSE", "booleans have no order", 1),
+        ("is_blacklisted > FALSE", "booleans cannot be ordered", 1),
         ("1 < quantity < 5", "compares a boolean with an integer", 1),
         ("country = NULL", "a comparison with NULL is never true", 1),
         ("quantity IN (1, NULL)", "a comparison with NULL is never true", 1),
@@ -255,21 +182,21 @@ def test_literals_cannot_reach_the_source() -> None:
         ("amount / (1 - 1) > 1", "division by a possible zero", 11),
         ("amount / NULLIF(quantity, 1) > 1", "division by a possible zero", 10),
         ("amount / COALESCE(NULLIF(quantity, 0), 0) > 1", "division by a possible zero", 10),
-        ("country + 1 > 2", "country is text, and country + 1 needs numbers", 1),
+        ("country + 1 > 2", "country is text, but country + 1 needs numbers", 1),
         ("-country = 'x'", "needs numbers", 2),
-        ("UPPER(quantity) = 'X'", "quantity is an integer, and UPPER(quantity) needs text", 7),
-        ("quantity LIKE '4'", "quantity is an integer, and LIKE compares text", 1),
-        ("country LIKE payment_method", "LIKE takes a text literal", 1),
+        ("UPPER(quantity) = 'X'", "quantity is an integer, but UPPER(quantity) needs text", 7),
+        ("quantity LIKE '4'", "quantity is an integer, but LIKE needs text", 1),
+        ("country LIKE payment_method", "LIKE needs a text literal", 1),
         (r"country LIKE 'a\%'", "backslash", 14),
         ("GREATEST(list_price, 1) > 1", "list_price may be NULL, which engines treat differently", 10),
-        ("COALESCE(country, 1) = 1", "its values are an integer and text", 1),
-        ("CASE WHEN TRUE THEN 1 ELSE 'x' END = 1", "its values are an integer and text", 21),
+        ("COALESCE(country, 1) = 1", "mixes an integer and text", 1),
+        ("CASE WHEN TRUE THEN 1 ELSE 'x' END = 1", "mixes an integer and text", 21),
         ("COALESCE(NULL, NULL) = 1", "is always NULL", 1),
         ("list_price * quantity * 1.5 > amount", "may need 39 digits", 1),
-        ("quantity > 1e99", "numbers have 38 digits at most", 12),
-        ("amount > 0.0000000001", "numbers have 38 digits at most, 9 of them decimals", 10),
+        ("quantity > 1e99", "at most 38 digits", 12),
+        ("amount > 0.0000000001", "at most 38 digits, and at most 9 decimals", 10),
         ("created_date > TIMESTAMPTZ '2026-01-01 00:00:00'", "has no offset", 28),
-        ("created_date > TIMESTAMPTZ 'soon'", "'soon' is no time", 28),
+        ("created_date > TIMESTAMPTZ 'soon'", "'soon' is not a time", 28),
         ("created_date > TIMESTAMP '2026-01-01 00:00:00+07'", "write times as TIMESTAMPTZ", 26),
         ("quantity::TEXT = '4'", "CAST(quantity AS TEXT) is not supported", 1),
         ("TRY_CAST(quantity AS TEXT) = '4'", "is not supported", 10),
@@ -280,38 +207,38 @@ def test_literals_cannot_reach_the_source() -> None:
         ("RANDOM() > 1", "is not supported", 1),
         ("EXISTS (SELECT 1)", "is not supported", 16),
         ("quantity IN (SELECT 1)", "is not supported", 1),
-        ("quantity IN ()", "IN takes a list of values", 1),
+        ("quantity IN ()", "IN needs a list of values", 1),
         ("quantity > ?", "? is not supported", 1),
         ("SUM(quantity) OVER () > 1", "is not supported", 1),
         ("country ILIKE 'id'", "is not supported", 1),
         ("quantity > 1; TRUE", "is not supported", 1),
-        ("quantity IS UNKNOWN2", "IS takes NULL, TRUE or FALSE", 1),
+        ("quantity IS UNKNOWN2", "IS needs NULL, TRUE or FALSE", 1),
         ("quantity BETWEEN SYMMETRIC 5 AND 1", "is not supported", 1),
         ("amount >", "not an SQL expression at '>': something is missing", 8),
         ("amount > 5 5", "not an SQL expression at '5': Invalid expression / Unexpected token", 12),
         ("(amount > 5", "not an SQL expression at '5': Expecting )", 11),
         ("SELECT 1", "not an SQL expression at 'SELECT'", 1),
         ("amount > 'x", "a quote is not closed", 11),
-        (" ", "there is no expression", 1),
+        (" ", "the expression is empty", 1),
         ("(" * 60 + "TRUE" + ")" * 60, "nested more than 50 levels deep", 51),
         ("(" * 5000 + "TRUE" + ")" * 5000, "nested more than 50 levels deep", 1),
         ("1" + " + 1" * 3000 + " > 0", "nested more than 50 levels deep", 1),
         (" AND ".join(["quantity > 1"] * 3000), "too complex", 1),
     ],
 )
-def test_what_is_refused(when: str, message: str, column: int) -> None:
-    error = problem(when)
+def test_invalid_expressions_are_refused(when: str, message: str, column: int) -> None:
+    error = refused(when)
     assert message in error.problem
     assert (error.file, error.rule) == ("test.yml", "r")
-    # The expression begins after `    when: '`, and each ' before the place is written twice.
+    # The expression begins after `    when: '`, and each ' before the problem is doubled.
     before = when[: column - 1].count("'")
     if len(when) < 200 and "nested" not in message:
         assert (error.line, error.column) == (5, 11 + column + before)
     assert str(error).startswith(f"test.yml:5:{error.column}: rule r: ")
 
 
-def test_the_most_that_is_allowed_compiles() -> None:
-    """Limits are the engine's own: within them Python's parser and compiler never give up."""
+def test_expressions_at_the_limits_compile() -> None:
+    """The engine's own limits apply: within them, Python's parser and compiler never fail."""
     deep = "(" * 44 + "quantity = 4" + ")" * 44
     assert rule(deep).result(row()) is True
     nots = "NOT " * 44 + "quantity = 4"
@@ -322,110 +249,6 @@ def test_the_most_that_is_allowed_compiles() -> None:
     assert rule(f"{cases} = 4").result(row()) is True
     wide = " OR ".join(f"user_orders_24h = {n}" for n in range(300))
     assert rule(wide).result(row()) is True
-
-
-HEAD = "rules:\n  - name: a\n    description: d\n    mode: active\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "where", "message"),
-    [
-        ("", "1:1", "the rule book is empty"),
-        ("# only a comment\n", "1:1", "the rule book is empty"),
-        ("rules:\n", "1:7", "`rules` must be a list of at least one rule"),
-        ("rules: []", "1:8", "`rules` must be a list of at least one rule"),
-        ("rules: {}", "1:8", "`rules` must be a list of at least one rule"),
-        ("- a", "1:1", "a rule book must be a mapping with rules"),
-        ("just text", "1:1", "a rule book must be a mapping with rules"),
-        ("rule: []", "1:1", "unknown key 'rule': a rule book has rules"),
-        ("rules: [x]", "1:9", "a rule must be a mapping with name, description, mode, when"),
-        ("? [x]\n: 1", "1:3", "a key must be text"),
-        (HEAD, "2:5", "when is missing"),
-        (HEAD + "    when: TRUE\n    when: FALSE\n", "6:5", "when is there twice"),
-        (HEAD + "    where: TRUE\n", "5:5", "unknown key 'where'"),
-        (HEAD + "    when: [TRUE]\n", "5:11", "rule a: when must be text"),
-        (
-            HEAD.replace("active", "on") + "    when: TRUE\n",
-            "4:11",
-            "mode 'on' must be one of active, shadow, off",
-        ),
-        (HEAD.replace("name: a", "name: A b") + "    when: TRUE\n", "2:11", "name 'A b' must be lower case"),
-        (HEAD.replace("name: a", "name: ''") + "    when: TRUE\n", "2:11", "must be lower case"),
-        (HEAD.replace("tion: d", "tion: ' '") + "    when: TRUE\n", "3:18", "description is empty"),
-        (
-            HEAD + "    when: TRUE\n" + HEAD[7:] + "    when: TRUE\n",
-            "6:11",
-            "rule a: duplicate name: line 2 has",
-        ),
-        ("rules: [", "1:9", "not YAML:"),
-        ("rules:\n\t- x", "2:1", "not YAML:"),
-        ("rules: \x00", "1:1", "not YAML:"),
-        ("a: 1\n---\nb: 1\n", "2:1", "not YAML:"),
-        ("[" * 5000, "1:1", "not YAML that makes sense: too deeply nested"),
-    ],
-)
-def test_books_that_are_refused(text: str, where: str, message: str) -> None:
-    with pytest.raises(RuleError, match=re.escape(message)) as raised:
-        RuleBook.parse(text, "test.yml")
-    assert str(raised.value).startswith(f"test.yml:{where}: ")
-
-
-def test_bytes_that_are_no_text_are_refused() -> None:
-    with pytest.raises(RuleError, match=r"^test.yml:2:1: not UTF-8"):
-        RuleBook.parse(b"rules:\n  - name: \xff", "test.yml")
-
-
-@pytest.mark.parametrize(
-    ("written", "where"),
-    [
-        ("when: quantity > 1 AND amout > 5", (5, 28)),
-        ("when: 'quantity > 1 AND amout > 5'", (5, 29)),
-        ("when: 'country = ''x'' AND amout > 5'", (5, 32)),
-        ('when: "quantity > 1 AND amout > 5"', (5, 29)),
-        ("when: |\n      quantity > 1\n      AND amout > 5", (7, 11)),
-        ("when: >-\n      quantity > 1\n      AND\n      amout > 5", (8, 7)),
-        ("when: quantity > 1\n      AND amout > 5", (6, 11)),
-        ("when: |  # why\n\n      quantity > 1 AND\n        amout > 5", (8, 9)),
-    ],
-)
-def test_positions_are_the_files_own(written: str, where: tuple[int, int]) -> None:
-    with pytest.raises(RuleError, match="unknown column amout") as raised:
-        RuleBook.parse(f"{HEAD}    {written}\n", "test.yml")
-    assert (raised.value.line, raised.value.column) == where
-
-
-def test_the_version_is_of_the_bytes(tmp_path: Path) -> None:
-    path = tmp_path / "rules.yml"
-    path.write_text(HEAD + "    when: TRUE\n")
-    loaded = RuleBook.load(path)
-    assert re.fullmatch(r"[0-9a-f]{16}", loaded.version)
-    assert RuleBook.parse(path.read_text(), "other").version == loaded.version
-    path.write_text(HEAD + "    when: TRUE \n")
-    assert RuleBook.load(path).version != loaded.version
-
-
-def test_a_file_that_cannot_be_read_is_a_rule_error(tmp_path: Path) -> None:
-    with pytest.raises(RuleError, match=r"nowhere.yml:1:1: cannot be read: No such file"):
-        RuleBook.load(tmp_path / "nowhere.yml")
-    with pytest.raises(RuleError, match="cannot be read"):
-        RuleBook.load(tmp_path)
-
-
-@given(
-    st.binary(max_size=60)
-    | st.text(max_size=60).map(lambda text: HEAD.encode() + f"    when: {text}".encode("utf-8", "replace"))
-)
-@settings(deadline=None, max_examples=200)
-def test_any_file_is_a_book_or_a_rule_error(data: bytes) -> None:
-    try:
-        RuleBook.parse(data, "test.yml")
-    except RuleError as error:
-        refused = error
-    else:
-        return
-    assert str(refused).startswith(f"test.yml:{refused.line}:{refused.column}: ")
-    assert refused.line >= 1
-    assert refused.column >= 1
 
 
 WORDS = [
@@ -555,13 +378,13 @@ def test_any_words_are_a_rule_or_a_rule_error(words: list[str]) -> None:
         ),
     ],
 )
-def test_sql_of_a_rule(when: str, duckdb_sql: str, bigquery_sql: str) -> None:
+def test_sql_for_each_warehouse(when: str, duckdb_sql: str, bigquery_sql: str) -> None:
     assert sql(rule(when), "duckdb") == duckdb_sql
     assert sql(rule(when), "bigquery") == bigquery_sql
 
 
 def test_unknown_dialects_are_refused() -> None:
-    with pytest.raises(ValueError, match="known are duckdb, bigquery"):
+    with pytest.raises(ValueError, match="use duckdb or bigquery"):
         sql(rule("TRUE"), "mysql")
 
 
@@ -580,7 +403,7 @@ CONNECTION.execute("SET TimeZone = 'UTC'")
 
 
 def in_duckdb(conditions: list[str], rows: list[FeatureRow]) -> list[list[bool | None]]:
-    """For each row, what each condition is in DuckDB."""
+    """Return DuckDB's result of each condition for each row."""
     columns = {name: [getattr(r, name) for r in rows] for name in FEATURES}
     table = pa.table(columns, SCHEMA).append_column("n", pa.array(range(len(rows)), pa.int64()))
     CONNECTION.register("rows", table)
@@ -596,7 +419,7 @@ NEVER_NULL = {name for name, f in FEATURES.items() if not f.nullable}
 
 
 def values(name: str) -> st.SearchStrategy[Any]:
-    """Values of a column: few, so that they tie with each other and with literals; and its extremes."""
+    """Generate values of a column: a few that tie with each other and with literals, and its extremes."""
     feature = FEATURES[name]
     most = min(10**feature.type.digits - 1, 2**63 - 1)
     kinds: dict[Kind, st.SearchStrategy[Any]] = {
@@ -614,7 +437,7 @@ def values(name: str) -> st.SearchStrategy[Any]:
 
 
 ROWS = st.builds(FeatureRow, **{name: values(name) for name in FEATURES})
-# The grammar of conditions: what each symbol can become. Where it may go no deeper, it becomes a leaf.
+# The grammar of conditions: what each symbol can become. At the greatest depth it becomes a leaf.
 LEAVES: dict[str, list[str]] = {
     "number": INTEGERS * 2 + DECIMALS * 4 + ["0", "1", "2", "3", "10", "100", "2.5", "0.01", "1e2", "1.50"],
     "text": ["country", "payment_method", "'ID'", "'DANA'", "'É'", "'ß'", "''"],
@@ -682,22 +505,22 @@ def sentences(draw: st.DrawFn, symbol: str, depth: int) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: draw(sentences(match[1], depth - 1)), template)
 
 
-REFUSALS = re.compile(r"may need|digits at most|may be NULL|too complex|nested more|possible zero|with NULL")
+REFUSALS = re.compile(r"may need|at most|may be NULL|too complex|nested more|possible zero|with NULL")
 
 
 def accepted(condition: str) -> Rule | None:
-    """The rule, unless it asks for what even a well-formed condition may not have."""
+    """Return the rule, or None if a well-formed condition is refused for a documented limit."""
     try:
         return rule(condition)
-    except RuleError as error:
-        refused = error
-    assert REFUSALS.search(refused.problem), refused
+    except RuleError as raised:
+        error = raised
+    assert REFUSALS.search(error.problem), error
     return None
 
 
 @given(st.lists(sentences("condition", 4), min_size=1, max_size=4), st.lists(ROWS, min_size=1, max_size=6))
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-def test_the_stream_and_duckdb_answer_alike(written: list[str], rows: list[FeatureRow]) -> None:
+def test_the_stream_and_duckdb_give_the_same_answers(written: list[str], rows: list[FeatureRow]) -> None:
     rules = [checked for condition in written if (checked := accepted(condition)) is not None]
     assume(rules)
     found = in_duckdb([sql(rule, "duckdb") for rule in rules], rows)
@@ -708,9 +531,9 @@ def test_the_stream_and_duckdb_answer_alike(written: list[str], rows: list[Featu
         assert together.evaluate(r)[0] == [f"r{n}" for n, held in enumerate(expected) if held]
     for n, checked in enumerate(rules):
         if "UPPER" in checked.when or "LOWER" in checked.when:
-            continue  # ours are of A to Z only
+            continue  # ours only change A to Z
         try:
             as_written = in_duckdb([checked.when], rows)
         except (duckdb.OutOfRangeException, duckdb.ConversionException):
-            continue  # where ours is a wider decimal
+            continue  # our decimal is wider there
         assert [held for (held,) in as_written] == [expected[n] for expected in found]
