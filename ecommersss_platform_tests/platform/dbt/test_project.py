@@ -453,6 +453,14 @@ def test_each_model_has_one_yaml_of_its_own_and_no_package_is_downloaded() -> No
     assert not list(PROJECT_DIR.glob("packages.y*ml")) + list(PROJECT_DIR.glob("dependencies.y*ml"))
 
 
+def test_partitioned_models_are_replaced_by_day() -> None:
+    """A partitioned table that is rebuilt on every run soon meets BigQuery's limit of changed partitions."""
+    models = {path.stem: path.read_text() for path in (PROJECT_DIR / "models").rglob("*.sql")}
+    partitioned = [name for name, sql in models.items() if "partition_by_day(" in sql]
+    assert partitioned
+    assert partitioned == [name for name, sql in models.items() if "materialized='incremental'" in sql]
+
+
 def test_every_macro_for_one_dialect_is_there_for_the_other() -> None:
     text = "".join(path.read_text() for path in sorted((PROJECT_DIR / "macros" / "dialect").iterdir()))
     words = text.split()
