@@ -56,7 +56,7 @@ def decode(line: bytes) -> Order:
 
     Raises `InvalidOrder`, and nothing else, if the line is not an order.
     """
-    if len(line) <= MAX_LINE_BYTES and (line.count(b'"') == _QUOTES or _plain(line)):
+    if len(line) <= MAX_LINE_BYTES and (line.count(b'"') == _QUOTES or _is_simple(line)):
         try:
             order = _decode(line)
             amount = order.amount.quantize(CENT)
@@ -81,7 +81,7 @@ def decode(line: bytes) -> Order:
 
 def decode_carefully(line: bytes) -> Order:
     """Decode as `decode` does, slower, and say what is wrong. Tests hold the two to the same answers."""
-    fields = _object(line)
+    fields = _parse_object(line)
     for name in FIELDS:
         if name not in fields:
             raise InvalidOrder("missing_field", f"{name} is missing; an order needs {', '.join(FIELDS)}")
@@ -112,7 +112,7 @@ _set = msgspec.structs.force_setattr
 _decode = msgspec.json.Decoder(Order).decode
 
 
-def _plain(line: bytes) -> bool:
+def _is_simple(line: bytes) -> bool:
     """Return whether a line with unknown fields is simple enough for msgspec to decode safely."""
     return (
         line.isascii()
@@ -132,7 +132,7 @@ class _Number(str):
     __slots__ = ()
 
 
-_TYPES: Final[Sequence[tuple[type, str]]] = (
+_JSON_TYPES: Final[Sequence[tuple[type, str]]] = (
     (_Number, "a number"),
     (str, "text"),
     (bool, "a boolean"),
@@ -147,7 +147,7 @@ _AMOUNT = re.compile(
 _DATE_LIKE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[0-9TtZz:.+\- ]{0,30}")
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def _parse_object(line: bytes) -> dict[str, Any]:
     """Parse a line into its JSON object, with numbers as `_Number`. Raises `InvalidOrder`."""
     if len(line) > MAX_LINE_BYTES:
         raise InvalidOrder("line_too_long", f"the line is longer than {MAX_LINE_BYTES} bytes")
@@ -182,7 +182,7 @@ def _object(line: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidOrder("malformed_json", str(error)) from None
     if not isinstance(value, dict):
-        raise InvalidOrder("not_an_object", f"the line is {_kind(value)}, not an object")
+        raise InvalidOrder("not_an_object", f"the line is {_json_type(value)}, not an object")
     names = [name for name, _ in pairs]
     for name in FIELDS:
         if names.count(name) > 1:
@@ -204,17 +204,17 @@ def _nesting(line: bytes) -> int:
     return deepest
 
 
-def _kind(value: object) -> str:
-    return next(name for kind, name in _TYPES if isinstance(value, kind))
+def _json_type(value: object) -> str:
+    return next(name for kind, name in _JSON_TYPES if isinstance(value, kind))
 
 
-def _shown(value: object) -> str:
+def _describe(value: object) -> str:
     """Render a value for a message: numbers and times as they are, cut short; other values described."""
     if isinstance(value, _Number) or (isinstance(value, str) and _DATE_LIKE.fullmatch(value)):
         return value if len(value) <= 40 else f"{value[:40]}... ({len(value)} characters)"
     if isinstance(value, str):
         return f"text of {len(value)} characters"
-    return _kind(value)
+    return _json_type(value)
 
 
 def _integer(fields: dict[str, Any], name: str, most: int) -> int:
@@ -227,13 +227,15 @@ def _integer(fields: dict[str, Any], name: str, most: int) -> int:
         and 1 <= int(value) <= most
     ):
         return int(value)
-    raise InvalidOrder(f"invalid_{name}", f"{name} must be an integer from 1 to {most}, not {_shown(value)}")
+    raise InvalidOrder(
+        f"invalid_{name}", f"{name} must be an integer from 1 to {most}, not {_describe(value)}"
+    )
 
 
 def _amount(value: object) -> Decimal:
     wrong = InvalidOrder(
         "invalid_amount",
-        f"amount must be a decimal from 0 to {MAX_AMOUNT} with at most two places, not {_shown(value)}",
+        f"amount must be a decimal from 0 to {MAX_AMOUNT} with at most two places, not {_describe(value)}",
     )
     if isinstance(value, _Number):
         text = str(value)
@@ -256,7 +258,7 @@ def _payment_method(value: object) -> str:
     if not isinstance(value, str) or isinstance(value, _Number) or not 1 <= len(value) <= MAX_PAYMENT_METHOD:
         raise InvalidOrder(
             "invalid_payment_method",
-            f"payment_method must be text of 1 to {MAX_PAYMENT_METHOD} characters, not {_shown(value)}",
+            f"payment_method must be text of 1 to {MAX_PAYMENT_METHOD} characters, not {_describe(value)}",
         )
     for index, character in enumerate(value):
         # Control characters and lone surrogates: PostgreSQL cannot store all of them, and nobody means them.
@@ -272,12 +274,12 @@ def _payment_method(value: object) -> str:
 def _country(value: object) -> str:
     if isinstance(value, str) and value in _COUNTRIES:
         return _COUNTRIES[value]
-    raise InvalidOrder("invalid_country", f"country must be two letters from A to Z, not {_shown(value)}")
+    raise InvalidOrder("invalid_country", f"country must be two letters from A to Z, not {_describe(value)}")
 
 
 def _created_date(value: object) -> datetime:
     years = f"{EARLIEST.year} to {LATEST.year - 1}"
-    rule = f"created_date must be an RFC 3339 time from {years}, not {_shown(value)}"
+    rule = f"created_date must be an RFC 3339 time from {years}, not {_describe(value)}"
     if not isinstance(value, str) or isinstance(value, _Number):
         raise InvalidOrder("invalid_created_date", rule)
     try:

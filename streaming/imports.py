@@ -86,7 +86,7 @@ class _InvalidValue(ValueError):
 
 
 def _id(value: object) -> int:
-    text = _plain(value)
+    text = _stripped(value)
     if (
         text is not None
         and len(text) <= 10
@@ -95,7 +95,7 @@ def _id(value: object) -> int:
         and 1 <= int(text) <= MAX_REFERENCE
     ):
         return int(text)
-    raise _InvalidValue(f"must be an integer from 1 to {MAX_REFERENCE}, not {_shown(value)}")
+    raise _InvalidValue(f"must be an integer from 1 to {MAX_REFERENCE}, not {_quoted(value)}")
 
 
 def _text(value: object) -> str:
@@ -119,7 +119,7 @@ def _email(value: object) -> str:
 
 
 def _price(value: object) -> Decimal:
-    text = _plain(value)
+    text = _stripped(value)
     # Refuse a third place, even a zero, and a decimal comma: "125.000" and "1,5" mean different things in
     # Jakarta and in a spreadsheet.
     if text is not None and _PRICE.fullmatch(text):
@@ -127,7 +127,7 @@ def _price(value: object) -> Decimal:
         if price <= MAX_PRICE:
             return price
     raise _InvalidValue(
-        f"must be rupiah from 0 to {MAX_PRICE}, like 125000 or 125000.50, not {_shown(value)}"
+        f"must be rupiah from 0 to {MAX_PRICE}, like 125000 or 125000.50, not {_quoted(value)}"
     )
 
 
@@ -141,7 +141,7 @@ def _instant(value: object) -> datetime:
         if EARLIEST <= instant < LATEST:
             return instant
     raise _InvalidValue(
-        f"must be a time like 2025-06-01T10:30:00+07:00 from {EARLIEST.year} on, not {_shown(value)}"
+        f"must be a time like 2025-06-01T10:30:00+07:00 from {EARLIEST.year} on, not {_quoted(value)}"
     )
 
 
@@ -206,7 +206,7 @@ def _rows(path: Path, table: _Table) -> list[tuple[Any, ...]]:
 def _parse(fields: Mapping[str, object], table: _Table) -> tuple[tuple[Any, ...], list[str]]:
     """Return a line's values in the table's sequence, and its problems. Use no values if there are any."""
     problems = [
-        f"unknown column {_shown(name)}; {table.name} have {', '.join(table.columns)}"
+        f"unknown column {_quoted(name)}; {table.name} have {', '.join(table.columns)}"
         for name in fields
         if name not in table.columns
     ]
@@ -250,7 +250,7 @@ def _header_problem(header: list[str], table: _Table) -> str | None:
         return f"the file is empty; it needs a header with {', '.join(table.columns)}"
     for name in header:
         if name not in table.columns:
-            return f"unknown column {_shown(name)}; {table.name} have {', '.join(table.columns)}"
+            return f"unknown column {_quoted(name)}; {table.name} have {', '.join(table.columns)}"
         if header.count(name) > 1:
             return f"column {name} occurs twice"
     missing = [name for name in table.required if name not in header]
@@ -278,11 +278,11 @@ class _Number(str):
     __slots__ = ()
 
 
-def _plain(value: object) -> str | None:
+def _stripped(value: object) -> str | None:
     return value.strip() if isinstance(value, str) else None
 
 
-def _shown(value: object) -> str:
+def _quoted(value: object) -> str:
     """Render a value for a message, cut short."""
     text = repr(str(value))
     return text if len(text) <= 60 else f"{text[:60]}... ({len(str(value))} characters)"

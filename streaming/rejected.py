@@ -53,7 +53,7 @@ class RejectedLine:
             "detail": self.detail,
             "rejected_at": local_time(self.rejected_at),
             "retried_at": local_time(self.retried_at) if self.retried_at else None,
-            "raw": shown(self.raw),
+            "raw": _printable(self.raw),
         }
 
     def as_export(self) -> dict[str, int | str | None]:
@@ -101,7 +101,7 @@ def export_rejected(url: str, file: Path) -> int:
     | raw_base64 | the raw line in base64 (RFC 4648), byte for byte; if it is too long, its beginning |
 
     The export is a snapshot of one moment, and memory does not grow with it. The file appears once it is
-    complete. Only its owner can read it: lines may hold anything that somebody sent. Raises `PlatformError`
+    complete. Only its owner can read it: lines can have any content. Raises `PlatformError`
     if it cannot be written.
     """
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
@@ -188,7 +188,7 @@ def _publish_again(
     return len(rows)
 
 
-def shown(raw: bytes) -> str:
+def _printable(raw: bytes) -> str:
     """Return a line as text that is safe on a terminal: unprintable characters escaped, long lines cut."""
     text = raw[: 4 * SHOWN_CHARACTERS].decode("utf-8", "backslashreplace")
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

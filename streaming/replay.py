@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from streaming.chunks import chunks
 from streaming.decode import InvalidOrder, decode
 from streaming.errors import PlatformError
 from streaming.orders import MAX_LINE_BYTES
@@ -88,8 +88,7 @@ def _publish_lines(
         raise PlatformError(f"cannot read {path}: {error.strerror}") from error
     with file:
         total = path.stat().st_size
-        lines = iter(lines_of(file))
-        while batch := list(islice(lines, _LINES_PER_BATCH)):
+        for batch in chunks(lines_of(file), _LINES_PER_BATCH):
             topic.publish(batch)
             published += len(batch)
             progress("bytes", file.tell(), total)

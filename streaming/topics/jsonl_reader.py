@@ -99,7 +99,7 @@ class JsonlReader:
 
     def wake(self) -> None:
         """End a waiting read at once, or the next one that would wait. Safe in signal handlers."""
-        # A full buffer: the reader is awake already. A closed socket: nobody reads any more.
+        # A full buffer: the reader is awake already. A closed socket: the reader is closed.
         with suppress(OSError):
             self._waker.send(b"\0")
 

@@ -158,7 +158,7 @@ class PubSubTopic:
             raise self._unavailable("read from", self.subscription_path, error) from error
 
     def _unavailable(self, what: str, path: str, error: BaseException) -> TopicUnavailable:
-        """Explain an error to whoever can act on it."""
+        """Return an error that says what happened and what to do about it."""
         from google.api_core import exceptions
         from google.auth.exceptions import GoogleAuthError
 
