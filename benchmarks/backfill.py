@@ -21,7 +21,7 @@ from typing import Any
 from ecommersss_platform.dbt import project as dbt
 from ecommersss_platform.instance.databases import dagster_storage, operational_database
 from ecommersss_platform.instance.home import record_first_day
-from ecommersss_platform.local.stack import prepare
+from ecommersss_platform.local.stack import prepare_home
 from ecommersss_platform.materialize import materialize
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
@@ -49,7 +49,7 @@ def _measured(settings: Settings, days: int, orders_per_day: int) -> dict[str, A
     month = Days.between(last - timedelta(days=days - 1), last)
     record_first_day(settings, month.first)
     with operational_database(settings) as url, dagster_storage(settings) as dagster:
-        prepare(settings)
+        prepare_home(settings)
         simulate_history(url, orders_topic(settings), month.first, month.end_instant, orders_per_day)
         fraud_consumer(settings, url).run(once=True)
 

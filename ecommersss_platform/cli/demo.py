@@ -44,7 +44,7 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
     """
     from ecommersss_platform.instance.databases import dagster_storage, operational_database
     from ecommersss_platform.instance.home import record_first_day
-    from ecommersss_platform.local.stack import prepare, running
+    from ecommersss_platform.local.stack import prepare_home, running
     from ecommersss_platform.topics import flagged_stream, fraud_consumer, orders_topic
     from ecommersss_platform.warehouse import make_warehouse
     from streaming.simulator.history import simulate_history
@@ -61,7 +61,7 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
     typer.echo(f"The platform's home is {settings.home}.")
     with operational_database(settings, typer.echo) as url, dagster_storage(settings):
         with _step(1, "Prepare the database schema, the Dagster home and the dbt manifest"):
-            prepare(settings)
+            prepare_home(settings)
         with _step(2, f"Simulate users, products and orders from {first} until now"):
             with progress_bars() as progress:
                 history = simulate_history(

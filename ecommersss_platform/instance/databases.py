@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ecommersss_platform.local.postgres import DAGSTER, OPERATIONAL, EmbeddedPostgres, NotUp, Say
+from ecommersss_platform.local.accounts import Say
+from ecommersss_platform.local.postgres import DAGSTER, OPERATIONAL, EmbeddedPostgres, NotUp
 from ecommersss_platform.settings import Settings
 
 

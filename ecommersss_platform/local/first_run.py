@@ -1,34 +1,33 @@
-"""The simulated past that a new platform starts with."""
+"""The simulated history that a new platform starts with."""
 
 from __future__ import annotations
 
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 
-from ecommersss_platform.local.postgres import Say
+from ecommersss_platform.local.accounts import Say
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import orders_on_disk, orders_topic
 from streaming.database import connect
 
 
 def first_run_history(settings: Settings, url: str, orders_per_day: int, say: Say) -> None:
-    """Fill a platform that never had an order with its past, up to now; no other one is touched.
+    """Simulate the history of a platform that never had an order, up to now. Leave every other one alone.
 
-    Done before anything else produces or consumes. A first run that was interrupted is noticed by the mark
-    that it left in the home, and completed up to now: what it had done already is left as it is.
+    Call it before anything produces or consumes. An interrupted first run leaves a mark in the home; the next
+    call then completes the history up to now.
     """
-    started = _unfinished_mark(settings)
-    if not started.exists():
+    unfinished = settings.home / "history_unfinished"
+    if unfinished.exists():
+        say("an earlier first run was interrupted: completing the simulated history")
+    else:
         on_disk = orders_on_disk(settings)
         if (on_disk is not None and on_disk.end() > 0) or _has_orders(url):
             return
-        started.touch()
-        say("first run: simulating the marketplace's past")
-    else:
-        say("an earlier first run was interrupted: completing the marketplace's past")
+        unfinished.touch()
+        say("first run: simulating the marketplace's history")
     if orders_per_day > 0:
-        # Faker and what else the simulation needs is imported once in a platform's life.
+        # Imported here: the simulator needs Faker, once in the life of a platform.
         from ecommersss_platform.cli.progress import progress_bars
         from streaming.simulator.history import simulate_history
 
@@ -43,14 +42,10 @@ def first_run_history(settings: Settings, url: str, orders_per_day: int, say: Sa
                 ground_truth=settings.ground_truth_path,
             )
         say(
-            f"the past is there: {history.users:,} users, {history.products:,} products,"
+            f"the history is complete: {history.users:,} users, {history.products:,} products,"
             f" {history.orders:,} orders added since {settings.first_partition_day()}"
         )
-    started.unlink()
-
-
-def _unfinished_mark(settings: Settings) -> Path:
-    return settings.home / "history_unfinished"
+    unfinished.unlink()
 
 
 def _has_orders(url: str) -> bool:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ecommersss_platform.local.ui import free_port
+from ecommersss_platform.local.ports import free_port
 from streaming.counters import Counters, Distribution
 from streaming.decisions import Decision
 from streaming.metrics import HOST, figures, registry, served

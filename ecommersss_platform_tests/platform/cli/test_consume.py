@@ -16,7 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from ecommersss_platform.cli.status import print_status
-from ecommersss_platform.local.ui import free_port
+from ecommersss_platform.local.ports import free_port
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.status import consumer_figures, gather
 from ecommersss_platform.topics import orders_topic
