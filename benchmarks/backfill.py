@@ -37,6 +37,7 @@ def measure(short: bool = False) -> dict[str, Any]:
     """All figures. `short`: two days of few orders."""
     days, orders_per_day = (2, 300) if short else (30, 3_000)
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as home:
+        Path(home).chmod(0o711)  # so that PostgreSQL's account reaches its data
         settings = Settings(
             home=Path(home), first_day=None, database_url=None, dagster_url=None, _env_file=None
         )

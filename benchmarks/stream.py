@@ -43,6 +43,7 @@ def measure(short: bool = False) -> dict[str, Any]:
     """All figures. `short`: a tenth of the orders, for a look within a minute."""
     orders, users, peers = (100_000, 2_000, 100) if short else (1_000_000, 10_000, 500)
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o711)  # so that PostgreSQL's account reaches its data
         bench = _Bench(Path(directory))
         try:
             bench.server.up()

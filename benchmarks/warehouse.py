@@ -75,6 +75,7 @@ def measure(short: bool = False) -> dict[str, Any]:
     orders, big = (20_000, 0) if short else (1_000_000, 10_000_000)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o711)  # so that PostgreSQL's account reaches its data
         directory = Path(name)
         server = EmbeddedPostgres(directory / "postgres")
         try:

@@ -132,9 +132,11 @@ def stream(database: str, tmp_path: Path) -> Stream:
 
 
 @pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def own_server(
+    open_directory: Path, tmp_path: Path, copy_server: Callable[[Path], EmbeddedPostgres]
+) -> Iterator[EmbeddedPostgres]:
     """A server to be killed, apart from the one of the other tests."""
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server = copy_server(open_directory / tmp_path.name)
     server.up()
     migrate(server.url())
     yield server
@@ -387,8 +389,9 @@ def test_the_flagged_stream_beyond_a_limit_of_file_sizes(stream: Stream) -> None
     stream.finish()
 
 
-def test_the_database_on_a_full_disk(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    place = tmp_path_factory.mktemp("full")
+def test_the_database_on_a_full_disk(tmp_path: Path, open_directory: Path) -> None:
+    place = open_directory / "full"
+    place.mkdir()
     with small_disk(place, megabytes=400):
         server = EmbeddedPostgres(place / "postgres", log=tmp_path / "postgres.log")
         server.up()
@@ -422,10 +425,11 @@ def test_the_database_on_a_full_disk(tmp_path: Path, tmp_path_factory: pytest.Te
 
 
 @pytest.mark.skipif(not LONG, reason="part of make faults: a server that dies of it takes long to come back")
-def test_the_write_ahead_log_on_a_full_disk(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_write_ahead_log_on_a_full_disk(tmp_path: Path, open_directory: Path) -> None:
     """PostgreSQL ends itself then. To the consumer that is an outage: it waits until the server has room."""
-    log_disk = tmp_path_factory.mktemp("log")
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("server") / "postgres", log=tmp_path / "postgres.log")
+    log_disk = open_directory / "log"
+    log_disk.mkdir()
+    server = EmbeddedPostgres(open_directory / "server", log=tmp_path / "postgres.log")
     with small_disk(log_disk, megabytes=200):
         server.up()
         migrate(server.url())

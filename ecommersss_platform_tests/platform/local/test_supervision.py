@@ -1,4 +1,4 @@
-"""The supervisor's decisions, with processes and a clock that the tests move."""
+"""The supervisor's decisions, with processes and a clock that the tests control."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ecommersss_platform.local.supervision import Backoff, State, Supervisor, after_end, rotate, tail
+from ecommersss_platform.local.logfiles import rotate, tail
+from ecommersss_platform.local.supervision import State, Supervisor, after_end
 from streaming.errors import PlatformError
 
 
@@ -85,15 +86,14 @@ class Stage:
 
 
 def test_waits_double_up_to_the_longest_and_start_over_after_a_healthy_run() -> None:
-    backoff = Backoff(first=1.0, longest=60.0, healthy_after=60.0)
     failures, waits = 0, []
     for _ in range(9):
-        failures, wait = after_end(backoff, failures, uptime=0.5)
+        failures, wait = after_end(failures, uptime=0.5)
         waits.append(wait)
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert after_end(backoff, failures, uptime=59.9) == (10, 60.0)
-    assert after_end(backoff, failures, uptime=60.0) == (1, 1.0)
-    assert after_end(backoff, 100_000, uptime=0.0) == (100_001, 60.0)
+    assert after_end(failures, uptime=59.9) == (10, 60.0)
+    assert after_end(failures, uptime=60.0) == (1, 1.0)
+    assert after_end(100_000, uptime=0.0) == (100_001, 60.0)
 
 
 def test_a_process_starts_when_what_it_needs_is_ready(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_dead_process_is_started_again_after_the_wait_and_said_so(tmp_path: Pa
     assert stage.supervisor.rows()[0]["state"] == "waiting"
     assert stage.supervisor.rows()[0]["pid"] is None
     [line] = [line for line in stage.said if "SIGKILL" in line]
-    assert "killed by SIGKILL, 12 s after its start; starting it again in 1 s" in line
+    assert "killed by SIGKILL, 12 s after its start; restarting it in 1 s" in line
     assert line.endswith(":\n    all is well\n    Traceback\n    boom: 7")
     stage.tick(seconds=0.9)
     assert fake.starts == 1
@@ -167,7 +167,7 @@ def test_what_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
     stage = Stage(tmp_path, webserver=())
     stage.fakes["webserver"].cannot_start = "no port is free"
     stage.tick()
-    assert any("no port is free" in line and "again in 1 s" in line for line in stage.said)
+    assert any("no port is free" in line and "restarting it in 1 s" in line for line in stage.said)
     stage.fakes["webserver"].cannot_start = ""
     stage.tick(seconds=1)
     assert stage.fakes["webserver"].starts == 1
@@ -208,7 +208,7 @@ def test_stopping_goes_against_the_order_of_needs(tmp_path: Path) -> None:
     assert set(stage.events[:2]) == {"ask producer", "ask webserver"}
     assert stage.events[2:] == ["ask consumer", "ask database"]
     assert {row["state"] for row in stage.supervisor.rows()} == {"stopped"}
-    assert stage.supervisor.pids() == []
+    assert {row["pid"] for row in stage.supervisor.rows()} == {None}
 
 
 def test_what_does_not_end_is_killed_before_what_it_needs_is_asked(tmp_path: Path) -> None:
@@ -221,12 +221,14 @@ def test_what_does_not_end_is_killed_before_what_it_needs_is_asked(tmp_path: Pat
     assert stage.events == ["ask consumer", "kill consumer", "ask database"]
 
 
-def test_hurry_does_not_wait(tmp_path: Path) -> None:
+def test_a_second_request_to_stop_does_not_wait(tmp_path: Path) -> None:
     stage = Stage(tmp_path, consumer=())
     stage.fakes["consumer"].obeys = False
     stage.fakes["consumer"].stop_timeout = 1e9
     stage.tick(times=2)
-    stage.supervisor.hurry()
+    stage.supervisor.request_stop()
+    assert stage.supervisor.stopping
+    stage.supervisor.request_stop()
     stage.supervisor.stop()
     assert stage.events[-1] == "kill consumer"
 
