@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -355,3 +356,13 @@ def test_postgresql_is_restarted_on_its_port_and_stopped_with_its_last_lease(
     assert server.pid() is None
     with pytest.raises(NotUp, match="is not running: start the platform with `ecommersss up`"):
         database_url(settings)
+
+
+def test_every_child_is_a_module_that_python_can_run(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    children = stack._children(settings, 2.0, stack._Interface(0), dict, [])
+    assert [child.name for child in children] == ["consumer", "producer", "webserver", "daemon"]
+    for child in children:
+        python, option, module, *_ = child.command()
+        assert (python, option) == (sys.executable, "-m")
+        assert importlib.util.find_spec(f"{module}.__main__") is not None, module
