@@ -5,7 +5,6 @@ They check what a process does, not whether it exists: a container's restart pol
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -86,45 +85,22 @@ def shared_consumer_problem(here: str, connected: Sequence[Connected], patience:
     return None if quiet <= patience else f"the consumer has said nothing to the database for {quiet:.0f} s"
 
 
-def _consumer(settings: Settings) -> str | None:
+def check(process: str, settings: Settings) -> str | None:
+    """What is wrong with the process ("consumer" or "producer"), or None."""
+    from ecommersss_platform.topics import order_broker
+
+    broker = order_broker(settings)
+    if process == "producer":
+        return broker.producer_problem()
     import psycopg2
 
     from ecommersss_platform.instance.databases import database_url
-    from ecommersss_platform.topics import CONSUMER, TOPIC, orders_on_disk
     from streaming.database import connect
 
     try:
         connection = connect(database_url(settings), application="ecommersss health")
     except psycopg2.OperationalError as error:
         return f"PostgreSQL is unreachable: {str(error).strip()}"
-    connection.autocommit = True
-    topic = orders_on_disk(settings)
-    if topic is None:
-        from streaming.database.shared import connected
-
-        with closing(connection):
-            return shared_consumer_problem(
-                socket.gethostname(), connected(connection, CONSUMER), SHARED_CONSUMER_PATIENCE
-            )
-
-    def committed() -> int:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT position FROM topic_positions WHERE (topic, consumer) = (%s, %s)", (TOPIC, CONSUMER)
-            )
-            row = cursor.fetchone()
-        return row[0] if row else topic.start()
-
-    try:
-        return consumer_problem(committed, topic.end, CONSUMER_PATIENCE)
-    finally:
-        connection.close()
-
-
-def check(process: str, settings: Settings) -> str | None:
-    """What is wrong with the process ("consumer" or "producer"), or None."""
-    if process == "consumer":
-        return _consumer(settings)
-    if settings.topic == "pubsub":
-        return shared_producer_problem(settings.ground_truth_path)
-    return producer_problem(settings.orders_topic_dir)
+    with closing(connection):
+        connection.autocommit = True
+        return broker.consumer_problem(connection)

@@ -21,11 +21,6 @@ _REJECTED = """
 SELECT reason, count(*) AS lines, count(*) FILTER (WHERE retried_at IS NULL) AS not_retried
 FROM rejected_orders GROUP BY reason ORDER BY lines DESC, reason
 """
-_SHARED = """
-SELECT (SELECT max(position) FROM orders WHERE position >= {first}) AS last_position,
-       (SELECT count(*) FROM orders WHERE position >= {first} AND position > {written}) AS missing
-"""
-_POSITIONS = "SELECT consumer, position FROM topic_positions WHERE topic = 'orders' ORDER BY consumer"
 
 
 def gather(settings: Settings) -> dict[str, Any]:
@@ -36,7 +31,7 @@ def gather(settings: Settings) -> dict[str, Any]:
     from ecommersss_platform.contracts import RAW_TABLES
     from ecommersss_platform.instance.databases import migrated_database
     from ecommersss_platform.local.stack import running
-    from ecommersss_platform.topics import flagged_stream
+    from ecommersss_platform.topics import flagged_stream, order_broker
     from ecommersss_platform.warehouse import make_warehouse
     from streaming.database import connect
 
@@ -46,7 +41,7 @@ def gather(settings: Settings) -> dict[str, Any]:
     with migrated_database(settings) as url, closing(connect(url, "ecommersss status")) as connection:
         counts = _rows(connection, _COUNTS)[0]
         rejected = _rows(connection, _REJECTED)
-        topic = _topic_on_disk(settings, connection) or _shared_topic(settings, connection)
+        topic = order_broker(settings).progress(connection)
     flagged = flagged_stream(settings)
     warehouse = make_warehouse(settings)
     return {
@@ -67,54 +62,6 @@ def gather(settings: Settings) -> dict[str, Any]:
         "partitions": [
             {"table": f"{table.dataset}.{table.name}", "newest": warehouse.newest_day(table)}
             for table in RAW_TABLES
-        ],
-    }
-
-
-def _topic_on_disk(settings: Settings, connection: Any) -> dict[str, Any] | None:
-    """Where the topic and its consumers are; None where it is not on disk."""
-    from ecommersss_platform.topics import orders_on_disk
-
-    topic = orders_on_disk(settings)
-    if topic is None:
-        return None
-    # Positions first: what is published meanwhile is lag, and none is negative.
-    positions = _rows(connection, _POSITIONS) or [{"consumer": "fraud", "position": topic.start()}]
-    end = topic.end()
-    return {
-        "kind": "jsonl",
-        "start": topic.start(),
-        "end": end,
-        "consumers": [{**row, "lag": end - row["position"]} for row in positions],
-    }
-
-
-def _shared_topic(settings: Settings, connection: Any) -> dict[str, Any]:
-    """What is known of a topic at Pub/Sub. How much waits there is known to Google's monitoring alone."""
-    from ecommersss_platform.topics import CONSUMER, flagged_stream, orders_at_pubsub
-    from streaming.database.shared import FIRST_POSITION, connected
-    from streaming.flagged_tail import last_position
-
-    topic = orders_at_pubsub(settings)
-    # The stream first: what is stored meanwhile is missing in it, and none is negative.
-    written = max(last_position(flagged_stream(settings)), FIRST_POSITION - 1)
-    [stored] = _rows(connection, _SHARED.format(first=FIRST_POSITION, written=written))
-    return {
-        "kind": "pubsub",
-        "topic": topic.path,
-        "subscription": topic.subscription_path,
-        "emulator": topic.emulator,
-        "last_position": stored["last_position"],
-        "not_in_flagged_stream": stored["missing"],
-        "unacknowledged": None,
-        "consumers": [
-            {
-                "host": consumer.host,
-                "pid": consumer.pid,
-                "connected_since": consumer.since,
-                "quiet_seconds": round(consumer.quiet, 1),
-            }
-            for consumer in connected(connection, CONSUMER)
         ],
     }
 

@@ -22,7 +22,7 @@ from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.jobs import EXECUTOR
 from ecommersss_platform.sensors import ORDER_STREAM_SENSOR, Cursor
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.topics import FLAGGED, TOPIC, flagged_stream
+from ecommersss_platform.topics import FLAGGED, RetainedStream, order_broker
 from streaming.database import connect
 from streaming.topics.jsonl import JsonlTopic
 from streaming.topics.retention import Judgement, judge_segments, list_segments, remove_segments
@@ -62,28 +62,23 @@ def plan(
     stream, None if that is not known. Raises `psycopg2.OperationalError` and `OSError`.
     """
     now = now or datetime.now(UTC)
-    with closing(connect(url, "ecommersss retention")) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT consumer, position FROM topic_positions WHERE topic = %s", (TOPIC,))
-        consumers = {f'the consumer "{name}"': int(position) for name, position in cursor}
-        cursor.execute("SELECT consumer, start_position FROM flagged_emissions WHERE stream = %s", (FLAGGED,))
-        recoveries = {
-            f'the consumer "{name}", completing the stream after a crash,': int(at) for name, at in cursor
-        }
-    if settings.topic == "pubsub":
-        # Pub/Sub keeps the orders, and the stream is completed from its own end (`streaming.flagged_tail`).
-        readers: dict[str, int | None] = {ORDER_STREAM_SENSOR: sensor_position}
-        return [_plan(FLAGGED, flagged_stream(settings), readers, settings.flagged_retention_days, now)]
-    # A consumer that has not stored anything yet completes nothing, so it needs nothing either.
-    flagged_readers = {ORDER_STREAM_SENSOR: sensor_position, **recoveries}
+    with closing(connect(url, "ecommersss retention")) as connection:
+        streams = order_broker(settings).retained_streams(connection)
     return [
-        _plan(TOPIC, JsonlTopic(settings.orders_topic_dir), consumers, settings.topic_retention_days, now),
-        _plan(FLAGGED, flagged_stream(settings), flagged_readers, settings.flagged_retention_days, now),
+        _plan(
+            stream,
+            {ORDER_STREAM_SENSOR: sensor_position, **stream.readers}
+            if stream.name == FLAGGED
+            else stream.readers,
+            now,
+        )
+        for stream in streams
     ]
 
 
-def _plan(name: str, topic: JsonlTopic, readers: Mapping[str, int | None], days: int, now: datetime) -> Plan:
-    keep = timedelta(days=days) if days else None
-    return Plan(name, topic, judge_segments(list_segments(topic), readers, keep, now))
+def _plan(stream: RetainedStream, readers: Mapping[str, int | None], now: datetime) -> Plan:
+    keep = timedelta(days=stream.keep_days) if stream.keep_days else None
+    return Plan(stream.name, stream.topic, judge_segments(list_segments(stream.topic), readers, keep, now))
 
 
 def remove(plans: list[Plan]) -> dict[str, list[int]]:

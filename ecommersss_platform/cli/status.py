@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ecommersss_platform.cli.output import print_rows
+from ecommersss_platform.topics import progress_tables
 
 
 def print_status(report: dict[str, Any]) -> None:
@@ -13,7 +14,8 @@ def print_status(report: dict[str, Any]) -> None:
     print_rows(["platform", "home"], [{"platform": where, "home": report["home"]}])
     if report["processes"]:
         print_rows(list(report["processes"][0]), report["processes"], title="processes")
-    _print_topic(report["topic"])
+    for table in progress_tables(report["topic"]):
+        print_rows(table.columns, table.rows, title=table.title)
     if report["consumer"]:
         print_rows(
             list(report["consumer"]),
@@ -27,28 +29,3 @@ def print_status(report: dict[str, Any]) -> None:
         print_rows(["reason", "lines", "not_retried"], rejected, title="rejected orders")
     else:
         print_rows(["rejected orders"], [{"rejected orders": 0}])
-
-
-def _print_topic(topic: dict[str, Any]) -> None:
-    if topic["kind"] == "jsonl":
-        print_rows(
-            ["consumer", "position", "topic end", "lag (bytes)"],
-            [{**row, "topic end": topic["end"], "lag (bytes)": row["lag"]} for row in topic["consumers"]],
-            title="topic orders",
-        )
-        return
-    at = f"the emulator at {topic['emulator']}" if topic["emulator"] else "Google Pub/Sub"
-    print_rows(
-        ["subscription", "last position", "not yet in the flagged stream", "unacknowledged"],
-        [
-            {
-                "subscription": topic["subscription"],
-                "last position": topic["last_position"],
-                "not yet in the flagged stream": topic["not_in_flagged_stream"],
-                "unacknowledged": "see Cloud Monitoring: num_undelivered_messages",
-            }
-        ],
-        title=f"topic orders at {at}",
-    )
-    columns = ["host", "pid", "connected_since", "quiet_seconds"]
-    print_rows(columns, topic["consumers"], title=f"{len(topic['consumers'])} consumers connected")

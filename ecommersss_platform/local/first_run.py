@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from ecommersss_platform.local.accounts import Say
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.topics import orders_on_disk, orders_topic
+from ecommersss_platform.topics import order_broker
 from streaming.database import connect
 
 
@@ -21,8 +21,7 @@ def first_run_history(settings: Settings, url: str, orders_per_day: int, say: Sa
     if unfinished.exists():
         say("an earlier first run was interrupted: completing the simulated history")
     else:
-        on_disk = orders_on_disk(settings)
-        if (on_disk is not None and on_disk.end() > 0) or _has_orders(url):
+        if order_broker(settings).has_orders() or _has_orders(url):
             return
         unfinished.touch()
         say("first run: simulating the marketplace's history")
@@ -34,7 +33,7 @@ def first_run_history(settings: Settings, url: str, orders_per_day: int, say: Sa
         with progress_bars() as progress:
             history = simulate_history(
                 url,
-                orders_topic(settings),
+                order_broker(settings).topic(),
                 settings.first_partition_day(),
                 datetime.now(UTC),
                 orders_per_day,
