@@ -1,7 +1,7 @@
-"""The code location's table of contents: all that Dagster loads is named here, nothing is searched for.
+"""The table of contents of the code location: everything that Dagster loads is named here.
 
-Loading opens no connection and no warehouse and does not run dbt: it reads the settings, the home's first day
-and dbt's manifest.
+Loading reads the settings, the first day recorded in the home and dbt's manifest. It opens no connection and
+no warehouse, and does not run dbt.
 """
 
 from dagster import Definitions
@@ -13,7 +13,7 @@ from ecommersss_platform.assets.marketplace import marketplace_job
 from ecommersss_platform.assets.raw import raw_assets
 from ecommersss_platform.checks import day_checks
 from ecommersss_platform.dbt.resource import dbt_resource
-from ecommersss_platform.jobs import EXECUTOR, marketplace_days
+from ecommersss_platform.jobs import EXECUTOR, daily_pipeline
 from ecommersss_platform.partitions import daily_partitions
 from ecommersss_platform.resources import platform_resources
 from ecommersss_platform.schedules import daily_close, marketplace_hourly, topic_retention
@@ -31,20 +31,20 @@ raw = raw_assets(days, pool)
 analytics = analytics_assets(days, pool)
 fraud = fraud_assets(pool)
 
-days_job = marketplace_days([*raw, *analytics, *fraud])
-hours_job = marketplace_job(first_day)
-topics_job = retention_job(settings)
+daily_job = daily_pipeline([*raw, *analytics, *fraud])
+hourly_job = marketplace_job(first_day)
+trim_job = retention_job(settings)
 
 defs = Definitions(
     assets=[*raw, *analytics, *fraud],
     asset_checks=day_checks(days, pool),
-    jobs=[days_job, hours_job, topics_job],
+    jobs=[daily_job, hourly_job, trim_job],
     schedules=[
-        daily_close(days_job, first_day),
-        marketplace_hourly(hours_job),
-        topic_retention(topics_job),
+        daily_close(daily_job, first_day),
+        marketplace_hourly(hourly_job),
+        topic_retention(trim_job),
     ],
-    sensors=[order_stream_sensor(days_job, settings, first_day), run_failure_alerts(settings)],
+    sensors=[order_stream_sensor(daily_job, settings, first_day), run_failure_alerts(settings)],
     resources={**platform_resources(settings), "dbt": dbt_resource(settings)},
     executor=EXECUTOR,
 )

@@ -1,4 +1,4 @@
-"""Jobs: what is run together, by schedules, sensors, the UI and `ecommersss materialize`."""
+"""The daily job, which schedules, the stream sensor, the UI and `ecommersss materialize` run."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from ecommersss_platform.partitions import Days
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-MARKETPLACE_DAYS = "marketplace_days"
+DAILY_PIPELINE = "daily_pipeline"
 
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
 
-# One process a run: a process a step, Dagster's default, pays the imports (about 4 s) for each of them.
+# One process per run. Dagster's default, one per step, would pay for the imports (about 4 s) in every step.
 EXECUTOR = in_process_executor
 
 
 def range_tags(days: Days) -> dict[str, str]:
-    """The tags that make one run materialise these days, as the UI sets them; both ends are included."""
+    """Return the tags that make one run materialise these days, both ends included, as the UI does."""
     return {RANGE_START_TAG: days.first.isoformat(), RANGE_END_TAG: days.last.isoformat()}
 
 
-def marketplace_days(assets: Sequence[AssetsDefinition]) -> UnresolvedAssetJobDefinition:
-    """Days, from the raw tables to the marts and the block list. A range is one run, and so is a backfill.
+def daily_pipeline(assets: Sequence[AssetsDefinition]) -> UnresolvedAssetJobDefinition:
+    """Return the job that materialises days from the raw tables to the marts and the block list.
 
-    The partitioned assets share one partitions definition and one backfill policy
-    (`partitions.SINGLE_RUN`); the others (bronze, dimensions, marts, block list) are made once in the run, in
-    the order of the lineage. A backfill of *assets* instead of this job takes a run for each change between
-    partitioned and not, still one each.
+    A range of days is one run, and so is a backfill of the job: the partitioned assets share one partitions
+    definition and one backfill policy (`partitions.SINGLE_RUN`). The unpartitioned ones (bronze, dimensions,
+    marts, block list) are built once in the run, in lineage order. A backfill of *assets* instead of this job
+    needs one run for each stretch of the lineage that is partitioned or not.
     """
     return define_asset_job(
-        MARKETPLACE_DAYS,
+        DAILY_PIPELINE,
         selection=AssetSelection.assets(*assets),
         executor_def=EXECUTOR,
-        description="Raw tables, silver, gold and the block list of a day or a range of days, in one run.",
+        description="Raw tables, silver, gold and the block list for a day or a range of days, in one run.",
     )

@@ -114,7 +114,7 @@ def materialize(
     dagster_url: str | None = None,
     definitions: str = DEFINITIONS,
 ) -> Materialized:
-    """Run the job `marketplace_days` once for all of `days`, and wait for it.
+    """Run the job `daily_pipeline` once for all of `days`, and wait for it.
 
     The run is in the platform's own Dagster instance, so it is in the UI's run list. It waits for its turn
     when another run has the warehouse. Without `dagster_url` the embedded servers are started for it where
@@ -310,9 +310,9 @@ def execute(definitions: str, run_id: str, days: Days) -> bool:
 
     from dagster import DagsterInstance
 
-    from ecommersss_platform.jobs import MARKETPLACE_DAYS, range_tags
+    from ecommersss_platform.jobs import DAILY_PIPELINE, range_tags
 
-    job = import_module(definitions).defs.resolve_job_def(MARKETPLACE_DAYS)
+    job = import_module(definitions).defs.resolve_job_def(DAILY_PIPELINE)
     with DagsterInstance.get() as instance:
         result = job.execute_in_process(
             instance=instance,

@@ -24,7 +24,7 @@ def materialize(
 ) -> None:
     """Load these days into the warehouse and rebuild everything that depends on them, in one run.
 
-    This runs the job `marketplace_days`, as the Dagster UI would. The run appears in the UI too.
+    This runs the job `daily_pipeline`, as the Dagster UI would. The run appears in the UI too.
     """
     materialize_with_progress(read_settings(), first.date(), last.date())
 

@@ -33,7 +33,7 @@ def test_an_alert_says_what_ran_who_asked_and_what_went_wrong() -> None:
     line = alert(
         at=AT,
         run_id="b2c0",
-        job="marketplace_days",
+        job="daily_pipeline",
         tags={
             "dagster/asset_partition_range_start": "2025-01-01",
             "dagster/asset_partition_range_end": "2025-01-30",
@@ -46,7 +46,7 @@ def test_an_alert_says_what_ran_who_asked_and_what_went_wrong() -> None:
     assert line == {
         "at": "2025-01-31T20:00:01+00:00",
         "alert": "run_failed",
-        "job": "marketplace_days",
+        "job": "daily_pipeline",
         "run_id": "b2c0",
         "partitions": {
             "asset_partition_range_start": "2025-01-01",

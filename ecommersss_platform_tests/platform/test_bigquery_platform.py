@@ -38,7 +38,7 @@ from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.partitions import Days
 from datetime import date
 
-job = defs.resolve_job_def("marketplace_days")
+job = defs.resolve_job_def("daily_pipeline")
 graph = defs.resolve_asset_graph()
 clients = ("google.cloud.", "google.auth", "dagster_gcp", "dbt.adapters.bigquery")
 loaded = sorted(name for name in sys.modules if name.startswith(clients))

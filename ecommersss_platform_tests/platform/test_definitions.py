@@ -178,23 +178,23 @@ def test_lineage(location: dict[str, Any]) -> None:
 
 def test_jobs(location: dict[str, Any]) -> None:
     jobs = location["jobs"]
-    assert set(jobs) == {"marketplace_days", "marketplace_hourly", "topic_retention"}
+    assert set(jobs) == {"daily_pipeline", "marketplace_hourly", "topic_retention"}
     assert jobs["topic_retention"]["assets"] == []
-    assert set(jobs["marketplace_days"]["assets"]) == set(location["assets"])
-    assert jobs["marketplace_days"]["partitions"] == location["assets"]["raw/orders"]["partitions"]
-    assert jobs["marketplace_days"]["one_run"]
+    assert set(jobs["daily_pipeline"]["assets"]) == set(location["assets"])
+    assert jobs["daily_pipeline"]["partitions"] == location["assets"]["raw/orders"]["partitions"]
+    assert jobs["daily_pipeline"]["one_run"]
     assert "cron_schedule='0 * * * *'" in jobs["marketplace_hourly"]["partitions"]
     assert {job["executor"] for job in jobs.values()} == {"in_process"}
 
 
 def test_schedules_and_sensors_are_switched_on(location: dict[str, Any]) -> None:
     assert location["schedules"] == {
-        "daily_close": ["0 3 * * *", "Asia/Jakarta", "marketplace_days", "RUNNING"],
+        "daily_close": ["0 3 * * *", "Asia/Jakarta", "daily_pipeline", "RUNNING"],
         "marketplace_hourly": ["0 * * * *", "Asia/Jakarta", "marketplace_hourly", "RUNNING"],
         "topic_retention": ["30 4 * * *", "Asia/Jakarta", "topic_retention", "RUNNING"],
     }
     assert location["sensors"] == {
-        "order_stream_sensor": [30, ["marketplace_days"], "RUNNING"],
+        "order_stream_sensor": [30, ["daily_pipeline"], "RUNNING"],
         "run_failure_alerts": [30, [], "RUNNING"],
     }
 

@@ -43,7 +43,7 @@ from ecommersss_platform.instance.dagster_home import (
     environment,
 )
 from ecommersss_platform.instance.runs import fail_orphaned_runs
-from ecommersss_platform.jobs import MARKETPLACE_DAYS
+from ecommersss_platform.jobs import DAILY_PIPELINE
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.materialize import Kind, MaterializeError, Progress, materialize
 from ecommersss_platform.partitions import Days
@@ -145,7 +145,7 @@ class Platform:
         sets = {found.name: found for found in self.repository.get_partition_sets()}
         return PartitionBackfill(
             backfill_id=name,
-            partition_set_origin=sets[f"{MARKETPLACE_DAYS}_partition_set"].get_remote_origin(),
+            partition_set_origin=sets[f"{DAILY_PIPELINE}_partition_set"].get_remote_origin(),
             status=BulkActionStatus.REQUESTED,
             partition_names=[str(day) for day in days],
             from_failure=False,
@@ -242,7 +242,7 @@ def test_runs_at_once_are_a_setting(wanted: dict[str, Any], at_once: int, tmp_pa
 
 def test_a_backfill_of_the_job_is_one_run(platform: Platform) -> None:
     [run] = platform.backfill(platform.job_backfill("month", MONTH))
-    assert run.job_name == MARKETPLACE_DAYS
+    assert run.job_name == DAILY_PIPELINE
     assert run.tags["dagster/asset_partition_range_start"] == "2025-01-02"
     assert run.tags["dagster/asset_partition_range_end"] == "2025-01-31"
     ran = platform.ran()
@@ -335,7 +335,7 @@ def test_materialize_runs_the_job_once_for_the_range(platform: Platform) -> None
     assert len(platform.ran()) == 5
     run = platform.instance.get_run_by_id(result.run_id)
     assert run is not None
-    assert (run.job_name, run.status) == (MARKETPLACE_DAYS, DagsterRunStatus.SUCCESS)
+    assert (run.job_name, run.status) == (DAILY_PIPELINE, DagsterRunStatus.SUCCESS)
     assert run.tags["dagster/asset_partition_range_start"] == "2025-01-02"
     assert result.rows == dict.fromkeys(set.union(*STEPS), 3)
     [failed] = result.failed_checks

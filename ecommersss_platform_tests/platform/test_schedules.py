@@ -17,7 +17,7 @@ from dagster import (
     op,
 )
 
-from ecommersss_platform.jobs import marketplace_days
+from ecommersss_platform.jobs import daily_pipeline
 from ecommersss_platform.partitions import daily_partitions
 from ecommersss_platform.schedules import daily_close, marketplace_hourly
 
@@ -29,7 +29,7 @@ JAKARTA = ZoneInfo("Asia/Jakarta")
 def day_asset() -> None: ...
 
 
-DAYS = marketplace_days([day_asset])
+DAYS = daily_pipeline([day_asset])
 CLOSE = daily_close(DAYS, FIRST_DAY)
 
 

@@ -23,7 +23,7 @@ from dagster import (
 
 from ecommersss_platform.alerts import run_failure_alerts
 from ecommersss_platform.contracts import ORDERS
-from ecommersss_platform.jobs import EXECUTOR, marketplace_days
+from ecommersss_platform.jobs import EXECUTOR, daily_pipeline
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
 from ecommersss_platform.schedules import daily_close
 from ecommersss_platform.sensors import order_stream_sensor
@@ -110,7 +110,7 @@ ASSETS = [
         check_specs=[AssetCheckSpec("not_too_old", asset=["gold", "users_and_blacklist"])],
     ),
 ]
-JOB = marketplace_days(ASSETS)
+JOB = daily_pipeline(ASSETS)
 
 defs = Definitions(
     assets=ASSETS,

@@ -79,7 +79,7 @@ def test_fail_dead_runs_spares_runs_with_a_process(settings: Settings) -> None:
     with dagster_instance(settings, settings.dagster_url) as instance:
         runs = []
         for pid in (gone.pid, os.getpid()):
-            run = create_run_for_test(instance, job_name="marketplace_days", status=DagsterRunStatus.STARTED)
+            run = create_run_for_test(instance, job_name="daily_pipeline", status=DagsterRunStatus.STARTED)
             instance.report_engine_event("Executing steps", run, EngineEventData.in_process(pid))
             runs.append(run.run_id)
         dead, living = runs
