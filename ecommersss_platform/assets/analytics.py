@@ -1,8 +1,8 @@
-"""Analytics: dbt's models as assets, in three steps that follow from how they are materialised.
+"""Analytics: dbt's models as assets, in three steps that follow from how the models are materialised.
 
-Bronze and the dimensions have no partitions and are made first; `fact_orders` is partitioned by business day
-and replaces the days of its run, however many, in one go; the marts are made once after it. dbt's tests are
-asset checks, and those of severity error block what comes after.
+Bronze and the dimensions have no partitions and come first. The incremental models are partitioned by business
+day: a run replaces all its days in one go. The marts are built once after them. dbt's tests are asset checks,
+and those of severity error block what comes after.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from dagster import (
 from dagster_dbt import DbtCliResource, dbt_assets
 
 from ecommersss_platform.dbt.project import MANIFEST, DbtError, build_arguments
-from ecommersss_platform.dbt.resource import keep_parse, told_metadata
+from ecommersss_platform.dbt.resource import keep_parse, metadata_from_event
 from ecommersss_platform.dbt.turn import dbt_turn
 from ecommersss_platform.partitions import SINGLE_RUN, Days
 from ecommersss_platform.postgres.resource import PostgresResource
@@ -32,85 +32,62 @@ INCREMENTAL = "config.materialized:incremental"
 def analytics_assets(
     partitions_def: PartitionsDefinition, pool: str | None, manifest: Path = MANIFEST
 ) -> list[AssetsDefinition]:
-    """The assets of the dbt project; their keys are [dataset, model]. They need the resources
-    `dbt`, `postgres` and `warehouse`.
+    """Return the assets of the dbt project; their keys are [dataset, model].
 
-    `partitions_def`: the business days that the raw tables have too. `pool`: the warehouse's
-    (`Warehouse.pool`). Raises `DbtError` when the manifest was not prepared.
+    They need the resources `dbt`, `postgres` and `warehouse`. `partitions_def`: the business days, the same as
+    those of the raw tables. `pool`: `Warehouse.pool`. Raises `DbtError` if the manifest does not exist.
     """
     if not manifest.exists():
         raise DbtError(f"dbt's manifest {manifest} is missing: run `make setup`")
-
-    @dbt_assets(
-        manifest=manifest,
-        name="bronze_and_dimensions",
-        select="staging core",
-        exclude=INCREMENTAL,
-        pool=pool,
-    )
-    def bronze_and_dimensions(
-        context: AssetExecutionContext,
-        dbt: DbtCliResource,
-        postgres: PostgresResource,
-        warehouse: ResourceParam[Warehouse],
-    ) -> Iterator[Any]:
-        yield from _build(context, dbt, postgres, warehouse, None)
-
-    @dbt_assets(
-        manifest=manifest,
-        name="fact_orders",
-        select=INCREMENTAL,
-        partitions_def=partitions_def,
-        backfill_policy=SINGLE_RUN,
-        pool=pool,
-    )
-    def fact_orders(
-        context: AssetExecutionContext,
-        dbt: DbtCliResource,
-        postgres: PostgresResource,
-        warehouse: ResourceParam[Warehouse],
-    ) -> Iterator[Any]:
-        yield from _build(context, dbt, postgres, warehouse, Days.of_window(context.partition_time_window))
-
-    @dbt_assets(manifest=manifest, name="marts", select="marts", pool=pool)
-    def marts(
-        context: AssetExecutionContext,
-        dbt: DbtCliResource,
-        postgres: PostgresResource,
-        warehouse: ResourceParam[Warehouse],
-    ) -> Iterator[Any]:
-        yield from _build(context, dbt, postgres, warehouse, None)
-
-    return [bronze_and_dimensions, fact_orders, marts]
+    return [
+        dbt_assets(
+            manifest=manifest,
+            name="bronze_and_dimensions",
+            select="staging core",
+            exclude=INCREMENTAL,
+            pool=pool,
+        )(build),
+        dbt_assets(
+            manifest=manifest,
+            name="incremental_models",
+            select=INCREMENTAL,
+            partitions_def=partitions_def,
+            backfill_policy=SINGLE_RUN,
+            pool=pool,
+        )(build),
+        dbt_assets(manifest=manifest, name="marts", select="marts", pool=pool)(build),
+    ]
 
 
-def _build(
+def build(
     context: AssetExecutionContext,
     dbt: DbtCliResource,
     postgres: PostgresResource,
-    warehouse: Warehouse,
-    days: Days | None,
+    warehouse: ResourceParam[Warehouse],
 ) -> Iterator[Any]:
-    """Run dbt for the selected assets and yield what it did, each as soon as it is done.
+    """Run dbt for the selected assets, and yield each result as soon as dbt reports it.
 
-    A warehouse that does not let us in fails the step in its own words, before dbt is started.
+    If the warehouse refuses access, the step fails with the warehouse's own message before dbt starts.
     """
+    # In a run over days, the assets without partitions see its days too; they are not about days.
+    partitioned = context.assets_def.partitions_def is not None
+    days = Days.of_keys(context.partition_key_range) if partitioned else None
     try:
         warehouse.check_access()
     except WarehouseError as error:
         raise Failure(str(error)) from None
     with dbt_turn(warehouse, postgres, context.log):
-        yield from _built(context, dbt, days)
+        yield from _run_dbt(context, dbt, days)
 
 
-def _built(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | None) -> Iterator[Any]:
-    # dagster-dbt asks the context for what the asset's own deprecates; the op's, under it, has all of it.
+def _run_dbt(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | None) -> Iterator[Any]:
+    # dagster-dbt calls methods that are deprecated on the asset context, but not on the op context below it.
     op_context = context.op_execution_context
     invocation = dbt.cli(build_arguments(days), context=op_context)
-    told: dict[str, dict[str, Any]] = {}
+    metadata_by_node: dict[str, dict[str, Any]] = {}
     for event in invocation.stream_raw_events():
-        if metadata := told_metadata(event.raw_event):
-            told.update([metadata])
+        if reported := metadata_from_event(event.raw_event):
+            metadata_by_node.update([reported])
             continue
         for result in event.to_default_asset_events(
             manifest=invocation.manifest,
@@ -120,16 +97,20 @@ def _built(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | Non
         ):
             if isinstance(result, Output):
                 node = str(result.metadata["unique_id"].value)
-                yield result.with_metadata({**result.metadata, **table_metadata(told.get(node, {}), days)})
+                more = table_metadata(metadata_by_node.get(node, {}), days)
+                yield result.with_metadata({**result.metadata, **more})
             else:
                 yield result
     if days is None:
         keep_parse(invocation)
 
 
-def table_metadata(told: Mapping[str, Any], days: Days | None) -> dict[str, Any]:
-    """What dbt told of a table, for a run over these days: a single day's rows are its partition's."""
-    metadata = dict(told)
+def table_metadata(reported: Mapping[str, Any], days: Days | None) -> dict[str, Any]:
+    """Return what dbt reported about a table, for a run over these days.
+
+    In a run over a single day, the rows of the window are those of the partition.
+    """
+    metadata = dict(reported)
     if days is not None and len(days) == 1 and "rows_in_window" in metadata:
         metadata["dagster/partition_row_count"] = metadata.pop("rows_in_window")
     return metadata

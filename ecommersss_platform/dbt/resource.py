@@ -80,7 +80,7 @@ def dbt_resource(settings: Settings) -> PlatformDbt:
     )
 
 
-def told_metadata(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+def metadata_from_event(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """The node and its metadata, if this event of dbt is how the project tells them; else None.
 
     `dagster/row_count`: rows of the table; `rows_in_window`: those in the days that the run replaced. Of the

@@ -72,7 +72,7 @@ def keys(definition: AssetsDefinition) -> set[str]:
 
 def test_three_steps_by_materialisation(assets: list[AssetsDefinition]) -> None:
     bronze, fact, marts = assets
-    assert [step.op.name for step in assets] == ["bronze_and_dimensions", "fact_orders", "marts"]
+    assert [step.op.name for step in assets] == ["bronze_and_dimensions", "incremental_models", "marts"]
     assert (keys(bronze), keys(fact), keys(marts)) == (BRONZE | DIMENSIONS, {"silver/fact_orders"}, MARTS)
     assert (bronze.partitions_def, fact.partitions_def, marts.partitions_def) == (None, PARTITIONS, None)
     assert fact.backfill_policy == SINGLE_RUN
@@ -269,7 +269,7 @@ def test_facts_that_fail_a_check_stop_the_marts(assets: list[AssetsDefinition], 
         "fact_orders_product_is_known": "WARN",
     }
     assert not [key for key, _ in materialised(result) if key.startswith("gold/")]
-    error = result.failure_data_for_node("fact_orders")
+    error = result.failure_data_for_node("incremental_models")
     assert error is not None
     assert error.error is not None
     assert "unique_fact_orders_order_id" in error.error.to_string()

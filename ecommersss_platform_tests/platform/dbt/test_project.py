@@ -28,7 +28,7 @@ from ecommersss_platform.dbt.project import (
     outdated,
     prepare_manifest,
 )
-from ecommersss_platform.dbt.resource import dbt_resource, prune, told_metadata
+from ecommersss_platform.dbt.resource import dbt_resource, prune, metadata_from_event
 from ecommersss_platform.partitions import Days, daily_partitions
 from ecommersss_platform.settings import Settings
 from streaming.business_days import JAKARTA
@@ -346,10 +346,10 @@ def event(name: str, message: str) -> dict[str, Any]:
 
 
 def test_metadata_is_what_the_project_says_under_its_word() -> None:
-    told = told_metadata(event("JinjaLogInfo", 'metadata {"dagster/row_count": 12, "rows_in_window": 3}'))
+    told = metadata_from_event(event("JinjaLogInfo", 'metadata {"dagster/row_count": 12, "rows_in_window": 3}'))
     assert told == ("model.ecommersss.fact_orders", {"dagster/row_count": 12, "rows_in_window": 3})
-    assert told_metadata(event("JinjaLogInfo", "something else")) is None
-    assert told_metadata(event("LogModelResult", 'metadata {"dagster/row_count": 12}')) is None
+    assert metadata_from_event(event("JinjaLogInfo", "something else")) is None
+    assert metadata_from_event(event("LogModelResult", 'metadata {"dagster/row_count": 12}')) is None
 
 
 def test_rows_of_a_single_day_are_those_of_its_partition() -> None:
@@ -378,7 +378,7 @@ JOB = {
 
 
 def told_of_jobs(*jobs: dict[str, Any]) -> dict[str, Any]:
-    told = told_metadata(event("JinjaLogInfo", f"metadata {json.dumps({'jobs': jobs})}"))
+    told = metadata_from_event(event("JinjaLogInfo", f"metadata {json.dumps({'jobs': jobs})}"))
     assert told is not None
     return told[1]
 
