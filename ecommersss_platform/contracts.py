@@ -1,7 +1,8 @@
-"""The raw tables, each written once: columns, types, descriptions, personal data, keys, source.
+"""The raw tables, each defined once: columns, types, descriptions, personal data, keys, source.
 
-The PostgreSQL SELECT, the Arrow schema and every warehouse's DDL are derived from here; the dbt source
-YAML is tested against it.
+Everything else about a raw table follows from its contract: the asset, its checks and metadata, the SELECT on
+PostgreSQL, the Arrow schema, every warehouse's DDL, and dbt's source YAML (`dbt.sources` writes it). To add a
+raw table, add its contract to `RAW_TABLES` and run `python -m ecommersss_platform.dbt.sources`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ PARTITION_COLUMN = "partition_date"
 
 
 class Type(Enum):
-    """A column's type, with the Arrow type that carries it. Instants are UTC, in microseconds."""
+    """The type of a column; its value is the Arrow type. Instants are UTC, in microseconds."""
 
     INT64 = pa.int64()
     STRING = pa.string()
@@ -53,12 +54,23 @@ class RawTable:
     """The source column that decides which business day a row belongs to."""
     key: tuple[str, ...]
     columns: tuple[Column, ...]
+    high_water: str = ""
+    """The integer column that grows in the order in which rows are written: a row above the highest loaded
+    value was written after the load."""
     clustering: tuple[str, ...] = ()
     status: str | None = None
-    """The column that materialisation metadata counts rows by, if there is one."""
+    """The column by which materialisation metadata counts rows, if any."""
+    status_words: tuple[tuple[str, str], ...] = ()
+    """What metadata calls each value of `status`: pairs of the value as text and its word. A value without a
+    word is called by its text."""
     dataset: str = "raw"
-    whole: bool = False
-    """Whether queries may leave out which days they are about, where a warehouse can ask for it."""
+    unfiltered: bool = False
+    """Whether queries may omit a filter on days, where a warehouse can require one."""
+
+    @property
+    def money_columns(self) -> tuple[str, ...]:
+        """The columns whose sums are compared with PostgreSQL's."""
+        return tuple(c.name for c in self.columns if c.type is Type.MONEY)
 
     @property
     def arrow_schema(self) -> pa.Schema:
@@ -66,16 +78,16 @@ class RawTable:
 
     @property
     def public_columns(self) -> tuple[str, ...]:
-        """The columns without personal data: what a preview may show."""
+        """The columns without personal data, which a preview may show."""
         return tuple(c.name for c in self.columns if not c.pii)
 
     def select(self, days: Days) -> tuple[str, dict[str, Any]]:
-        """The SELECT that reads the rows of these days from PostgreSQL, and its parameters.
+        """Return the SELECT that reads the rows of these days from PostgreSQL, and its parameters.
 
-        Columns come in the contract's order. The window is half-open. Rows come unsorted: the warehouse
-        keeps no order, and sorting would make memory grow with the day.
+        Columns are in the contract's order, and the range is half-open. Rows are unsorted: the warehouse
+        keeps no order, and sorting would make memory grow with the size of the day.
         """
-        # Of a single day the window says it: to compute it again takes a third of the server's time.
+        # For a single day, a constant. Computing the day of each row takes a third of the server's time.
         day = f"DATE '{days.first}'" if len(days) == 1 else f"({self.instant} AT TIME ZONE '{JAKARTA}')::date"
         names = ", ".join(
             f"{day} AS {c.name}" if c.name == PARTITION_COLUMN else c.name for c in self.columns
@@ -87,6 +99,7 @@ class RawTable:
         )
 
     def empty(self) -> pa.RecordBatchReader:
+        """Return a reader without rows."""
         return pa.RecordBatchReader.from_batches(self.arrow_schema, [])
 
 
@@ -104,6 +117,7 @@ USERS = RawTable(
     source="users_history",
     instant="valid_from",
     key=("version",),
+    high_water="version",
     clustering=("id",),
     columns=(
         Column("id", Type.INT64, "The user."),
@@ -125,6 +139,7 @@ PRODUCTS = RawTable(
     source="products_history",
     instant="valid_from",
     key=("version",),
+    high_water="version",
     clustering=("id",),
     columns=(
         Column("id", Type.INT64, "The product."),
@@ -144,8 +159,10 @@ ORDERS = RawTable(
     source="orders",
     instant="created_date",
     key=("id",),
+    high_water="position",
     clustering=("user_id", "product_id"),
     status="is_fraud",
+    status_words=(("true", "fraud"), ("false", "genuine")),
     columns=(
         Column("id", Type.INT64, "The order."),
         Column("user_id", Type.INT64, "Who ordered."),
@@ -174,7 +191,7 @@ LOAD_LOG = RawTable(
     instant="",
     key=(),
     clustering=("table_name",),
-    whole=True,
+    unfiltered=True,
     columns=(
         Column(PARTITION_COLUMN, Type.DATE, "Business day (Asia/Jakarta) that was replaced."),
         Column("table_name", Type.STRING, "Where, as dataset.table."),
@@ -188,7 +205,7 @@ LOAD_LOG = RawTable(
 
 
 def preview(rows: pa.Table, table: RawTable, limit: int = 5) -> list[dict[str, str]]:
-    """The first rows as text, without the columns that hold personal data."""
+    """Return the first rows as text, without the columns that hold personal data."""
     return [
         {name: _text(value) for name, value in row.items()}
         for row in rows.select(list(table.public_columns)).slice(0, limit).to_pylist()

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from dagster import (
     AssetsDefinition,
     AssetSelection,
+    Backoff,
+    Jitter,
+    RetryPolicy,
     define_asset_job,
     in_process_executor,
 )
@@ -25,6 +28,9 @@ RANGE_END_TAG = "dagster/asset_partition_range_end"
 
 # One process per run. Dagster's default, one per step, would pay for the imports (about 4 s) in every step.
 EXECUTOR = in_process_executor
+
+# For a server that restarts or a warehouse that is busy. Every step that uses it may safely run twice.
+RETRY = RetryPolicy(max_retries=3, delay=2, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
 
 
 def range_tags(days: Days) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The daily grain: business days of Asia/Jakarta, always as half-open windows."""
+"""The daily grain: business days of Asia/Jakarta, always as half-open ranges."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 
-from dagster import BackfillPolicy, DailyPartitionsDefinition, TimeWindow
+from dagster import BackfillPolicy, DailyPartitionsDefinition, PartitionKeyRange
 
 from streaming.business_days import JAKARTA
 
 DAY = timedelta(days=1)
 
-# One run for any range: every partitioned asset shares it, so that a backfill is one run.
+# Every partitioned asset shares this policy, so that a backfill of any range is one run.
 SINGLE_RUN = BackfillPolicy.single_run()
 
 
 def daily_partitions(first_day: date) -> DailyPartitionsDefinition:
-    """Business days from `first_day` on, today included: today's partition grows until the day is closed."""
+    """Return the business days from `first_day` on. Today is included: its partition grows all day."""
     return DailyPartitionsDefinition(start_date=first_day.isoformat(), timezone=str(JAKARTA), end_offset=1)
 
 
@@ -30,17 +30,17 @@ class Days:
 
     def __post_init__(self) -> None:
         if self.first >= self.end:
-            raise ValueError(f"an empty range of days: from {self.first} to before {self.end}")
+            raise ValueError(f"the range of days is empty: from {self.first} to before {self.end}")
 
     @classmethod
     def between(cls, first: date, last: date) -> Days:
-        """The days from `first` to `last`, both included, as people name ranges."""
+        """Return the days from `first` to `last`, both included, as people name ranges."""
         return cls(first, last + DAY)
 
     @classmethod
-    def of_window(cls, window: TimeWindow) -> Days:
-        """The days of a Dagster partition window, which is half-open and in Jakarta time."""
-        return cls(window.start.astimezone(JAKARTA).date(), window.end.astimezone(JAKARTA).date())
+    def of_keys(cls, keys: PartitionKeyRange) -> Days:
+        """Return the days of a range of Dagster's daily partition keys, whose ends are both included."""
+        return cls.between(date.fromisoformat(keys.start), date.fromisoformat(keys.end))
 
     @property
     def last(self) -> date:
@@ -65,7 +65,7 @@ class Days:
 
 
 def contiguous(days: Iterable[date]) -> list[Days]:
-    """The given days as the fewest ranges, in order; a day given twice counts once."""
+    """Return the given days as the fewest ranges, in order. A day given twice counts once."""
     ranges: list[Days] = []
     for day in sorted(set(days)):
         if ranges and ranges[-1].end == day:

@@ -1,8 +1,8 @@
 """Analytics: dbt's models as assets, in three steps that follow from how the models are materialised.
 
-Bronze and the dimensions have no partitions and come first. The incremental models are partitioned by business
-day: a run replaces all its days in one go. The marts are built once after them. dbt's tests are asset checks,
-and those of severity error block what comes after.
+Bronze and the dimensions have no partitions and come first. The incremental models are partitioned by
+business day: a run replaces all its days in one go. The marts are built once after them. dbt's tests are
+asset checks, and those of severity error block what comes after.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,8 +34,8 @@ def analytics_assets(
 ) -> list[AssetsDefinition]:
     """Return the assets of the dbt project; their keys are [dataset, model].
 
-    They need the resources `dbt`, `postgres` and `warehouse`. `partitions_def`: the business days, the same as
-    those of the raw tables. `pool`: `Warehouse.pool`. Raises `DbtError` if the manifest does not exist.
+    They need the resources `dbt`, `postgres` and `warehouse`. `partitions_def`: the business days, the same
+    as those of the raw tables. `pool`: `Warehouse.pool`. Raises `DbtError` if the manifest does not exist.
     """
     if not manifest.exists():
         raise DbtError(f"dbt's manifest {manifest} is missing: run `make setup`")

@@ -3,7 +3,7 @@
 # Annotations must be real here: Dagster judges the resources by them.
 from dagster import AssetKey, AssetsDefinition, MaterializeResult, ResourceParam, asset
 
-from ecommersss_platform.assets.raw import RETRY
+from ecommersss_platform.jobs import RETRY
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse
 from streaming.database.user_lists import Synchronised, block_for_platform

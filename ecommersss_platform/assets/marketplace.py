@@ -9,20 +9,17 @@ from collections.abc import Iterator
 from datetime import date, datetime
 
 from dagster import (
-    Backoff,
     HourlyPartitionsDefinition,
-    Jitter,
     JobDefinition,
     OpDefinition,
     OpExecutionContext,
     Out,
     Output,
-    RetryPolicy,
     job,
     op,
 )
 
-from ecommersss_platform.jobs import EXECUTOR
+from ecommersss_platform.jobs import EXECUTOR, RETRY
 from ecommersss_platform.postgres.resource import PostgresResource
 from streaming.business_days import JAKARTA
 from streaming.simulator.population import (
@@ -38,9 +35,6 @@ from streaming.simulator.population import (
 from streaming.simulator.tables import apply_hour
 
 MARKETPLACE_HOURLY = "marketplace_hourly"
-
-# For a server that restarts. An hour is one transaction, so trying again is safe.
-RETRY = RetryPolicy(max_retries=3, delay=2, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
 
 
 def hourly_partitions(first_day: date) -> HourlyPartitionsDefinition:

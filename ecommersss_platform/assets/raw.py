@@ -1,26 +1,22 @@
-"""Raw: the days of users, products and orders, copied from PostgreSQL into the warehouse.
+"""Raw: the days of every table in `RAW_TABLES`, copied from PostgreSQL into the warehouse.
 
-Each asset only says which rows; the IO manager stages, audits and publishes them.
+An asset only says which rows to read; the IO manager stages, audits and publishes them.
 """
 
-# Annotations must be real here: Dagster judges `context` and the resources by them.
-from collections.abc import Callable
-from datetime import date
-from typing import Any
+# Annotations must be real here: Dagster inspects those of `context` and the resources.
+from collections.abc import Sequence
 
 import pyarrow as pa
 from dagster import (
     AssetExecutionContext,
     AssetsDefinition,
-    Backoff,
     DailyPartitionsDefinition,
     Failure,
-    Jitter,
-    RetryPolicy,
     asset,
 )
 
-from ecommersss_platform.contracts import ORDERS, PRODUCTS, USERS, RawTable
+from ecommersss_platform.contracts import RAW_TABLES, RawTable
+from ecommersss_platform.jobs import RETRY
 from ecommersss_platform.partitions import SINGLE_RUN, Days
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.postgres.source_schema import COLUMNS_SCHEMA, check_source, columns_sql
@@ -31,49 +27,39 @@ from ecommersss_platform.warehouse.names import full_name
 
 GROUP = "raw"
 
-# For a server that restarts or a warehouse that is busy. Rows that fail their audit are not tried again.
-RETRY = RetryPolicy(max_retries=3, delay=2, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+
+def raw_assets(
+    partitions_def: DailyPartitionsDefinition, pool: str | None, tables: Sequence[RawTable] = RAW_TABLES
+) -> list[AssetsDefinition]:
+    """Return one asset for each raw table, partitioned by these days. `pool` is `Warehouse.pool`."""
+    return [_raw_asset(table, partitions_def, pool) for table in tables]
 
 
-def raw_assets(partitions_def: DailyPartitionsDefinition, pool: str | None) -> list[AssetsDefinition]:
-    """The raw assets over these days. `pool` is the warehouse's (`Warehouse.pool`)."""
+def _raw_asset(
+    table: RawTable, partitions_def: DailyPartitionsDefinition, pool: str | None
+) -> AssetsDefinition:
+    @asset(
+        key=[table.dataset, table.name],
+        description=table.description,
+        partitions_def=partitions_def,
+        backfill_policy=SINGLE_RUN,
+        pool=pool,
+        group_name=GROUP,
+        kinds={"postgres", "table"},
+        io_manager_key=WAREHOUSE_IO_MANAGER,
+        retry_policy=RETRY,
+        metadata={"dagster/table_name": full_name(table), "dagster/column_schema": column_schema(table)},
+    )
+    def rows(context: AssetExecutionContext, postgres: PostgresResource) -> pa.RecordBatchReader:
+        return extract(table, Days.of_keys(context.partition_key_range), postgres)
 
-    def raw_asset(table: RawTable) -> Callable[[Callable[..., Any]], AssetsDefinition]:
-        return asset(
-            key=[table.dataset, table.name],
-            description=table.description,
-            partitions_def=partitions_def,
-            backfill_policy=SINGLE_RUN,
-            pool=pool,
-            group_name=GROUP,
-            kinds={"postgres", "table"},
-            io_manager_key=WAREHOUSE_IO_MANAGER,
-            retry_policy=RETRY,
-            metadata={
-                "dagster/table_name": full_name(table),
-                "dagster/column_schema": column_schema(table),
-            },
-        )
-
-    @raw_asset(USERS)
-    def users(context: AssetExecutionContext, postgres: PostgresResource) -> pa.RecordBatchReader:
-        return extract(USERS, asked_days(context), postgres)
-
-    @raw_asset(PRODUCTS)
-    def products(context: AssetExecutionContext, postgres: PostgresResource) -> pa.RecordBatchReader:
-        return extract(PRODUCTS, asked_days(context), postgres)
-
-    @raw_asset(ORDERS)
-    def orders(context: AssetExecutionContext, postgres: PostgresResource) -> pa.RecordBatchReader:
-        return extract(ORDERS, asked_days(context), postgres)
-
-    return [users, products, orders]
+    return rows
 
 
 def extract(table: RawTable, days: Days, postgres: PostgresResource) -> pa.RecordBatchReader:
-    """The table's rows of these days, as a stream that reads PostgreSQL when it is read.
+    """Return the table's rows of these days as a stream, which reads PostgreSQL as it is consumed.
 
-    Raises Failure, which no retry follows, when PostgreSQL's table has not the columns of the contract.
+    Raises `Failure`, without retries, if PostgreSQL's table lacks columns of the contract.
     """
     sql, params = columns_sql(table)
     columns = postgres.stream(sql, params, COLUMNS_SCHEMA).read_all()
@@ -83,9 +69,3 @@ def extract(table: RawTable, days: Days, postgres: PostgresResource) -> pa.Recor
         raise Failure(str(error), allow_retries=False) from error
     sql, params = table.select(days)
     return postgres.stream(sql, params, table.arrow_schema)
-
-
-def asked_days(context: AssetExecutionContext) -> Days:
-    """The days that this run is to materialise; one, or a range."""
-    keys = context.partition_key_range
-    return Days.between(date.fromisoformat(keys.start), date.fromisoformat(keys.end))

@@ -68,7 +68,7 @@ class WarehouseIOManager(IOManager):
 
 
 def _days(context: InputContext | OutputContext) -> Days | None:
-    return Days.of_window(context.asset_partitions_time_window) if context.has_asset_partitions else None
+    return Days.of_keys(context.asset_partition_key_range) if context.has_asset_partitions else None
 
 
 def _name(key: AssetKey) -> tuple[str, str]:

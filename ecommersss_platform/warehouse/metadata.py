@@ -15,7 +15,6 @@ from ecommersss_platform.warehouse.protocol import Job, Published
 
 PREVIEW_ROWS = 5
 
-_STATUS_WORDS = {"is_fraud": {"true": "fraud", "false": "genuine"}}
 _DAYS_LISTED = 31
 """A longer range does not list its days, because the list is on the event of each of them."""
 
@@ -90,7 +89,7 @@ def day_metadata(table: RawTable, published: Published, day: date) -> dict[str, 
 
 def _status_metadata(table: RawTable, counts: Mapping[str, int]) -> dict[str, int]:
     """Return the rows per status, by the contract's word for it, zeros included."""
-    words = _STATUS_WORDS.get(table.status or "", {value: value for value in counts})
+    words = dict(table.status_words) or {value: value for value in counts}
     return {f"rows_{word}": counts.get(value, 0) for value, word in words.items()}
 
 

@@ -55,7 +55,7 @@ def is_partitioned(table: RawTable) -> bool:
 
 def requires_filter(table: RawTable) -> bool:
     """Return whether queries must name days: if every row has one and the contract does not exempt them."""
-    return not table.whole and any(c.name == PARTITION_COLUMN and not c.nullable for c in table.columns)
+    return not table.unfiltered and any(c.name == PARTITION_COLUMN and not c.nullable for c in table.columns)
 
 
 def merge_sql(table: RawTable, target: str, staging: str, days: Days) -> str:

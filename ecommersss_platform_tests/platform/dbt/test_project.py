@@ -7,17 +7,16 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from dagster import MetadataValue, TimeWindow
+from dagster import MetadataValue
 
 from ecommersss_platform.assets.analytics import analytics_assets, table_metadata
-from ecommersss_platform.contracts import RAW_TABLES
 from ecommersss_platform.dbt import project as dbt_module
 from ecommersss_platform.dbt.project import (
     PROJECT_DIR,
@@ -28,7 +27,8 @@ from ecommersss_platform.dbt.project import (
     outdated,
     prepare_manifest,
 )
-from ecommersss_platform.dbt.resource import dbt_resource, prune, metadata_from_event
+from ecommersss_platform.dbt.resource import dbt_resource, metadata_from_event, prune
+from ecommersss_platform.dbt.sources import SOURCES, sources_yaml
 from ecommersss_platform.partitions import Days, daily_partitions
 from ecommersss_platform.settings import Settings
 from streaming.business_days import JAKARTA
@@ -36,30 +36,16 @@ from streaming.business_days import JAKARTA
 PARSED = {"metadata": {"dbt_version": "1.11.16", "adapter_type": "duckdb"}}
 
 
-def window(first: str, end: str) -> TimeWindow:
-    return TimeWindow(*(datetime.fromisoformat(day).replace(tzinfo=JAKARTA) for day in (first, end)))
-
-
 @pytest.mark.parametrize(
-    ("first", "end", "expected"),
-    [
-        ("2024-02-28", "2024-02-29", {"first_day": "2024-02-28", "end_day": "2024-02-29"}),
-        ("2024-02-01", "2024-03-02", {"first_day": "2024-02-01", "end_day": "2024-03-02"}),
-        ("2023-12-31", "2024-01-01", {"first_day": "2023-12-31", "end_day": "2024-01-01"}),
-    ],
+    ("first", "end"),
+    [("2024-02-28", "2024-02-29"), ("2024-02-01", "2024-03-02"), ("2023-12-31", "2024-01-01")],
 )
-def test_a_run_over_days_replaces_exactly_its_window(first: str, end: str, expected: dict[str, str]) -> None:
-    *others, flag, variables = build_arguments(Days.of_window(window(first, end)))
+def test_a_run_over_days_replaces_exactly_its_window(first: str, end: str) -> None:
+    days = Days(date.fromisoformat(first), date.fromisoformat(end))
+    *others, flag, variables = build_arguments(days)
     assert others == ["build", "--exclude-resource-type", "unit_test"]
     assert flag == "--vars"
-    assert json.loads(variables) == expected
-
-
-def test_a_window_in_utc_is_the_same_days() -> None:
-    utc = TimeWindow(datetime(2024, 2, 27, 17, tzinfo=UTC), datetime(2024, 2, 28, 17, tzinfo=UTC))
-    assert build_arguments(Days.of_window(utc)) == build_arguments(
-        Days.of_window(window("2024-02-28", "2024-02-29"))
-    )
+    assert json.loads(variables) == {"first_day": first, "end_day": end}
 
 
 def test_a_run_without_days_has_no_window() -> None:
@@ -346,7 +332,9 @@ def event(name: str, message: str) -> dict[str, Any]:
 
 
 def test_metadata_is_what_the_project_says_under_its_word() -> None:
-    told = metadata_from_event(event("JinjaLogInfo", 'metadata {"dagster/row_count": 12, "rows_in_window": 3}'))
+    told = metadata_from_event(
+        event("JinjaLogInfo", 'metadata {"dagster/row_count": 12, "rows_in_window": 3}')
+    )
     assert told == ("model.ecommersss.fact_orders", {"dagster/row_count": 12, "rows_in_window": 3})
     assert metadata_from_event(event("JinjaLogInfo", "something else")) is None
     assert metadata_from_event(event("LogModelResult", 'metadata {"dagster/row_count": 12}')) is None
@@ -415,29 +403,8 @@ def test_dbt_replaces_as_many_days_at_once_as_the_raw_tables() -> None:
     assert f"macro bigquery__most_days() -%}}\n    {{{{ return({MOST_DAYS}) }}}}" in text
 
 
-def test_the_sources_are_the_contracts() -> None:
-    [source] = yaml.safe_load((PROJECT_DIR / "models" / "staging" / "raw.yml").read_text())["sources"]
-    assert (source["name"], source["schema"]) == ("raw", "raw")
-    found = [
-        (
-            table["name"],
-            table["description"],
-            [
-                (
-                    column["name"],
-                    column["description"],
-                    column.get("config", {}).get("meta", {}).get("pii", False),
-                )
-                for column in table["columns"]
-            ],
-        )
-        for table in source["tables"]
-    ]
-    assert found == [
-        (table.name, table.description, [(c.name, c.description, c.pii) for c in table.columns])
-        for table in RAW_TABLES
-    ]
-    assert {table.dataset for table in RAW_TABLES} == {"raw"}
+def test_the_sources_are_generated_from_the_contracts() -> None:
+    assert SOURCES.read_text() == sources_yaml(), "run `python -m ecommersss_platform.dbt.sources`"
 
 
 def test_dbt_knows_the_time_zone_of_the_business() -> None:

@@ -14,14 +14,6 @@ import pyarrow as pa
 import pytest
 from dagster import AssetKey
 
-from ecommersss_platform.checks import (
-    Total,
-    asked_days,
-    differences,
-    freshness_result,
-    missing_days,
-    newest_due_day,
-)
 from ecommersss_platform.contracts import ORDERS, USERS, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse import Job, Published, SchemaError
@@ -361,50 +353,3 @@ def test_jobs_are_shown_with_links_and_what_they_cost() -> None:
     )
     without = run_metadata(ORDERS, replace(published, jobs=()), ORDERS.arrow_schema.empty_table())
     assert [name for name in without if "job" in name] == []
-
-
-@pytest.mark.parametrize(
-    ("now", "due"),
-    [
-        (datetime(2024, 6, 10, 20, 59, tzinfo=UTC), date(2024, 6, 9)),  # 03:59 on the 11th in Jakarta
-        (datetime(2024, 6, 10, 21, 0, tzinfo=UTC), date(2024, 6, 10)),
-        (datetime(2024, 6, 11, 20, 59, tzinfo=UTC), date(2024, 6, 10)),
-    ],
-)
-def test_a_closed_day_is_due_four_hours_after_midnight_in_jakarta(now: datetime, due: date) -> None:
-    assert newest_due_day(now) == due
-
-
-def test_freshness_looks_at_the_newest_due_day() -> None:
-    first, due = date(2024, 6, 8), date(2024, 6, 10)
-    assert missing_days(first, due, {"2024-06-09"}) == [date(2024, 6, 8), due]
-    assert missing_days(due, first, set()) == []
-    fresh = freshness_result(first, due, {"2024-06-10", "2024-06-11"})
-    assert (fresh.passed, fresh.metadata["missing_days"].value, fresh.metadata["newest_day"].value) == (
-        True,
-        2,
-        "2024-06-11",
-    )
-    stale = freshness_result(first, due, {"2024-06-08", "2024-06-09"})
-    assert (stale.passed, stale.description) == (False, "2024-06-10 is not materialised: materialise it")
-
-
-def test_the_days_to_reconcile_are_those_of_the_run() -> None:
-    ranged = {
-        "dagster/asset_partition_range_start": "2024-06-08",
-        "dagster/asset_partition_range_end": "2024-06-10",
-    }
-    assert asked_days(ranged, {"2024-06-12"}) == Days.between(date(2024, 6, 8), DAY)
-    assert asked_days({"dagster/partition": "2024-06-10"}, set()) == ONE
-    assert asked_days({}, {"2024-06-08", "2024-06-10"}) == ONE
-    assert asked_days({}, set()) is None
-
-
-def test_totals_that_differ_are_named_by_day() -> None:
-    other = date(2024, 6, 11)
-    same = {DAY: Total(2, Decimal("3.50"))}
-    assert differences(same, {DAY: Total(2, Decimal("3.5"))}) == []
-    assert differences(same, {other: Total(1)}) == [
-        "2024-06-10: PostgreSQL has 2 rows, 3.50 rupiah, the warehouse 0 rows",
-        "2024-06-11: PostgreSQL has 0 rows, the warehouse 1 rows",
-    ]

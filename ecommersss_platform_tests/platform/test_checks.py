@@ -1,0 +1,78 @@
+"""What the checks decide: due days, the days to compare, and totals that differ."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from dagster import PartitionKeyRange
+
+from ecommersss_platform.checks import FACTS, _days_to_check, freshness_result, missing_days, newest_due_day
+from ecommersss_platform.contracts import PARTITION_COLUMN, RAW_TABLES, RawTable, Type
+from ecommersss_platform.partitions import Days
+from ecommersss_platform.reconciliation import Total, differences
+
+DAY = date(2024, 6, 10)
+
+
+@pytest.mark.parametrize(
+    ("now", "due"),
+    [
+        (datetime(2024, 6, 10, 20, 59, tzinfo=UTC), date(2024, 6, 9)),  # 03:59 on the 11th in Jakarta
+        (datetime(2024, 6, 10, 21, 0, tzinfo=UTC), date(2024, 6, 10)),
+        (datetime(2024, 6, 11, 20, 59, tzinfo=UTC), date(2024, 6, 10)),
+    ],
+)
+def test_a_closed_day_is_due_four_hours_after_midnight_in_jakarta(now: datetime, due: date) -> None:
+    assert newest_due_day(now) == due
+
+
+def test_freshness_looks_at_the_newest_due_day() -> None:
+    first, due = date(2024, 6, 8), date(2024, 6, 10)
+    assert missing_days(first, due, {"2024-06-09"}) == [date(2024, 6, 8), due]
+    assert missing_days(due, first, set()) == []
+    fresh = freshness_result(first, due, {"2024-06-10", "2024-06-11"})
+    assert (fresh.passed, fresh.metadata["missing_days"].value, fresh.metadata["newest_day"].value) == (
+        True,
+        2,
+        "2024-06-11",
+    )
+    stale = freshness_result(first, due, {"2024-06-08", "2024-06-09"})
+    assert (stale.passed, stale.description) == (False, "2024-06-10 is not materialised: materialise it")
+
+
+@pytest.mark.parametrize("table", RAW_TABLES, ids=lambda table: table.name)
+def test_every_raw_table_can_be_reconciled(table: RawTable) -> None:
+    types = {column.name: column.type for column in table.columns}
+    assert types[table.high_water] == Type.INT64
+    assert {*table.key, *table.clustering, PARTITION_COLUMN} <= set(types)
+    assert table.status is None or table.status in types
+
+
+def context(materialized: set[str], keys: PartitionKeyRange | None = None) -> Any:
+    return SimpleNamespace(
+        has_partition_key=False,
+        has_partition_key_range=keys is not None,
+        partition_key_range=keys,
+        instance=SimpleNamespace(get_materialized_partitions=lambda _: materialized),
+    )
+
+
+def test_a_run_checks_its_own_days_else_the_newest() -> None:
+    asked = context({"2024-06-12"}, PartitionKeyRange("2024-06-08", "2024-06-10"))
+    assert _days_to_check(asked, FACTS) == Days.between(date(2024, 6, 8), DAY)
+    assert _days_to_check(context({"2024-06-08", "2024-06-10"}), FACTS) == Days.between(DAY, DAY)
+    assert _days_to_check(context(set()), FACTS) is None
+
+
+def test_totals_that_differ_are_named_by_day() -> None:
+    other = date(2024, 6, 11)
+    same = {DAY: Total(2, Decimal("3.50"))}
+    assert differences(same, {DAY: Total(2, Decimal("3.5"))}) == []
+    assert differences(same, {other: Total(1)}) == [
+        "2024-06-10: PostgreSQL has 2 rows, 3.50 rupiah, the warehouse 0 rows",
+        "2024-06-11: PostgreSQL has 0 rows, the warehouse 1 rows",
+    ]
