@@ -120,7 +120,9 @@ class DiskBroker:
 
     def consumer_problem(self, connection: Connection) -> str | None:
         topic = self.topic()
-        return health.consumer_problem(lambda: _positions(connection).get(CONSUMER, topic.start()), topic.end)
+        return health.consumer_problem(
+            lambda: _positions(connection).get(CONSUMER, topic.start()), topic.end, health.CONSUMER_PATIENCE
+        )
 
     def producer_problem(self) -> str | None:
         return health.producer_problem(self.settings.orders_topic_dir)
