@@ -49,6 +49,14 @@ _LOADS = 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 20.0
 
 
+def _pauses() -> Iterator[float]:
+    """Yield how many seconds to wait before each retry: random, and twice as long each time."""
+    pause = _FIRST_PAUSE
+    while True:
+        yield random.uniform(pause / 2, pause)  # noqa: S311
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
 class PlatformBigQuery(BigQueryResource):
     """dagster-gcp's resource, plus what it has no setting for.
 
@@ -231,7 +239,7 @@ class Session:
             return self._client.query(sql, job_id=job_id, retry=never, job_retry=never)
 
         deadline = time.monotonic() + patience
-        pause = _FIRST_PAUSE
+        pauses = _pauses()
         with readable_errors(self._config):
             for number in count():
                 job, ours = self._start_once(f"{attempt}_{step}_{number}", start)
@@ -246,8 +254,7 @@ class Session:
                         raise WarehouseBusy(
                             f"{reason_text(error)} (for over {patience:g} s); run again"
                         ) from error
-                    time.sleep(random.uniform(pause / 2, pause))  # noqa: S311
-                    pause = min(2 * pause, _LONGEST_PAUSE)
+                    time.sleep(next(pauses))
                     continue
                 # If an earlier process of this run did it, other runs may have published since: do it again.
                 if ours:
@@ -261,7 +268,7 @@ class Session:
         id, only if there is none.
         """
         unclear = False
-        pause = _FIRST_PAUSE
+        pauses = _pauses()
         for left in reversed(range(_ATTEMPTS)):
             try:
                 return start(job_id), True
@@ -274,8 +281,7 @@ class Session:
                 except exceptions.NotFound:
                     if not left:
                         raise error from None
-            time.sleep(random.uniform(pause / 2, pause))  # noqa: S311
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            time.sleep(next(pauses))
         raise AssertionError("unreachable")
 
     def statement_type(self, sql: str) -> str | None:
