@@ -68,7 +68,7 @@ format: setup  ## format the code with ruff
 .PHONY: smoke-bigquery
 smoke-bigquery: setup  ## run the warehouse tests on the project in ECOMMERSSS_BIGQUERY_PROJECT
 	@ECOMMERSSS_SMOKE_BIGQUERY=1 $(BIN)/python -m pytest -m bigquery $(PYTEST_ARGS) \
-		ecommersss_platform_tests/platform/warehouse/test_bigquery_warehouse.py
+		ecommersss_platform_tests/platform/warehouse/bigquery/test_warehouse.py
 
 .PHONY: bench
 bench: setup  ## run the benchmarks; results go to benchmarks/results/

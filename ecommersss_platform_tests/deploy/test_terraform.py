@@ -18,10 +18,11 @@ from ecommersss_platform.dbt.project import PROJECT_DIR
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse.bigquery.schema import STAGING_LIFE
 from ecommersss_platform.warehouse.names import STAGING
-from ecommersss_platform_tests.platform.warehouse.test_bigquery import (
+from ecommersss_platform_tests.support.bigquery_service import (
     WAREHOUSE,
     Service,
     publish,
+    recording_service,
     refuse,
     respond,
 )
@@ -174,10 +175,7 @@ class ProjectFromTerraform(Service):
 def test_the_granted_roles_suffice_to_publish_into_existing_datasets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    service = ProjectFromTerraform()
-    monkeypatch.setattr(
-        requests.Session, "request", lambda session, *args, **named: service.request(session, *args, **named)
-    )
+    service = recording_service(monkeypatch, ProjectFromTerraform())
     published = publish()
     assert published.rows == 3
     made = {path for method, path, _ in service.asked if method == "POST" and path.endswith("/tables")}

@@ -1,6 +1,6 @@
-"""BigQuery without an account: the emulator `local-bigquery` on a loopback port of its own.
+"""BigQuery without an account: the emulator `local-bigquery` on a loopback port.
 
-It needs other versions of what the platform needs, so it lives in a virtual environment of its own, made once
+It needs other versions of the platform's packages. So it has a virtual environment of its own, created once
 from the package index and kept in the user's cache.
 """
 
@@ -28,20 +28,19 @@ REQUIREMENTS = (
     "duckdb-extension-icu==1.5.5",
     "duckdb-extension-spatial==1.5.5",
 )
-# What the emulator does wrong, and BigQuery right, in the way of our tests. Mended here, where it is started:
-# the product knows nothing of it.
+# Faults of the emulator that break our tests. They are patched here, where it is started, so that the product
+# need not know of them.
 #
-# - It runs a MERGE as statements of its own, and finds no WHERE with the partition column in them: it refuses
-#   every MERGE into a table that requires a partition filter. BigQuery takes a filter in the condition of
-#   WHEN NOT MATCHED BY SOURCE, so that is what is asked of the statement instead.
-# - Its transactions span a project: jobs and changes of tables that have nothing to do with each other fail
-#   each other ("Failed to commit DuckLake transaction"), and a table that is being made is shown without its
-#   columns. Here it does one at a time.
-# - DIV(a + b, c) is a + (b // c) to it.
-# - The job of a CREATE TABLE AS SELECT does not say which table it made; dbt looks there for the rows.
+# - It refuses every MERGE into a table that requires a partition filter, because it runs the MERGE as several
+#   statements without that filter. BigQuery accepts a filter in the condition of WHEN NOT MATCHED BY SOURCE,
+#   so the patch looks for it there.
+# - Its transactions span a project: unrelated jobs and table changes fail each other ("Failed to commit
+#   DuckLake transaction"), and a table being created is shown without columns. The patch does one at a time.
+# - It computes DIV(a + b, c) as a + (b // c).
+# - The job of a CREATE TABLE AS SELECT does not name the table, where dbt looks for the number of rows.
 #
-# Other faults that are known and not in our way: `table$YYYYMMDD` is a new table to it, FORMAT("%'d") prints
-# wrongly, INFORMATION_SCHEMA.PARTITIONS does not exist, and jobs scan 0 bytes and are always in "US".
+# Known faults that do not affect us: `table$YYYYMMDD` is a new table, FORMAT("%'d") prints wrongly,
+# INFORMATION_SCHEMA.PARTITIONS does not exist, and jobs scan 0 bytes and are always in "US".
 _START = """
 import threading
 from local_bigquery import cli
@@ -118,7 +117,7 @@ PYTHON_VARIABLE = "ECOMMERSSS_TEST_PYTHON313"
 
 
 def find_python() -> Path | None:
-    """A Python 3.13: named by the variable, else on the path, else pyenv's."""
+    """Find a Python 3.13: named by the variable, else on the path, else pyenv's."""
     candidates = [os.environ.get(PYTHON_VARIABLE), shutil.which("python3.13")]
     if pyenv := shutil.which("pyenv"):
         root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=False).stdout.strip()
@@ -127,7 +126,7 @@ def find_python() -> Path | None:
 
 
 def _is_python_313(path: str) -> bool:
-    # A shim may be on the path whose version is not selected here.
+    # A shim on the path may stand for a version that is not selected here.
     command = [path, "-c", "import sys; sys.exit(sys.version_info[:2] != (3, 13))"]
     try:
         return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
@@ -136,7 +135,7 @@ def _is_python_313(path: str) -> bool:
 
 
 def environment() -> Path:
-    """The emulator's virtual environment, made if it is missing. Skips, saying why, where it cannot be."""
+    """Return the emulator's virtual environment, created if it is missing. Skip the test if that fails."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ecommersss-tests"
     place = cache / f"local-bigquery-{hashlib.sha256(' '.join(REQUIREMENTS).encode()).hexdigest()[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -160,7 +159,7 @@ def _install(python: Path, place: Path) -> None:
     for command in (
         [str(python), "-m", "venv", str(place)],
         [*pip, *REQUIREMENTS],
-        # The packages carry the extensions; DuckDB checks their signatures and puts them into its home.
+        # The packages contain the extensions; DuckDB checks their signatures and copies them to its home.
         [own, "-c", _INSTALL_EXTENSIONS],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=_variables(place))
@@ -179,7 +178,7 @@ for path in packages.glob("duckdb_extension_*/extensions/*/*.duckdb_extension"):
 
 
 def _variables(place: Path) -> dict[str, str]:
-    """The environment with a home of the emulator's own, where DuckDB keeps its extensions."""
+    """Return our environment with the emulator's own home, where DuckDB keeps its extensions."""
     return os.environ | {"HOME": str(place)}
 
 
@@ -191,7 +190,7 @@ def _free_port() -> int:
 
 @contextmanager
 def running_emulator(directory: Path) -> Iterator[str]:
-    """A running emulator: its address. Its data and its log are in the directory."""
+    """Run the emulator, with its data and log in the directory, and yield its address."""
     place = environment()
     port = _free_port()
     log = directory / "local-bigquery.log"

@@ -1,4 +1,4 @@
-"""Rows of the raw table `orders`, for tests of what carries them."""
+"""Rows of the raw table `orders`, for tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAY_1, DAY_2, DAY_3 = date(2024, 6, 10), date(2024, 6, 11), date(2024, 6, 12)
 
 
 def order(id: int, day: date, /, **values: Any) -> dict[str, Any]:
-    """One row, placed `id` seconds after the day's midnight in Jakarta."""
+    """Return one row, placed `id` seconds after the day's midnight in Jakarta."""
     placed = (datetime.combine(day, time.min, JAKARTA) + timedelta(seconds=id)).astimezone(UTC)
     row: dict[str, Any] = {
         "id": id,
@@ -44,7 +44,7 @@ def orders(ids: Sequence[int], day: date, /, **values: Any) -> list[dict[str, An
 
 
 def reader(rows: list[dict[str, Any]], schema: pa.Schema = ORDERS.arrow_schema) -> pa.RecordBatchReader:
-    """The rows in batches of three, so that even small tests see several."""
+    """Read the rows in batches of three, so that even small tests see several."""
     return pa.Table.from_pylist(rows, schema).to_reader(max_chunksize=3)
 
 

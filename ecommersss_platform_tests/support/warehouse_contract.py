@@ -1,7 +1,7 @@
 """What every warehouse must do. A test class of each warehouse inherits `WarehouseContract`.
 
-It provides the fixture `warehouse`: an empty one, which can be pickled, for it is also used from other
-processes.
+Its module provides the fixture `warehouse`: an empty one that can be pickled, because other processes use it
+too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ecommersss_platform.warehouse import (
 from ecommersss_platform.warehouse.checksum import checksums
 from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
 
-# Processes are forked from a clean one that has the imports: a second is saved for each.
+# Processes are forked from a clean one with the imports, which saves a second each.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     ["ecommersss_platform_tests.support.warehouse_contract", "duckdb", "pandas", "google.cloud.bigquery"]
@@ -60,7 +60,7 @@ def stored(warehouse: Warehouse, days: Days | None = None) -> list[dict[str, Any
 
 
 def log_entries(warehouse: Warehouse) -> list[dict[str, Any]]:
-    """The load log, oldest load first, its days in order."""
+    """Return the load log: oldest load first, days in order."""
     entries = warehouse.read(LOAD_LOG).read_all().to_pylist()
     return sorted(entries, key=lambda entry: (entry["loaded_at"], entry["partition_date"]))
 
@@ -180,12 +180,12 @@ class WarehouseContract:
             (DAY_1, "raw.orders", 'second\'s "run"', 2, 1),
         ]
         assert all(began <= entry["loaded_at"] <= datetime.now(UTC) for entry in entries)
-        # The same on every warehouse, for the rows and for what is read back of them.
+        # The same on every warehouse, for the rows written and the rows read.
         sums = ["bcede53a05a3c729", "0000000000000000", "3483e37b79380884"]
         assert [entry["checksum"] for entry in entries] == [*sums, sums[0]]
         assert published.checksums == {DAY_1: sums[0]}
         assert list(checksums(warehouse.read(ORDERS), ALL).values()) == sums
-        # Anybody may ask for it without saying which days.
+        # The log can be queried without a filter on days.
         [total] = warehouse.query("SELECT count(*) AS n FROM raw.load_log").to_pylist()
         assert total == {"n": 4}
 
@@ -459,7 +459,7 @@ class WarehouseContract:
         assert ended(killed) == -signal.SIGKILL
         expected = new + orders([5], DAY_2) if step in (Step.PUBLISHED, Step.LOGGED) else old
         assert stored(warehouse) == expected
-        # Every entry is of a load that was; BigQuery may lack that of a run that was killed right after it.
+        # Every entry is of a real load; on BigQuery a run killed right after its load may lack its entry.
         before = [("run", 4), ("run", 1)]
         surely = [*before, ("killed", 10)] if step == Step.LOGGED else before
         assert logged(warehouse) in (surely, [*before, ("killed", 10)] if expected != old else before)

@@ -1,4 +1,4 @@
-"""Streaming SELECTs out of PostgreSQL: exact types, one snapshot, bounded memory, no connection left over."""
+"""Extraction from PostgreSQL: exact types, one snapshot, bounded memory, no connection left open."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def samples(connection: Any) -> Any:
 
 
 def sessions(connection: Any) -> int:
-    """Sessions of extractions that the server has."""
+    """Count the server's sessions of extractions."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ecommersss extraction'"
@@ -61,7 +61,7 @@ def gone(connection: Any) -> bool:
     return sessions(connection) == 0
 
 
-def test_every_type_comes_exactly(samples: Any, database: str) -> None:
+def test_every_type_is_read_exactly(samples: Any, database: str) -> None:
     midnight, day = datetime(2024, 6, 10, tzinfo=UTC), date(2024, 6, 10)
     last_moment = datetime(2024, 6, 10, 16, 59, 59, 999999, UTC)
     awkward = ["", "x,y", '"q"', "{}", "\\", "NULL", "☂"]
@@ -84,7 +84,7 @@ def test_every_type_comes_exactly(samples: Any, database: str) -> None:
     assert gone(samples)
 
 
-def test_no_rows(samples: Any, database: str) -> None:
+def test_empty_result_has_the_schema(samples: Any, database: str) -> None:
     result = PostgresResource(url=database).stream(SELECT, {"least": 0}, SCHEMA).read_all()
     assert (result.num_rows, result.schema) == (0, SCHEMA)
 
@@ -105,7 +105,7 @@ NUMBERS = pa.schema([("n", pa.int64()), ("text", pa.string())])
 MANY = "SELECT n, repeat('x', 100) FROM generate_series(1, %(rows)s) AS n"
 
 
-def test_many_rows_come_in_batches_of_bounded_size(database: str) -> None:
+def test_large_results_arrive_in_bounded_batches(database: str) -> None:
     largest = rows = total = 0
     for batch in PostgresResource(url=database).stream(MANY, {"rows": 200_000}, NUMBERS, batch_bytes=100_000):
         largest = max(largest, batch.nbytes)
@@ -126,7 +126,7 @@ def test_rows_are_of_one_snapshot(samples: Any, database: str) -> None:
     assert rows + sum(batch.num_rows for batch in reader) == 50_000
 
 
-def test_a_reader_that_is_dropped_closes_its_connection_at_once(samples: Any, database: str) -> None:
+def test_dropped_reader_closes_its_connection_at_once(samples: Any, database: str) -> None:
     endless = "SELECT a, repeat('x', 100) FROM generate_series(1, 10000) a, generate_series(1, 10000) b"
     reader = PostgresResource(url=database).stream(endless, {}, NUMBERS)
     assert reader.read_next_batch().num_rows > 0
@@ -137,11 +137,11 @@ def test_a_reader_that_is_dropped_closes_its_connection_at_once(samples: Any, da
     assert time.monotonic() - started < 5
 
 
-def test_a_reader_that_is_not_read_opens_nothing(samples: Any) -> None:
+def test_unread_reader_opens_nothing(samples: Any) -> None:
     PostgresResource(url="postgresql://nobody@127.0.0.1:1/none").stream(MANY, {"rows": 1}, NUMBERS)
 
 
-def test_an_error_of_the_server_after_many_rows_is_no_short_answer(samples: Any, database: str) -> None:
+def test_server_error_after_many_rows_is_raised(samples: Any, database: str) -> None:
     sql = "SELECT n, (1 / (150000 - n))::text FROM generate_series(1, 200000) AS n"
     reader = PostgresResource(url=database).stream(sql, {}, NUMBERS)
     with pytest.raises(psycopg2.DatabaseError, match="division by zero") as raised:
@@ -150,12 +150,12 @@ def test_an_error_of_the_server_after_many_rows_is_no_short_answer(samples: Any,
     assert gone(samples)
 
 
-def test_what_the_server_refuses_at_once_has_its_own_class(database: str) -> None:
+def test_immediate_server_error_keeps_its_class(database: str) -> None:
     with pytest.raises(psycopg2.errors.UndefinedTable, match="nowhere"):
         PostgresResource(url=database).stream("SELECT 1, x FROM nowhere", {}, NUMBERS).read_all()
 
 
-def test_a_server_that_is_not_reached_is_an_outage(database: str) -> None:
+def test_unreachable_server_is_an_operational_error_without_the_password(database: str) -> None:
     secret = "se'cret\\"
     for url in (
         make_dsn(database, password=secret),
@@ -167,10 +167,10 @@ def test_a_server_that_is_not_reached_is_an_outage(database: str) -> None:
         assert secret not in str(raised.value)
 
 
-def test_any_way_to_write_the_connection_works(
+def test_every_form_of_connection_string_works(
     connection: Any, database: str, postgres: EmbeddedPostgres
 ) -> None:
-    """Odd passwords, through a socket too, as a URL and in libpq's own form."""
+    """Connect with an odd password by TCP and by socket, as a URL and in libpq's own form."""
     password = "o'dd \\ p@ss:w/rd?&%=ü"
     parts = parse_dsn(database)
     user, host, port, name = (parts[key] for key in ("user", "host", "port", "dbname"))
@@ -193,12 +193,12 @@ def test_any_way_to_write_the_connection_works(
     assert answers == [[{"who": user, "socket": socket}] for socket in (False, False, True)]
 
 
-# Rows are on their way, or the server is at work between two of them.
+# The server is sending rows, or busy between two of them.
 WAITS = "SELECT n, CASE WHEN n > 100000 THEN pg_sleep(60)::text END FROM generate_series(1, 200000) AS n"
 
 
 @pytest.mark.parametrize("sql", [MANY, WAITS], ids=["sends", "waits"])
-def test_a_session_that_is_ended_is_no_short_answer(samples: Any, database: str, sql: str) -> None:
+def test_terminated_session_is_an_error(samples: Any, database: str, sql: str) -> None:
     reader = PostgresResource(url=database).stream(sql, {"rows": 5_000_000}, NUMBERS)
     reader.read_next_batch()
     end = (
@@ -212,7 +212,7 @@ def test_a_session_that_is_ended_is_no_short_answer(samples: Any, database: str,
     timer.join()
 
 
-def test_a_connection_that_is_cut_anywhere_is_no_short_answer(database: str) -> None:
+def test_cut_connection_is_an_error_wherever_it_is_cut(database: str) -> None:
     sql, rows = "SELECT n, 'x' FROM generate_series(1, 3) AS n", [1, 2, 3]
     with Cutter(database) as cutter:
         assert cutter.read(sql, None) == rows
@@ -223,7 +223,7 @@ def test_a_connection_that_is_cut_anywhere_is_no_short_answer(database: str) -> 
 
 
 class Cutter:
-    """Stands between client and server, and cuts connections of extractions after so many bytes of answer."""
+    """A proxy that cuts the connection after a number of bytes of the server's answer."""
 
     def __init__(self, url: str) -> None:
         self.url, self.passed = url, 0
@@ -241,7 +241,7 @@ class Cutter:
         self._thread.join(10)
 
     def read(self, sql: str, limit: int | None) -> list[int]:
-        """What the reader gives when the connection is cut after `limit` bytes (None: not at all)."""
+        """Read through a connection that is cut after `limit` bytes (None: never)."""
         self.passed, self._limit = 0, limit
         url = make_dsn(self.url, host="127.0.0.1", port=self._listener.getsockname()[1], sslmode="disable")
         return PostgresResource(url=url).stream(sql, {}, NUMBERS).read_all().column("n").to_pylist()
@@ -273,7 +273,7 @@ class Cutter:
                     return
 
 
-def test_a_value_that_the_type_cannot_hold_is_an_error(samples: Any, database: str) -> None:
+def test_value_that_does_not_fit_its_type_is_an_error(samples: Any, database: str) -> None:
     schema = pa.schema([("m", pa.decimal128(18, 2))])
     with pytest.raises(pa.ArrowInvalid, match="data loss"):
         PostgresResource(url=database).stream("SELECT 0.125", {}, schema).read_all()
@@ -307,12 +307,12 @@ def test_infinity_is_an_error(database: str, value: str, type_: pa.DataType) -> 
         ("ARRAY[1]", pa.list_(pa.string())),
     ],
 )
-def test_a_type_that_would_be_a_guess_is_refused(database: str, value: str, type_: pa.DataType) -> None:
+def test_type_that_needs_a_guess_is_refused(database: str, value: str, type_: pa.DataType) -> None:
     with pytest.raises(psycopg2.ProgrammingError, match=r"column c comes as .* cast it in the SELECT"):
         PostgresResource(url=database).stream(f"SELECT {value}", {}, pa.schema([("c", type_)])).read_all()
 
 
-def test_parameters_are_values_and_nothing_else(database: str) -> None:
+def test_parameters_are_never_sql(database: str) -> None:
     texts = ["'; DROP TABLE orders; --", "\\' OR 1=1 --", "%(other)s", "☂ ü"]
     sql = "SELECT %(a)s || %(b)s || %(c)s || %(d)s AS text, %(n)s::bigint AS n"
     schema = pa.schema([("text", pa.string()), ("n", pa.int64())])
@@ -321,7 +321,7 @@ def test_parameters_are_values_and_nothing_else(database: str) -> None:
     assert rows.to_pylist() == [{"text": "".join(texts), "n": 2**62}]
 
 
-def test_it_cannot_write(samples: Any, database: str) -> None:
+def test_extraction_cannot_write(samples: Any, database: str) -> None:
     samples.cursor().execute(
         "CREATE FUNCTION f() RETURNS BIGINT LANGUAGE sql AS 'INSERT INTO samples VALUES (1) RETURNING 1'"
     )

@@ -38,7 +38,7 @@ def number(kind: Type, value: Any, name: str = "x") -> int:
     return int(found)
 
 
-def test_rows_count_wherever_and_in_whatever_order_they_come() -> None:
+def test_checksum_depends_on_rows_not_on_order_or_batches() -> None:
     rows = orders(range(1, 300), DAY_1) + orders(range(300, 310), DAY_2, fraud_reasons=["a", "b"])
     once = of_days(rows)
     assert of_days(random.Random(1).sample(rows, len(rows)), batch=7) == once
@@ -47,12 +47,12 @@ def test_rows_count_wherever_and_in_whatever_order_they_come() -> None:
     assert of_days(rows[1:])[DAY_1] != once[DAY_1]
 
 
-def test_it_stays_the_same_through_versions_of_the_platform() -> None:
+def test_checksum_never_changes_between_versions() -> None:
     assert of_days(orders([1, 2], DAY_1, fraud_reasons=["extreme_order"]))[DAY_1] == "340ab2c6249314f8"
 
 
 @pytest.mark.parametrize("column", [c.name for c in ORDERS.columns if c.name != PARTITION_COLUMN])
-def test_one_changed_value_is_another_checksum(column: str) -> None:
+def test_changed_value_changes_the_checksum(column: str) -> None:
     other: dict[str, Any] = {
         "amount": Decimal("1500.26"),
         "fraud_reasons": ["a"],
@@ -66,7 +66,7 @@ def test_one_changed_value_is_another_checksum(column: str) -> None:
     assert of_days([*rows[:-1], rows[-1] | {column: value}])[DAY_1] != of_days(rows)[DAY_1]
 
 
-def test_values_that_change_places_are_seen() -> None:
+def test_swapped_values_change_the_checksum() -> None:
     rows = [order(1, DAY_1, quantity=3), order(2, DAY_1, quantity=4)]
     assert of_days([rows[0] | {"quantity": 4}, rows[1] | {"quantity": 3}]) != of_days(rows)
     assert of_days([order(1, DAY_1, user_id=5, product_id=6)]) != of_days(
@@ -75,24 +75,24 @@ def test_values_that_change_places_are_seen() -> None:
 
 
 @pytest.mark.parametrize("kind", list(Type), ids=lambda kind: kind.name)
-def test_other_values_have_other_numbers(kind: Type) -> None:
+def test_different_values_have_different_hashes(kind: Type) -> None:
     values = VALUES[kind]
     assert len({number(kind, value) for value in [*values, None]}) == len(values) + 1
     assert len({number(kind, values[0], name) for name in "xyz"}) == 3
 
 
-def test_floats_that_are_equal_are_the_same() -> None:
+def test_equal_floats_have_equal_hashes() -> None:
     assert number(Type.FLOAT64, 0.0) == number(Type.FLOAT64, -0.0)
 
 
-def test_a_column_without_values_adds_nothing() -> None:
+def test_null_column_adds_nothing() -> None:
     day = pa.array([DAY_1, DAY_1], pa.date32())
     plain = pa.record_batch({"n": [1, 2], PARTITION_COLUMN: day})
     grown = pa.record_batch({PARTITION_COLUMN: day, "text": pa.nulls(2, pa.string()), "n": [1, 2]})
     assert list(row_hashes(plain)) == list(row_hashes(grown))
 
 
-def test_rows_without_a_day_are_left_out() -> None:
+def test_rows_without_a_day_are_ignored() -> None:
     found = Checksums()
     found.add(pa.record_batch({PARTITION_COLUMN: pa.array([None, DAY_1, None], pa.date32())}))
     found.add(pa.record_batch({PARTITION_COLUMN: pa.array([None], pa.date32())}))
@@ -108,7 +108,7 @@ def test_rows_without_a_day_are_left_out() -> None:
     ),
     st.integers(0, 19),
 )
-def test_slices_are_what_they_show(
+def test_slices_hash_like_the_rows_they_show(
     texts: list[str | None], lists: list[list[str | None] | None], start: int
 ) -> None:
     """Batches come as views of larger arrays."""

@@ -1,4 +1,4 @@
-"""Whether BigQuery lets us in, asked before dbt is started: a refusal is one sentence, with the setting."""
+"""Access to BigQuery: credentials, and refusals as sentences that name the setting."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import google.auth
+import google.auth.exceptions
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from google.api_core import exceptions
 
-from ecommersss_platform.warehouse import WarehouseError
+from ecommersss_platform.warehouse import TableNotFound, WarehouseError
+from ecommersss_platform.warehouse.bigquery.access import credentials, is_transient, readable_errors
 from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
+from ecommersss_platform_tests.support.bigquery_service import WAREHOUSE
 
 
 @dataclass
 class SignIn:
-    """Stands in for Google's token server."""
+    """A stand-in for Google's token server."""
 
     address: str = ""
     status: int = 200
@@ -71,12 +77,12 @@ def warehouse(sign_in: SignIn, folder: Path) -> BigQueryWarehouse:
     return BigQueryWarehouse(BigQueryConfig("shop", "US", key_file=folder / "key.json"))
 
 
-def test_a_good_key_is_let_in(sign_in: SignIn, tmp_path: Path) -> None:
+def test_good_key_is_accepted(sign_in: SignIn, tmp_path: Path) -> None:
     warehouse(sign_in, tmp_path).check_access()
     assert sign_in.asked == 1
 
 
-def test_a_key_that_was_revoked_is_named_and_not_quoted(sign_in: SignIn, tmp_path: Path) -> None:
+def test_revoked_key_is_named_and_not_quoted(sign_in: SignIn, tmp_path: Path) -> None:
     sign_in.status, sign_in.answer = 400, {"error": "invalid_grant", "error_description": "Invalid JWT"}
     with pytest.raises(WarehouseError) as caught:
         warehouse(sign_in, tmp_path).check_access()
@@ -96,5 +102,76 @@ def test_missing_default_credentials_say_what_to_do(monkeypatch: pytest.MonkeyPa
         BigQueryWarehouse(BigQueryConfig("shop", "US")).check_access()
 
 
-def test_an_emulator_asks_nobody() -> None:
+def test_emulator_needs_no_credentials() -> None:
     BigQueryWarehouse(BigQueryConfig("shop", "US", endpoint="http://127.0.0.1:1")).check_access()
+
+
+def test_missing_credentials_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(**_: Any) -> Any:
+        raise google.auth.exceptions.DefaultCredentialsError(
+            "Your default credentials were not found.\nSee ..."
+        )
+
+    monkeypatch.setattr(google.auth, "default", none)
+    with pytest.raises(WarehouseError) as failure:
+        credentials(BigQueryConfig("shop", "US"))
+    assert str(failure.value) == (
+        "no Google credentials were found for BigQuery: run `gcloud auth application-default login`, or name "
+        "a service account's key file in ECOMMERSSS_BIGQUERY_KEY_FILE"
+    )
+
+
+@pytest.mark.parametrize("text", ["not json", '{"client_email": "s3cret"}', "[]"])
+def test_bad_key_file_is_named_and_not_quoted(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "key.json"
+    path.write_text(text)
+    with pytest.raises(WarehouseError, match="is not the JSON key of a service account") as failure:
+        credentials(BigQueryConfig("shop", "US", key_file=path))
+    assert str(path) in str(failure.value)
+    assert "s3cret" not in str(failure.value)
+    with pytest.raises(WarehouseError, match="cannot be read: No such file"):
+        credentials(BigQueryConfig("shop", "US", key_file=tmp_path / "missing.json"))
+
+
+def test_refused_credentials_name_the_setting() -> None:
+    error = google.auth.exceptions.RefreshError("invalid_grant: account not found")
+    for config, says in (
+        (
+            BigQueryConfig("shop", "US", key_file=Path("k.json")),
+            "ECOMMERSSS_BIGQUERY_KEY_FILE: Google does",
+        ),
+        (BigQueryConfig("shop", "US", impersonate="a@b"), "ECOMMERSSS_BIGQUERY_IMPERSONATE: Google does"),
+        (BigQueryConfig("shop", "US"), "application default credentials"),
+    ):
+        with pytest.raises(WarehouseError, match=says), readable_errors(config):
+            raise error
+
+
+def refused(kind: type[exceptions.GoogleAPICallError], reason: str, message: str) -> Any:
+    return kind(f"POST https://x: {message}", errors=[{"reason": reason, "message": message}])
+
+
+def test_refused_requests_are_sentences() -> None:
+    for error, wanted, says in (
+        (refused(exceptions.Forbidden, "accessDenied", "Access Denied"), WarehouseError, "BigQuery Job User"),
+        (
+            refused(exceptions.NotFound, "notFound", "Not found: Table x"),
+            TableNotFound,
+            "^Not found: Table x",
+        ),
+        (
+            refused(exceptions.BadRequest, "bytesBilledLimitExceeded", "limit"),
+            WarehouseError,
+            "raise ECOMMERSSS_BIGQUERY_MAXIMUM_BYTES_BILLED",
+        ),
+    ):
+        with pytest.raises(wanted, match=says), readable_errors(WAREHOUSE.config):
+            raise error
+
+
+def test_only_transient_failures_are_sent_again() -> None:
+    conflict = "Could not serialize access to table shop:raw.orders due to concurrent update"
+    assert is_transient(refused(exceptions.BadRequest, "invalidQuery", conflict))
+    assert is_transient(refused(exceptions.Forbidden, "jobRateLimitExceeded", "slow down"))
+    assert not is_transient(refused(exceptions.BadRequest, "invalidQuery", "Syntax error"))
+    assert not is_transient(refused(exceptions.Forbidden, "quotaExceeded", "Quota exceeded"))

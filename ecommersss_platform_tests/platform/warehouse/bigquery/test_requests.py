@@ -1,8 +1,7 @@
-"""What is asked of BigQuery, request by request, by the official client against a recording transport."""
+"""Requests to BigQuery, one by one, by the official client against a recording stand-in."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,131 +9,33 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import google.auth
-import google.auth.exceptions
 import pytest
 import requests
-from google.api_core import exceptions
 from pydantic import ValidationError
 
-from ecommersss_platform.contracts import LOAD_LOG, ORDERS, USERS, Column, Type
+from ecommersss_platform.contracts import LOAD_LOG, ORDERS, Column, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.warehouse import AuditError, Step, TableNotFound, WarehouseError, make_warehouse
-from ecommersss_platform.warehouse.bigquery.access import credentials, is_transient, readable_errors
-from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig, label
+from ecommersss_platform.warehouse import AuditError, Step, WarehouseError, make_warehouse
+from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig
 from ecommersss_platform.warehouse.bigquery.schema import table_definition
 from ecommersss_platform.warehouse.bigquery.spool import spooled
-from ecommersss_platform.warehouse.bigquery.sql import merge_sql, replace_sql
+from ecommersss_platform.warehouse.bigquery.sql import merge_sql
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
-from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, orders, reader
-
-ONE = Days.between(DAY_1, DAY_1)
-WAREHOUSE = BigQueryWarehouse(BigQueryConfig("shop", "asia-southeast2", endpoint="http://fake.invalid"))
-
-
-class Service:
-    """Answers like an empty BigQuery that does everything at once, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, Any]] = []
-        self.jobs: dict[str, dict[str, Any]] = {}
-        self.loaded = 0
-        self.lost: Callable[[str], bool] = lambda job_id: False
-        """Whether the answer to the start of this job gets lost."""
-        self.staged_rows = 3
-
-    def request(self, session: Any, method: str, url: str, data: Any = None, **_: Any) -> requests.Response:
-        path = url.split("/bigquery/v2/projects/", 1)[1].split("?")[0]
-        if "/upload/" in url:
-            body = json.loads(re.search(rb"\r\n\r\n(\{.*?\})\r\n--", data, re.DOTALL)[1])  # type: ignore[index]
-        else:
-            body = json.loads(data) if data else None
-        self.asked.append((method, path, body))
-        return self.answer(method, path, body)
-
-    def answer(self, method: str, path: str, body: Any) -> requests.Response:
-        kind, _, rest = path.split("/", 1)[1].partition("/")
-        if method == "DELETE":
-            return respond(204, None)
-        if kind == "jobs" and method == "POST":
-            job_id = body["jobReference"]["jobId"]
-            if job_id in self.jobs:
-                return refuse(409, "duplicate", f"Already Exists: Job shop:{job_id}")
-            self.jobs[job_id] = self.done(body)
-            if self.lost(job_id):
-                raise requests.exceptions.ConnectionError("the answer got lost")
-            return respond(200, self.jobs[job_id])
-        if kind == "jobs":
-            return respond(200, self.jobs[rest]) if rest in self.jobs else refuse(404, "notFound", "no job")
-        if kind == "queries":
-            return respond(200, self.results(rest))
-        if method == "GET":
-            return refuse(404, "notFound", f"Not found: {path}")
-        return respond(200, body)
-
-    def done(self, body: dict[str, Any]) -> dict[str, Any]:
-        query = {"totalBytesProcessed": "1234", "totalSlotMs": "56", "statementType": "SELECT"}
-        statistics: dict[str, Any] = {"query": query}
-        if "load" in body["configuration"]:
-            self.loaded += 1
-            statistics = {"load": {"outputRows": str(self.staged_rows), "outputBytes": "789"}}
-        return {**body, "status": {"state": "DONE"}, "statistics": statistics}
-
-    def results(self, job_id: str) -> dict[str, Any]:
-        sql = self.jobs[job_id]["configuration"]["query"]["query"]
-        if "staged_rows" in sql:
-            names = [name.strip("`") for name in re.findall(r" AS (`?[a-z_]+`?)(?:,| FROM)", sql)]
-            counts: list[Any] = [str(self.staged_rows) if name == "staged_rows" else "0" for name in names]
-            return page([(name, "INTEGER") for name in names], [counts])
-        if "GROUP BY 1, 2" in sql:
-            return page(
-                [("partition_date", "DATE"), ("is_fraud", "BOOLEAN"), ("f0_", "INTEGER")],
-                [["2024-06-10", "false", "3"]],
-            )
-        return {"jobComplete": True, "jobReference": {"jobId": job_id, "projectId": "shop"}}
-
-    def bodies(self, method: str, ending: str) -> list[Any]:
-        return [b for m, path, b in self.asked if m == method and path.endswith(ending)]
-
-
-def page(fields: list[tuple[str, str]], rows: list[list[Any]]) -> dict[str, Any]:
-    return {
-        "jobComplete": True,
-        "jobReference": {"jobId": "x", "projectId": "shop"},
-        "totalRows": str(len(rows)),
-        "schema": {"fields": [{"name": n, "type": t, "mode": "NULLABLE"} for n, t in fields]},
-        "rows": [{"f": [{"v": value} for value in row]} for row in rows],
-    }
-
-
-def respond(status: int, body: Any) -> requests.Response:
-    response = requests.Response()
-    response.status_code = status
-    response.headers["content-type"] = "application/json"
-    response._content = b"" if body is None else json.dumps(body).encode()
-    response.request = requests.Request("GET", "http://fake.invalid").prepare()
-    return response
-
-
-def refuse(status: int, reason: str, message: str) -> requests.Response:
-    return respond(
-        status, {"error": {"message": message, "errors": [{"reason": reason, "message": message}]}}
-    )
+from ecommersss_platform_tests.support.bigquery_service import (
+    ONE,
+    WAREHOUSE,
+    Service,
+    publish,
+    recording_service,
+    respond,
+)
+from ecommersss_platform_tests.support.orders_table import DAY_1, orders, reader
 
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
-    made = Service()
-    monkeypatch.setattr(
-        requests.Session, "request", lambda session, *args, **named: made.request(session, *args, **named)
-    )
-    monkeypatch.setattr("ecommersss_platform.warehouse.bigquery.session._FIRST_PAUSE", 0)
-    return made
-
-
-def publish(run_id: str = "Run-1") -> Any:
-    return WAREHOUSE.publish(ORDERS, reader(orders([1, 2, 3], DAY_1)), ONE, run_id)
+    return recording_service(monkeypatch)
 
 
 def digest() -> str:
@@ -142,7 +43,7 @@ def digest() -> str:
         return spool.digest[:16]
 
 
-def test_a_publication_is_a_load_an_audit_a_tally_and_one_merge(service: Service) -> None:
+def test_publication_is_a_load_an_audit_a_tally_a_merge_and_a_log(service: Service) -> None:
     published = publish()
     attempt = f"raw_orders_run_1_{digest()}"
     assert [job.step for job in published.jobs] == ["load", "audit", "tally", "publish", "log"]
@@ -194,7 +95,7 @@ def test_a_publication_is_a_load_an_audit_a_tally_and_one_merge(service: Service
     assert [body["location"] for body in service.bodies("POST", "shop/datasets")] == ["asia-southeast2"] * 3
 
 
-def test_tables_are_made_as_their_contracts_say(service: Service) -> None:
+def test_publication_creates_tables_from_their_contracts(service: Service) -> None:
     publish()
     made = {body["tableReference"]["tableId"]: body for body in service.bodies("POST", "datasets/raw/tables")}
     assert made == {
@@ -209,7 +110,7 @@ def test_tables_are_made_as_their_contracts_say(service: Service) -> None:
     assert [path for method, path, _ in service.asked if method == "POST"][-2:] == ["shop/jobs"] * 2
 
 
-def test_a_column_that_the_contract_gained_is_added_before_the_days_are_replaced(service: Service) -> None:
+def test_publication_adds_new_columns_before_it_replaces_days(service: Service) -> None:
     answer = service.answer
 
     def answers(method: str, path: str, body: Any) -> requests.Response:
@@ -235,7 +136,7 @@ def test_a_column_that_the_contract_gained_is_added_before_the_days_are_replaced
     assert asked.index(("PATCH", "shop/datasets/raw/tables/orders")) < merges[0]
 
 
-def test_every_setting_arrives_in_every_job(service: Service) -> None:
+def test_settings_reach_every_job(service: Service) -> None:
     config = BigQueryConfig("shop", "EU", "payer", maximum_bytes_billed=10**9, endpoint="http://f.invalid")
     warehouse = BigQueryWarehouse(config)
     warehouse.publish(ORDERS, reader(orders([1, 2, 3], DAY_1)), ONE, "Run-1")
@@ -261,7 +162,7 @@ def test_every_setting_arrives_in_every_job(service: Service) -> None:
     assert {body["location"] for body in service.bodies("POST", "shop/datasets")} == {"EU"}
 
 
-def test_an_answer_that_got_lost_neither_loads_nor_publishes_twice(service: Service) -> None:
+def test_lost_answer_neither_loads_nor_publishes_twice(service: Service) -> None:
     service.answer = with_table(service, rows=3)  # type: ignore[method-assign]
     service.lost = lambda job_id: "_load_" in job_id or "_publish_" in job_id or "_log_" in job_id
     published = publish()
@@ -274,14 +175,14 @@ def test_an_answer_that_got_lost_neither_loads_nor_publishes_twice(service: Serv
     ]
 
 
-def test_a_retry_takes_new_ids_once_its_staging_table_is_gone(service: Service) -> None:
+def test_retry_takes_new_job_ids_once_its_staging_table_is_gone(service: Service) -> None:
     service.answer = with_table(service, rows=0)  # type: ignore[method-assign]
     first, second = publish(), publish()
     assert [job.id.rsplit("_", 1)[1] for job in (first.jobs[0], second.jobs[0])] == ["0", "1"]
     assert [job.id.rsplit("_", 1)[1] for job in (first.jobs[3], second.jobs[3])] == ["0", "1"]
 
 
-def test_a_process_that_died_before_it_logged_is_followed_by_one_that_does(service: Service) -> None:
+def test_retry_logs_a_load_whose_process_died_before_logging(service: Service) -> None:
     service.answer = with_table(service, rows=3)  # type: ignore[method-assign]
 
     def die(step: Step) -> None:
@@ -299,7 +200,7 @@ def test_a_process_that_died_before_it_logged_is_followed_by_one_that_does(servi
     assert [step for step in steps if step[0] == "log"] == [["log", "0"], ["log", "1"]]
 
 
-def test_a_retry_uses_what_its_first_attempt_loaded(service: Service) -> None:
+def test_retry_reuses_the_load_of_the_first_attempt(service: Service) -> None:
     service.answer = with_table(service, rows=3)  # type: ignore[method-assign]
     publish()
     publish()
@@ -307,7 +208,7 @@ def test_a_retry_uses_what_its_first_attempt_loaded(service: Service) -> None:
 
 
 def with_table(service: Service, rows: int) -> Callable[..., requests.Response]:
-    """Answers with staging tables that exist and have so many rows."""
+    """Answer that every staging table exists and has this number of rows."""
     answer = service.answer
 
     def answers(method: str, path: str, body: Any) -> requests.Response:
@@ -320,7 +221,7 @@ def with_table(service: Service, rows: int) -> Callable[..., requests.Response]:
     return answers
 
 
-def test_rows_that_did_not_arrive_are_not_published(service: Service) -> None:
+def test_publication_fails_if_rows_are_missing_from_staging(service: Service) -> None:
     service.staged_rows = 2
     with pytest.raises(AuditError, match="3 rows were extracted but 2 staged"):
         publish()
@@ -328,141 +229,20 @@ def test_rows_that_did_not_arrive_are_not_published(service: Service) -> None:
     assert service.asked[-1][0] == "DELETE"
 
 
-def test_the_same_rows_make_the_same_file() -> None:
+def test_spool_of_the_same_rows_has_the_same_digest() -> None:
     assert digest() == digest()
     with spooled(reader(orders([1, 2], DAY_1))) as spool:
         assert spool.digest[:16] != digest()
 
 
-def test_the_merge_has_constant_bounds_on_both_sides() -> None:
-    sql = merge_sql(USERS, "`p.raw.users`", "`p.staging.x`", Days.between(DAY_1, DAY_2))
-    window = "partition_date >= DATE '2024-06-10' AND {}partition_date < DATE '2024-06-12'"
-    columns = ", ".join(f"`{c.name}`" for c in USERS.columns)
-    target = window.format("target.")
-    assert sql == (
-        "MERGE `p.raw.users` AS target "
-        f"USING (SELECT {columns} FROM `p.staging.x` WHERE {window.format('')}) AS staged "
-        f"ON FALSE WHEN NOT MATCHED BY SOURCE AND target.{target} THEN DELETE "
-        f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({columns})"
-    )
-
-
-def test_a_table_is_defined_by_its_contract() -> None:
-    made = table_definition(ORDERS, "shop").to_api_repr()
-    assert made["timePartitioning"] == {"type": "DAY", "field": "partition_date"}
-    assert made["requirePartitionFilter"] is True
-    assert made["clustering"] == {"fields": ["user_id", "product_id"]}
-    assert made["description"] == ORDERS.description
-    assert made["labels"] == {"managed_by": "ecommersss"}
-    fields = {field["name"]: field for field in made["schema"]["fields"]}
-    assert fields["amount"] == {
-        "name": "amount",
-        "type": "NUMERIC",
-        "mode": "REQUIRED",
-        "description": "Order total, rupiah.",
-    }
-    assert list(fields) == [c.name for c in ORDERS.columns]
-
-
-def test_a_whole_table_is_replaced_by_one_statement() -> None:
-    sql = replace_sql(ORDERS, "`t`", "SELECT * FROM `s`")
-    assert sql.startswith(
-        'CREATE OR REPLACE TABLE `t` (`id` INT64 NOT NULL OPTIONS(description="The order."), '
-    )
-    assert (
-        "PARTITION BY partition_date CLUSTER BY `user_id`, `product_id` "
-        f'OPTIONS(description="{ORDERS.description}", labels=[("managed_by", "ecommersss")], '
-        "require_partition_filter=TRUE) AS SELECT * FROM `s`" in sql
-    )
-    assert "require_partition_filter" not in replace_sql(LOAD_LOG, "`t`", "SELECT 1")
-
-
-def test_labels_are_what_bigquery_takes() -> None:
-    assert label("A.b c-D_" + "x" * 80) == "a_b_c-d_" + "x" * 55
-
-
-def test_a_longer_range_than_one_job_may_modify_is_refused_before_anything_is_read(service: Service) -> None:
+def test_publication_refuses_a_range_longer_than_one_job_may_modify(service: Service) -> None:
     days = Days(DAY_1, DAY_1 + timedelta(days=4001))
     with pytest.raises(WarehouseError, match="at most 4000 partitions at once"):
         WAREHOUSE.publish(ORDERS, ORDERS.empty(), days, "run")
     assert service.asked == []
 
 
-# Credentials and refusals
-
-
-def test_no_credentials_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(**_: Any) -> Any:
-        raise google.auth.exceptions.DefaultCredentialsError(
-            "Your default credentials were not found.\nSee ..."
-        )
-
-    monkeypatch.setattr(google.auth, "default", none)
-    with pytest.raises(WarehouseError) as failure:
-        credentials(BigQueryConfig("shop", "US"))
-    assert str(failure.value) == (
-        "no Google credentials were found for BigQuery: run `gcloud auth application-default login`, or name "
-        "a service account's key file in ECOMMERSSS_BIGQUERY_KEY_FILE"
-    )
-
-
-@pytest.mark.parametrize("text", ["not json", '{"client_email": "s3cret"}', "[]"])
-def test_a_wrong_key_file_is_named_and_not_quoted(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "key.json"
-    path.write_text(text)
-    with pytest.raises(WarehouseError, match="is not the JSON key of a service account") as failure:
-        credentials(BigQueryConfig("shop", "US", key_file=path))
-    assert str(path) in str(failure.value)
-    assert "s3cret" not in str(failure.value)
-    with pytest.raises(WarehouseError, match="cannot be read: No such file"):
-        credentials(BigQueryConfig("shop", "US", key_file=tmp_path / "missing.json"))
-
-
-def test_refused_credentials_say_which_setting() -> None:
-    error = google.auth.exceptions.RefreshError("invalid_grant: account not found")
-    for config, says in (
-        (
-            BigQueryConfig("shop", "US", key_file=Path("k.json")),
-            "ECOMMERSSS_BIGQUERY_KEY_FILE: Google does",
-        ),
-        (BigQueryConfig("shop", "US", impersonate="a@b"), "ECOMMERSSS_BIGQUERY_IMPERSONATE: Google does"),
-        (BigQueryConfig("shop", "US"), "application default credentials"),
-    ):
-        with pytest.raises(WarehouseError, match=says), readable_errors(config):
-            raise error
-
-
-def refused(kind: type[exceptions.GoogleAPICallError], reason: str, message: str) -> Any:
-    return kind(f"POST https://x: {message}", errors=[{"reason": reason, "message": message}])
-
-
-def test_refusals_are_sentences() -> None:
-    for error, wanted, says in (
-        (refused(exceptions.Forbidden, "accessDenied", "Access Denied"), WarehouseError, "BigQuery Job User"),
-        (
-            refused(exceptions.NotFound, "notFound", "Not found: Table x"),
-            TableNotFound,
-            "^Not found: Table x",
-        ),
-        (
-            refused(exceptions.BadRequest, "bytesBilledLimitExceeded", "limit"),
-            WarehouseError,
-            "raise ECOMMERSSS_BIGQUERY_MAXIMUM_BYTES_BILLED",
-        ),
-    ):
-        with pytest.raises(wanted, match=says), readable_errors(WAREHOUSE.config):
-            raise error
-
-
-def test_only_what_changed_nothing_and_passes_is_sent_again() -> None:
-    conflict = "Could not serialize access to table shop:raw.orders due to concurrent update"
-    assert is_transient(refused(exceptions.BadRequest, "invalidQuery", conflict))
-    assert is_transient(refused(exceptions.Forbidden, "jobRateLimitExceeded", "slow down"))
-    assert not is_transient(refused(exceptions.BadRequest, "invalidQuery", "Syntax error"))
-    assert not is_transient(refused(exceptions.Forbidden, "quotaExceeded", "Quota exceeded"))
-
-
-def test_settings_choose_it_and_are_complete(tmp_path: Path) -> None:
+def test_settings_choose_bigquery_and_require_a_project(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="ECOMMERSSS_BIGQUERY_PROJECT is needed"):
         Settings(home=tmp_path, warehouse="bigquery", _env_file=None)  # type: ignore[call-arg]
     settings = Settings(

@@ -1,4 +1,4 @@
-"""The BigQuery warehouse through the official client: the contract of every warehouse.
+"""The contract of every warehouse on BigQuery, through the official client.
 
 On an emulator; with `make smoke-bigquery` on a real project, which must have no datasets `raw`, `silver` and
 `staging`: they are made and deleted again.
@@ -31,7 +31,7 @@ DATASETS = ("raw", "silver", "staging")
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQueryWarehouse]:
-    """A warehouse in an empty project: the emulator's, or the real one."""
+    """Yield a warehouse in an empty project: the emulator's, or the real one."""
     if not SMOKE:
         with running_emulator(tmp_path_factory.mktemp("bigquery")) as address:
             yield BigQueryWarehouse(BigQueryConfig("test", "US", endpoint=address))

@@ -1,4 +1,4 @@
-"""The DuckDB warehouse: the contract of every warehouse, and what is its own: one file, one writer."""
+"""The contract of every warehouse on DuckDB, and what only DuckDB has: one file with one writer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def staging_tables(warehouse: DuckDbWarehouse) -> list[str]:
     return [row["table_name"] for row in warehouse.query(sql).to_pylist()]
 
 
-def test_settings_choose_it(tmp_path: Path) -> None:
+def test_settings_choose_duckdb(tmp_path: Path) -> None:
     warehouse = make_warehouse(Settings(home=tmp_path))
     assert warehouse == DuckDbWarehouse(tmp_path / "warehouse.duckdb")
     assert warehouse.pool == "duckdb"
@@ -61,7 +61,7 @@ def test_settings_choose_it(tmp_path: Path) -> None:
 def publish_and_die_at_statement(
     warehouse: DuckDbWarehouse, rows: list[dict[str, Any]], days: Days, number: int
 ) -> None:
-    """Publish, but be killed just before the statement of that number."""
+    """Publish, but die just before the statement of that number."""
     connect = duckdb.connect
     statements = 0
 
@@ -84,7 +84,7 @@ def publish_and_die_at_statement(
 
 
 @pytest.mark.faults
-def test_killed_before_any_statement_the_days_are_as_they_were(tmp_path: Path) -> None:
+def test_kill_before_any_statement_leaves_the_days_as_they_were(tmp_path: Path) -> None:
     old = orders([1, 2], DAY_1) + orders([3], DAY_2)
     new = orders([10, 11, 12], DAY_1) + orders([13], DAY_2)
     both = Days.between(DAY_1, DAY_2)
@@ -99,12 +99,12 @@ def test_killed_before_any_statement_the_days_are_as_they_were(tmp_path: Path) -
         publish(warehouse, new, both)
         assert stored(warehouse) == new
         assert staging_tables(warehouse) == []
-    assert number > 10  # open, clean, stage, audit, delete, insert, drop, commit: each was a place to die
+    assert number > 10  # open, clean, stage, audit, delete, insert, drop, commit
     assert stored(warehouse) == new
 
 
 @pytest.mark.faults
-def test_killed_before_any_statement_of_the_first_publication(tmp_path: Path) -> None:
+def test_kill_before_any_statement_of_the_first_publication_leaves_no_day(tmp_path: Path) -> None:
     for number in range(1, 100):
         warehouse = DuckDbWarehouse(tmp_path / f"{number}.duckdb")
         code = ended(in_process(publish_and_die_at_statement, warehouse, orders([1], DAY_1), ONE, number))
@@ -116,7 +116,7 @@ def test_killed_before_any_statement_of_the_first_publication(tmp_path: Path) ->
     assert number > 10
 
 
-def test_the_next_writer_drops_the_staging_table_of_one_that_was_killed(warehouse: DuckDbWarehouse) -> None:
+def test_next_writer_drops_the_staging_table_of_a_killed_one(warehouse: DuckDbWarehouse) -> None:
     assert (
         ended(in_process(publish_and_die, warehouse, orders([1], DAY_1), ONE, Step.STAGED)) == -signal.SIGKILL
     )
@@ -152,7 +152,7 @@ def hold(path: Path, ready: Any, seconds: float, read_only: bool) -> None:
 
 @pytest.fixture
 def held(warehouse: DuckDbWarehouse, request: pytest.FixtureRequest) -> Any:
-    """The warehouse, with a row, while another process has it open for `request.param` seconds."""
+    """Yield a warehouse with one row that another process holds open for `request.param` seconds."""
     from ecommersss_platform_tests.support.warehouse_contract import PROCESSES
 
     seconds, read_only = request.param
@@ -166,7 +166,7 @@ def held(warehouse: DuckDbWarehouse, request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("held", [(0.7, False), (0.7, True)], indirect=True, ids=["writer", "reader"])
-def test_waits_until_the_file_is_free(held: Any) -> None:
+def test_publish_waits_until_the_file_is_free(held: Any) -> None:
     warehouse, _ = held
     started = time.monotonic()
     publish(warehouse, orders([2], DAY_1), ONE)
@@ -175,7 +175,7 @@ def test_waits_until_the_file_is_free(held: Any) -> None:
 
 
 @pytest.mark.parametrize("held", [(60, False)], indirect=True)
-def test_names_the_process_that_holds_the_file_for_too_long(held: Any) -> None:
+def test_busy_error_names_the_process_that_holds_the_file(held: Any) -> None:
     warehouse, process = held
     impatient = DuckDbWarehouse(warehouse.path, patience=0.3)
     for work in (
@@ -193,7 +193,7 @@ def test_readers_share_the_file(held: Any) -> None:
     assert DuckDbWarehouse(warehouse.path, patience=0).query("SELECT 1 AS one").to_pylist() == [{"one": 1}]
 
 
-def test_a_missing_file_says_what_to_do_and_is_not_made(warehouse: DuckDbWarehouse) -> None:
+def test_missing_file_is_not_created_and_the_error_says_what_to_do(warehouse: DuckDbWarehouse) -> None:
     with pytest.raises(
         TableNotFound, match=r"no warehouse at .*warehouse\.duckdb yet: materialise a day first"
     ):
@@ -248,7 +248,7 @@ def publish_many_twice(warehouse: DuckDbWarehouse, number: int) -> None:
 
 
 def test_a_day_larger_than_the_memory_is_published_and_replaced(warehouse: DuckDbWarehouse) -> None:
-    """In a process of its own, which DuckDB would end when the rows that are replaced do not fit."""
+    """Publish in another process, because DuckDB ends the process if the replaced rows do not fit."""
     small = DuckDbWarehouse(warehouse.path, writing_megabytes=16)
     assert ended(in_process(publish_many_twice, small, 2_000_000)) == 0
     rows = warehouse.query("SELECT count(*) AS rows, sum(n)::BIGINT AS sum FROM raw.numbers").to_pylist()
@@ -263,13 +263,13 @@ def test_descriptions_are_in_the_catalog(warehouse: DuckDbWarehouse) -> None:
     ]
 
 
-def test_large_reads_leave_memory_through_a_file(
+def test_large_reads_go_through_a_temporary_file(
     warehouse: DuckDbWarehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ecommersss_platform.warehouse.duckdb.spool._IN_MEMORY_BYTES", 1000)
     rows = orders(range(1, 2000), DAY_1)
     publish(warehouse, rows, ONE)
-    gc.collect()  # or what earlier tests left open is closed in between
+    gc.collect()  # close what earlier tests left open
     before = open_files()
     assert stored(warehouse) == rows
     assert open_files() == before  # the temporary file is closed
@@ -291,7 +291,7 @@ RANGES = [Days.between(first, last) for first in DAYS for last in DAYS if first 
         max_size=5,
     )
 )
-def test_any_sequence_of_rewrites_leaves_what_a_dictionary_would(
+def test_any_sequence_of_publications_equals_a_dictionary_of_days(
     tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[Days, dict[int, date]]]
 ) -> None:
     warehouse = DuckDbWarehouse(tmp_path_factory.mktemp("model") / "warehouse.duckdb")

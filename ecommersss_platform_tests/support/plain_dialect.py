@@ -1,0 +1,15 @@
+"""A dialect without quotes, so that tests can state SQL as plain text."""
+
+from __future__ import annotations
+
+from ecommersss_platform.warehouse.dialect import Dialect
+
+PLAIN = Dialect(
+    quote=str,
+    business_day=lambda instant: f"BUSINESS_DAY({instant})",
+    try_cast=lambda value, type_: f"TRY({value} AS {type_})",
+    types={},
+    text=repr,
+    instant="INSTANT",
+    literal_rows=lambda names, rows: "",
+)
