@@ -133,13 +133,15 @@ def table_of(key: AssetKey, schema: pa.Schema, *, partitioned: bool) -> RawTable
             f"{dataset}.{name} is partitioned, so its rows need the column {PARTITION_COLUMN} (DATE); they "
             f"have {', '.join(schema.names)}"
         )
-    columns = tuple(Column(f.name, _type(f, f"{dataset}.{name}"), "", nullable=f.nullable) for f in schema)
+    columns = tuple(
+        Column(f.name, _contract_type(f, f"{dataset}.{name}"), "", nullable=f.nullable) for f in schema
+    )
     return RawTable(
         name=name, description="", source="", instant="", key=(), columns=columns, dataset=dataset
     )
 
 
-def _type(field: pa.Field, table: str) -> Type:
+def _contract_type(field: pa.Field, table: str) -> Type:
     given = field.type
     if pa.types.is_integer(given):
         return Type.INT64

@@ -86,14 +86,14 @@ def test_revoked_key_is_named_and_not_quoted(sign_in: SignIn, tmp_path: Path) ->
     sign_in.status, sign_in.answer = 400, {"error": "invalid_grant", "error_description": "Invalid JWT"}
     with pytest.raises(WarehouseError) as caught:
         warehouse(sign_in, tmp_path).check_access()
-    told = str(caught.value)
-    assert told.startswith(
+    message = str(caught.value)
+    assert message.startswith(
         f"ECOMMERSSS_BIGQUERY_KEY_FILE: Google does not accept the key in {tmp_path}/key.json: "
         "create a new one"
     )
-    assert "invalid_grant" in told
-    assert "PRIVATE" not in told
-    assert "\n" not in told
+    assert "invalid_grant" in message
+    assert "PRIVATE" not in message
+    assert "\n" not in message
 
 
 def test_missing_default_credentials_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
