@@ -1,10 +1,9 @@
-"""The Dagster UI of the platform in headless Chromium: what one sees first, and that it is whole."""
+"""The Dagster UI of the platform in headless Chromium: the main pages load whole and without errors."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,11 +23,12 @@ from ecommersss_platform.instance.dagster_home import dagster_instance, environm
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.conftest import administer
+from ecommersss_platform_tests.support.ports import free_port
+from ecommersss_platform_tests.support.project import PROJECT
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-REPOSITORY = Path(__file__).parents[2]
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -44,19 +44,13 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.ui,
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: install it to test the UI"),
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a webserver that shows the real code location, with one partition materialised."""
+    """Return the address of a webserver for the real code location, with one partition materialised."""
     administer(postgres, "CREATE DATABASE dagster_ui")
     url = postgres.url("dagster_ui")
     home = tmp_path_factory.mktemp("home")
@@ -76,7 +70,7 @@ def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> 
                 *(sys.executable, "-m", "dagster_webserver"),
                 *("--host", "127.0.0.1", "--port", str(port), "--workspace", "workspace.yaml"),
             ],
-            cwd=REPOSITORY,
+            cwd=PROJECT,
             env={**os.environ, **environment(settings, url)},
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -103,7 +97,7 @@ def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 class Visitor:
-    """A page, and all that went wrong on it."""
+    """A browser page that records every error on it and every host it talks to."""
 
     def __init__(self, page: Any, address: str, pictures: Path) -> None:
         self.page, self.address, self.pictures = page, address, pictures
@@ -121,7 +115,7 @@ class Visitor:
         page.on("request", lambda request: self.hosts.add(urlparse(request.url).netloc))
 
     def visit(self, path: str, *texts: str) -> None:
-        """Open a page and wait until all texts are visible."""
+        """Open a path and wait until all texts are visible."""
         self.page.goto(self.address + path, timeout=PATIENCE_MS)
         self.see(*texts)
 
@@ -129,8 +123,8 @@ class Visitor:
         for text in texts:
             self.page.get_by_text(text, exact=True).first.wait_for(timeout=PATIENCE_MS)
 
-    def is_well(self) -> None:
-        """No error on the page, in its console or from the server, and nothing asked of any other host."""
+    def assert_no_errors(self) -> None:
+        """Fail on any error of the page, its console or the server, and on a request to another host."""
         self.page.wait_for_load_state("networkidle")
         assert self.page.locator(TOASTS).count() == 0
         assert self.errors == []
@@ -140,17 +134,25 @@ class Visitor:
         self.page.screenshot(path=self.pictures / f"{name}.png")
 
 
-@pytest.fixture
-def visitor(ui: str, tmp_path: Path) -> Iterator[Visitor]:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        try:
-            page = browser.new_page(viewport={"width": 2400, "height": 1500})
-            yield Visitor(page, ui, tmp_path)
-        finally:
-            browser.close()
+        yield browser
+        browser.close()
 
 
+@pytest.fixture
+def visitor(ui: str, browser: Any, tmp_path: Path) -> Iterator[Visitor]:
+    page = browser.new_page(viewport={"width": 2400, "height": 1500})
+    yield Visitor(page, ui, tmp_path)
+    page.close()
+
+
+SCHEDULES_AND_SENSORS = (
+    *("daily_close", "marketplace_hourly", "topic_retention"),
+    *("order_stream_sensor", "run_failure_alerts"),
+)
 ASSETS = {
     "raw": ["users", "products", "orders"],
     "bronze": ["stg_users", "stg_products", "stg_orders"],
@@ -159,33 +161,24 @@ ASSETS = {
 }
 
 
-def test_the_lineage_graph_shows_every_layer(visitor: Visitor) -> None:
+def test_lineage_graph_shows_every_layer(visitor: Visitor) -> None:
     visitor.visit("/asset-groups", "Global asset lineage", *ASSETS)
     for group, assets in ASSETS.items():
-        # The name is in the list on the left and, the last, in the graph, where a click unfolds the group.
+        # The name is in the list on the left and, last, in the graph, where a click expands the group.
         visitor.page.get_by_text(group, exact=True).last.click()
         visitor.see(*assets)
     visitor.picture("lineage")
-    visitor.is_well()
+    visitor.assert_no_errors()
 
 
-def test_an_assets_partitions_page_shows_which_days_are_materialised(visitor: Visitor) -> None:
+def test_partitions_page_shows_which_days_are_materialised(visitor: Visitor) -> None:
     visitor.visit("/assets/raw/orders?view=partitions&partition=2025-01-02", "Partitions", "2025-01-02")
     visitor.see("Materialized (1)", "Failed (0)", "dagster/row_count", "42")
     visitor.picture("partitions")
-    visitor.is_well()
+    visitor.assert_no_errors()
 
 
-def test_the_automation_page_shows_schedules_and_sensors(visitor: Visitor) -> None:
-    visitor.visit(
-        "/automation",
-        *(
-            "daily_close",
-            "marketplace_hourly",
-            "topic_retention",
-            "order_stream_sensor",
-            "run_failure_alerts",
-        ),
-    )
+def test_automation_page_shows_schedules_and_sensors(visitor: Visitor) -> None:
+    visitor.visit("/automation", *SCHEDULES_AND_SENSORS)
     visitor.picture("automation")
-    visitor.is_well()
+    visitor.assert_no_errors()

@@ -1,4 +1,4 @@
-"""The guard that other tests rely on: it lets this machine through, and tells of anybody else."""
+"""The guard that other tests rely on: it allows loopback, and refuses and records any other host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ subprocess.run([sys.executable, "-c", "import socket; socket.getaddrinfo('oauth2
 """
 
 
-def test_only_this_machine_is_reached_and_others_are_told(tmp_path: Path) -> None:
+def test_loopback_is_reached_and_other_hosts_are_recorded(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     variables = os.environ | loopback_only(outside)
     assert not outside.exists()

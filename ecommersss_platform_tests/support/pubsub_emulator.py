@@ -1,10 +1,9 @@
-"""Google's Pub/Sub emulator on a loopback port of its own. Nothing here, or that uses it, talks to Google."""
+"""Google's Pub/Sub emulator on a free loopback port. Nothing here talks to Google."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ecommersss_platform_tests.support.ports import free_port
 from streaming.topics.pubsub import EMULATOR_VARIABLE, PubSubTopic
 
 JAR_VARIABLE = "PUBSUB_EMULATOR_JAR"
@@ -26,7 +26,7 @@ _numbers = count(1)
 
 
 def find_jar(environment: Mapping[str, str]) -> Path | None:
-    """The emulator's jar: named by PUBSUB_EMULATOR_JAR, else in a Cloud SDK ($CLOUDSDK_ROOT, or gcloud's)."""
+    """Return the emulator's jar: from PUBSUB_EMULATOR_JAR, else in the Cloud SDK (CLOUDSDK_ROOT, gcloud)."""
     if given := environment.get(JAR_VARIABLE):
         return Path(given)
     roots = [Path(root) for root in (environment.get("CLOUDSDK_ROOT"),) if root]
@@ -36,7 +36,7 @@ def find_jar(environment: Mapping[str, str]) -> Path | None:
 
 
 def missing() -> str | None:
-    """Why the emulator cannot run here, or None."""
+    """Return why the emulator cannot run here, or None."""
     jar = find_jar(os.environ)
     if jar is None or not jar.exists():
         return (
@@ -48,10 +48,8 @@ def missing() -> str | None:
 
 @contextmanager
 def running_emulator(directory: Path) -> Iterator[str]:
-    """A running emulator: its address. Its log goes to the directory."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Run an emulator and return its address. Its log goes to the directory."""
+    port = free_port()
     log = directory / "pubsub-emulator.log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -67,18 +65,18 @@ def running_emulator(directory: Path) -> Iterator[str]:
             time.sleep(0.05)
         yield f"127.0.0.1:{port}"
     finally:
-        # It keeps nothing that is worth an orderly end, which it may take long over.
+        # It holds nothing worth keeping, and an orderly stop may take long.
         process.kill()
         process.wait()
 
 
 def end_streams_soon(patch: pytest.MonkeyPatch, seconds: float = STREAM_SECONDS) -> None:
-    """Give each streaming pull a deadline, as the service does too; the library opens the next by itself.
+    """Give each streaming pull a deadline, as the service does too; the library then opens the next one.
 
-    The emulator (0.8.20) does not notice that a client has cancelled its stream or is dead: it goes on to
-    hand messages to that stream, some ordering keys for ever. At the deadline it does notice. What it does
-    then is not the service's way either: it gives the next messages of a key to another stream while earlier
-    ones are still with the first. So this is for tests in which readers end, not for those of the order.
+    The emulator (0.8.20) does not notice before the deadline that a client cancelled its stream or died: it
+    keeps sending messages to that stream, for some ordering keys for ever. After the deadline it differs from
+    the service too: it sends a key's next messages to another stream while the first stream still holds
+    earlier ones. So this is for tests in which readers end, not for tests of the order.
     """
     from google.cloud import pubsub_v1
 
@@ -92,7 +90,7 @@ def end_streams_soon(patch: pytest.MonkeyPatch, seconds: float = STREAM_SECONDS)
 
 @contextmanager
 def emulated(address: str, *, ordering: bool = True, streams_end: bool = False) -> Iterator[PubSubTopic]:
-    """A new topic with its subscription on the emulator, through which every client goes meanwhile."""
+    """Create a topic with its subscription on the emulator, and send every client there meanwhile."""
     from google.cloud import pubsub_v1
 
     with pytest.MonkeyPatch.context() as patch:
