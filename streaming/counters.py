@@ -37,7 +37,7 @@ class Distribution:
         """The number of values counted."""
         return sum(self._counts)
 
-    def cumulated(self) -> tuple[list[tuple[float, int]], float]:
+    def cumulative(self) -> tuple[list[tuple[float, int]], float]:
         """Return how many values are at most each bound (the last is infinity), and the sum of all values."""
         total = self._sum
         below = accumulate(tuple(self._counts))

@@ -116,7 +116,7 @@ def _histogram(name: str, what: str, distribution: Distribution) -> Metric:
     from prometheus_client.metrics_core import HistogramMetricFamily
     from prometheus_client.utils import floatToGoString
 
-    buckets, total = distribution.cumulated()
+    buckets, total = distribution.cumulative()
     return HistogramMetricFamily(
         name, what, buckets=[(floatToGoString(bound), count) for bound, count in buckets], sum_value=total
     )

@@ -202,7 +202,7 @@ def test_a_distribution_counts_values_up_to_each_bound(
     distribution = Distribution(bounds)
     for value, times in values:
         distribution.add(value, times)
-    buckets, total = distribution.cumulated()
+    buckets, total = distribution.cumulative()
     for bound, count in buckets:
         assert count == sum(times for value, times in values if value <= bound)
     assert [bound for bound, _ in buckets] == [*bounds, float("inf")]

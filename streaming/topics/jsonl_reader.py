@@ -105,9 +105,7 @@ class JsonlReader:
 
     def close(self) -> None:
         """Close the reader's files and sockets. Closing twice is harmless."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        self._close_segment()
         if self._changes is not None:
             self._changes.close()
         self._woken.close()
@@ -148,7 +146,7 @@ class JsonlReader:
                     return batch
             elif not self._replaced():
                 return batch
-            self._leave()
+            self._close_segment()
 
     def _open(self) -> bool:
         """Open the segment that holds the next line. Return False if the topic is still empty."""
@@ -156,19 +154,19 @@ class JsonlReader:
             segments = segment_positions(self._directory)
             if not segments and self._position == 0:
                 return False
-            held = max((s for s in segments if s <= self._position), default=None)
+            current = max((s for s in segments if s <= self._position), default=None)
             following = min((s for s in segments if s > self._position), default=None)
             end = 0
-            if held is not None:
+            if current is not None:
                 try:
-                    self._file = os.open(segment_path(self._directory, held), os.O_RDONLY)
+                    self._file = os.open(segment_path(self._directory, current), os.O_RDONLY)
                 except FileNotFoundError:
                     continue  # removed since the listing
-                self._segment = held
-                end = held + os.fstat(self._file).st_size
+                self._segment = current
+                end = current + os.fstat(self._file).st_size
                 if self._position < end or (self._position == end and following is None):
                     break
-                self._leave()
+                self._close_segment()
             if following is None:
                 raise TopicTruncated(self._directory, self._position, f"the topic ends at {end}")
             if following > self._position:
@@ -182,7 +180,7 @@ class JsonlReader:
             self._position = following
         return True
 
-    def _leave(self) -> None:
+    def _close_segment(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -221,12 +219,12 @@ class JsonlReader:
             self._position = self._segment + end
             self._searched = 0
             if complete and not ends_line(file, end):
-                self._leave()
+                self._close_segment()
         elif rest and complete:
             # The segment was truncated within this line. Nothing follows it, not even a line end.
             lines, positions = [rest], [begin]
             self._position += len(rest)
-            self._leave()
+            self._close_segment()
         else:
             return Batch(next_position=begin)
         if b"\r" in data:
