@@ -146,13 +146,8 @@ def place_data(directory: Path, account: Account, say: Say) -> None:
         _check_link(directory)
     elif not account.reaches(directory):
         if not link.is_symlink():
-            label = re.sub(r"[^A-Za-z0-9_-]", "", directory.parent.name)[:40]
-            place = Path(tempfile.mkdtemp(prefix=f"{label}-", dir=_reachable_root()))
-            place.chmod(0o711)
-            (place / "directory").write_text(f"{directory}\n")
-            link.symlink_to(place / "data")
-        place = link.readlink().parent
-        name = account_name(account.uid)
+            link.symlink_to(_new_place(directory, say) / "data")
+        place, name = link.readlink().parent, account_name(account.uid)
         say(
             f"PostgreSQL's account {name} cannot enter {directory}: its data is in {place}, linked from there"
         )
@@ -161,6 +156,18 @@ def place_data(directory: Path, account: Account, say: Say) -> None:
         link.replace(data)
     if moved.exists():
         shutil.rmtree(moved)
+
+
+def _new_place(directory: Path, say: Say) -> Path:
+    """Create the directory for the data, which records the home that it belongs to."""
+    for record in _reachable_root().glob("*/directory"):
+        if record.read_text().strip() == str(directory):
+            say(f"{record.parent} holds the data of an earlier {directory}: remove it if nobody needs it")
+    label = re.sub(r"[^A-Za-z0-9_-]", "", directory.parent.name)[:40]
+    place = Path(tempfile.mkdtemp(prefix=f"{label}-", dir=REACHABLE))
+    place.chmod(0o711)
+    (place / "directory").write_text(f"{directory}\n")
+    return place
 
 
 def _move(source: Path, target: Path, aside: Path, account: Account) -> None:
@@ -182,6 +189,7 @@ def _move(source: Path, target: Path, aside: Path, account: Account) -> None:
 
 
 def _check_link(directory: Path) -> None:
+    """Make sure that no other directory has the same link; record that the directory was moved, if it was."""
     place = (directory / "data").readlink().parent
     record = place / "directory"
     if not record.exists():  # a link that somebody else made
@@ -195,10 +203,11 @@ def _check_link(directory: Path) -> None:
                 f"{directory} is a copy of {owner} and links to the same data, {place}: stop that server,"
                 f" remove the link {directory / 'data'}, and copy {place / 'data'} to its place"
             )
-    record.write_text(f"{directory}\n")  # the directory was moved
+    record.write_text(f"{directory}\n")
 
 
 def _reachable_root() -> Path:
+    """Return `REACHABLE`, which is created if necessary. Raises `ServerError` if others could change it."""
     if not REACHABLE.exists():
         REACHABLE.mkdir(parents=True, exist_ok=True)
         REACHABLE.chmod(0o755)

@@ -190,6 +190,7 @@ class EmbeddedPostgres:
 
     def _up(self, say: Say, deadline: float, cancelled: Callable[[], bool]) -> None:
         if self._postmaster() is None:
+            self._sweep()
             self._prepare_data(say)
         for _ in range(6):
             log_start = size(self.log)
@@ -214,7 +215,9 @@ class EmbeddedPostgres:
         if not (self.directory / "port").exists() or not is_free(self.port()):
             self._write("port", str(free_server_port()))
         settings = {**_SETTINGS, "port": str(self.port())}
-        options = shlex.join(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
+        arguments = [f"--{name}={value}" for name, value in settings.items()]
+        # The directory is for whoever lists processes: the server takes it from PGDATA.
+        options = shlex.join(["-D", str(self.data.resolve()), *arguments])
         # We bound the time ourselves: pg_ctl has to wait longer.
         with self._pg_ctl("start", f"--options={options}", "--timeout=86400") as pg_ctl:
             wait(lambda: pg_ctl.poll() is not None)

@@ -133,6 +133,17 @@ def test_a_moved_home_keeps_its_data_and_a_copied_one_does_not_share_it(
     place_data(moved, account, lambda _: None)
 
 
+def test_the_data_of_a_removed_home_is_kept_and_named(account: Account, home: Path, reachable: Path) -> None:
+    place_data(home, account, lambda _: None)
+    [earlier] = reachable.iterdir()
+    (home / "data").unlink()
+    said: list[str] = []
+    place_data(home, account, said.append)
+    assert said[0] == f"{earlier} holds the data of an earlier {home}: remove it if nobody needs it"
+    assert (earlier / "data" / "base" / "1").read_text() == "a row"
+    assert (home / "data").readlink().parent not in (earlier, None)
+
+
 def test_the_place_must_be_roots(account: Account, home: Path, reachable: Path) -> None:
     reachable.mkdir()
     reachable.chmod(0o777)
