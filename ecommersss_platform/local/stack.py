@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ecommersss_platform.instance.dagster_home import ensure_dagster_home, environment
+from ecommersss_platform.instance.dagster_home import environment
 from ecommersss_platform.instance.databases import dagster_storage, embedded_server, operational_database
 from ecommersss_platform.instance.home import record_first_day
 from ecommersss_platform.local import ui
@@ -40,17 +40,16 @@ _WEBSERVER, _DAEMON = "webserver", "daemon"
 def prepare_home(settings: Settings) -> None:
     """Create what the platform needs and does not have yet. Idempotent.
 
-    That is: the home with its first day, Dagster's home, the schema of the operational database, and dbt's
-    manifest. The embedded server is started for it if it is not up: around several steps, hold it with
-    `operational_database`. Raises `PlatformError`.
+    That is: the home with its first day, both databases, Dagster's home, and dbt's manifest. The embedded
+    server is started for it if it is not up: around several steps, hold it with `operational_database`.
+    Raises `PlatformError`.
     """
+    from ecommersss_platform.cli.prepare import migrate_databases
     from ecommersss_platform.dbt.project import prepare_manifest
-    from streaming.database import migrate
 
     record_first_day(settings)
-    ensure_dagster_home(settings)
-    with operational_database(settings) as url:
-        migrate(url)
+    # Before the webserver and the daemon start: creating Dagster's tables, they get in each other's way.
+    migrate_databases(settings)
     prepare_manifest(settings)
 
 
@@ -115,12 +114,10 @@ def end_leftovers(settings: Settings) -> None:
 
 
 def _prepare_for_processes(settings: Settings, url: str, orders_per_day: int) -> None:
-    from ecommersss_platform.cli.prepare import fail_dead_runs, migrate_databases
+    from ecommersss_platform.cli.prepare import fail_dead_runs
 
     _print("up", f"preparing {shown(settings.home)}: database schemas, dbt manifest")
     prepare_home(settings)
-    # One process creates Dagster's tables: the webserver and the daemon would get in each other's way.
-    migrate_databases(settings)
     for run in fail_dead_runs(settings):
         _print("up", f"run {run} was interrupted when the platform went down; it is marked as failed")
     first_run_history(settings, url, orders_per_day, partial(_print, "up"))

@@ -520,7 +520,7 @@ def test_below_a_directory_that_only_root_can_enter_the_data_is_elsewhere(
         kill_all(server)
         said.clear()
         assert ask(server.up(said.append).url(), "SELECT n FROM kept") == 42
-        assert said == []
+        assert not any("linked" in line for line in said)
         assert server.data.resolve() == found
     finally:
         server.down()

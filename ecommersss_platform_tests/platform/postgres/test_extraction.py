@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -167,30 +168,30 @@ def test_unreachable_server_is_an_operational_error_without_the_password(databas
         assert secret not in str(raised.value)
 
 
-def test_every_form_of_connection_string_works(
-    connection: Any, database: str, postgres: EmbeddedPostgres
-) -> None:
+def test_every_form_of_connection_string_works(connection: Any, database: str, open_directory: Path) -> None:
     """Connect with an odd password by TCP and by socket, as a URL and in libpq's own form."""
     password = "o'dd \\ p@ss:w/rd?&%=ü"
     parts = parse_dsn(database)
     user, host, port, name = (parts[key] for key in ("user", "host", "port", "dbname"))
-    elsewhere = postgres.directory / "socket_directory"
-    sockets = elsewhere.read_text() if elsewhere.exists() else str(postgres.directory / "socket")
     quoted = quote(password, safe="")
     urls = [
         make_dsn(database, password=password),
         f"postgresql://{user}:{quoted}@{host}:{port}/{name}?sslmode=prefer&channel_binding=prefer",
-        f"postgresql://{user}:{quoted}@/{name}?host={quote(sockets.strip(), safe='')}&port={port}",
+        f"postgresql://{user}:{quoted}@/{name}?host={quote(str(open_directory), safe='')}&port={port}",
     ]
-    schema = pa.schema([("who", pa.string()), ("socket", pa.bool_())])
-    sql = "SELECT current_user::text, inet_client_addr() IS NULL"
+    schema = pa.schema([("who", pa.string())])
+    sql = "SELECT current_user::text"
     alter = f"ALTER ROLE {user} PASSWORD %s"
     connection.cursor().execute(alter, (password,))
     try:
-        answers = [PostgresResource(url=url).stream(sql, {}, schema).read_all().to_pylist() for url in urls]
+        with Cutter(database, socket_file=open_directory / f".s.PGSQL.{port}") as proxy:
+            answers = [
+                PostgresResource(url=url).stream(sql, {}, schema).read_all().to_pylist() for url in urls
+            ]
     finally:
         connection.cursor().execute(alter, (parts["password"],))
-    assert answers == [[{"who": user, "socket": socket}] for socket in (False, False, True)]
+    assert answers == [[{"who": user}]] * 3
+    assert proxy.passed > 0, "the third one went through the socket"
 
 
 # The server is sending rows, or busy between two of them.
@@ -223,14 +224,20 @@ def test_cut_connection_is_an_error_wherever_it_is_cut(database: str) -> None:
 
 
 class Cutter:
-    """A proxy that cuts the connection after a number of bytes of the server's answer."""
+    """A proxy that cuts the connection after a number of bytes of the server's answer.
 
-    def __init__(self, url: str) -> None:
-        self.url, self.passed = url, 0
+    `socket_file`: the Unix socket to listen on; unset: a port.
+    """
+
+    def __init__(self, url: str, socket_file: Path | None = None) -> None:
+        self.url, self.passed, self._socket_file = url, 0, socket_file
         self._limit: int | None = None
 
     def __enter__(self) -> Cutter:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        if self._socket_file is None:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+        else:
+            self._listener = socket.create_server(str(self._socket_file), family=socket.AF_UNIX)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         return self
