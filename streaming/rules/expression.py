@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Context, Decimal
 from string import ascii_lowercase, ascii_uppercase
@@ -249,7 +249,7 @@ class _Checker:
 
     def _paren(self, node: exp.Paren) -> _Node:
         inner = self._check(node.this)
-        return _with_sql(inner, exp.Paren(this=inner.sql))
+        return replace(inner, sql=exp.Paren(this=inner.sql))
 
     def _column(self, node: exp.Column) -> _Value:
         identifier = node.this
@@ -631,9 +631,7 @@ class _Checker:
     def _constant_decimal(self, value: _Value) -> _Value:
         """Make an integer constant a Decimal, which Python compares with Decimals faster than an int."""
         if value.type.kind is Kind.INTEGER and value.constant is not None:
-            return _Value(
-                value.type, False, self._constant(Decimal(value.constant)), value.sql, value.constant
-            )
+            return replace(value, source=self._constant(Decimal(value.constant)))
         return value
 
     def _constant(self, value: object) -> str:
@@ -724,15 +722,8 @@ def _operand(sql: exp.Expr) -> exp.Expr:
     return sql
 
 
-def _with_sql(node: _Node, sql: exp.Expr) -> _Node:
-    if isinstance(node, _Value):
-        return _Value(node.type, node.nullable, node.source, sql, node.constant)
-    return _Condition(node.nullable, node.truth, node.falsity, sql)
-
-
 def _retyped(value: _Value, type_: Type | Kind) -> _Value:
-    type_ = type_ if isinstance(type_, Type) else Type(type_)
-    return _Value(type_, value.nullable, value.source, value.sql, value.constant)
+    return replace(value, type=type_ if isinstance(type_, Type) else Type(type_))
 
 
 def _never_zero(divisor: exp.Expr) -> bool:
@@ -778,5 +769,4 @@ def _as_decimal(value: _Value, type_: Type | None = None) -> _Value:
     type_ = type_ or value.type
     if type_ == value.type and value.type.kind is Kind.DECIMAL:
         return value
-    sql = _cast(value.sql, f"DECIMAL({type_.digits}, {type_.scale})")
-    return _Value(type_, value.nullable, value.source, sql, value.constant)
+    return replace(value, type=type_, sql=_cast(value.sql, f"DECIMAL({type_.digits}, {type_.scale})"))
