@@ -5,7 +5,7 @@ The decision is `streaming.topics.retention.judge_segments`; this fetches what i
 | stream | readers |
 |---|---|
 | orders | every consumer with a position in PostgreSQL |
-| flagged_orders | `order_stream_sensor` by its cursor, and the consumers' own recovery after a crash |
+| flagged_orders | `order_stream_sensor` by its cursor; a consumer needs only the last line |
 """
 
 # Annotations must be real here: Dagster checks the type of `context` by them.

@@ -96,9 +96,7 @@ class DiskBroker:
         from streaming.consumer import Consumer
 
         flagged = flagged_stream(self.settings)
-        return Consumer(
-            url, self.topic(), flagged, rules, topic_name=TOPIC, consumer=CONSUMER, stream=FLAGGED
-        )
+        return Consumer(url, self.topic(), flagged, rules, topic_name=TOPIC, consumer=CONSUMER)
 
     def has_orders(self) -> bool:
         return self.topic().end() > 0
@@ -131,19 +129,9 @@ class DiskBroker:
         consumers: dict[str, int | None] = {
             f'the consumer "{name}"': position for name, position in _positions(connection).items()
         }
-        # A consumer that has stored nothing yet completes nothing, so it needs nothing.
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT consumer, start_position FROM flagged_emissions WHERE stream = %s", (FLAGGED,)
-            )
-            recoveries: dict[str, int | None] = {
-                f'the consumer "{name}", completing the stream after a crash,': int(at) for name, at in cursor
-            }
         return [
             RetainedStream(TOPIC, self.topic(), self.settings.topic_retention_days, consumers),
-            RetainedStream(
-                FLAGGED, flagged_stream(self.settings), self.settings.flagged_retention_days, recoveries
-            ),
+            _retained_flagged_stream(self.settings),
         ]
 
 
@@ -171,14 +159,15 @@ class PubSubBroker:
         return False
 
     def progress(self, connection: Connection) -> dict[str, Any]:
-        from streaming.database.shared import FIRST_POSITION, connected
-        from streaming.flagged_tail import last_position
+        from streaming.database.shared import connected
+        from streaming.flagged import last_position
+        from streaming.topics import SHARED_POSITIONS
 
         topic = self.topic()
         # Read the stream before the database: what is stored in between counts as missing from the stream.
-        written = max(last_position(flagged_stream(self.settings)), FIRST_POSITION - 1)
+        written = last_position(flagged_stream(self.settings), SHARED_POSITIONS)
         with connection.cursor() as cursor:
-            cursor.execute(_SHARED_PROGRESS, {"first": FIRST_POSITION, "written": written})
+            cursor.execute(_SHARED_PROGRESS, {"first": SHARED_POSITIONS.start, "written": written})
             [(last, missing)] = cursor.fetchall()
         return {
             "kind": "pubsub",
@@ -210,8 +199,12 @@ class PubSubBroker:
         return health.shared_producer_problem(self.settings.ground_truth_path)
 
     def retained_streams(self, connection: Connection) -> list[RetainedStream]:
-        # Pub/Sub keeps the orders itself, and recovery needs only the newest segment of the flagged stream.
-        return [RetainedStream(FLAGGED, flagged_stream(self.settings), self.settings.flagged_retention_days)]
+        return [_retained_flagged_stream(self.settings)]  # Pub/Sub keeps the orders itself
+
+
+def _retained_flagged_stream(settings: Settings) -> RetainedStream:
+    # Recovery after a crash needs only the last line, which is never removed.
+    return RetainedStream(FLAGGED, flagged_stream(settings), settings.flagged_retention_days)
 
 
 def order_broker(settings: Settings) -> OrderBroker:

@@ -25,7 +25,7 @@ from streaming.errors import PlatformError
 from streaming.flagged import FlaggedStream
 from streaming.history import History, MemoryHistory
 from streaming.rules import RuleBook, RuleFile
-from streaming.topics import Batch
+from streaming.topics import DISK_POSITIONS, Batch
 from streaming.topics.jsonl import EndMoved, JsonlTopic
 from streaming.topics.jsonl_reader import TopicTruncated
 
@@ -50,7 +50,7 @@ class Consumer(ConsumerLoop):
     4. `_commit` stores orders, rejected lines and the position in one transaction. The commit thread does it
        for a full batch, while this thread decides about the next; a smaller batch is finished at once.
     5. After the commit, `_pass_on` writes the flagged lines. The next batch is committed after that, so a
-       crash can leave only one batch without its lines, and `FlaggedStream` completes them.
+       crash leaves at most one batch without its lines. `FlaggedStream.recover` writes them on start.
 
     If the connection fails, `_abandon` ends the pending batch, and the next connection starts from what the
     database holds.
@@ -65,14 +65,13 @@ class Consumer(ConsumerLoop):
         *,
         topic_name: str = "orders",
         consumer: str = "fraud",
-        stream: str = "flagged_orders",
         max_lines: int = MAX_LINES,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         super().__init__(topic, rules, max_lines, clock)
         self.topic = topic
-        self.flagged = FlaggedStream(flagged)
-        self.store = OrderStore(url, topic_name, consumer, stream)
+        self.flagged = FlaggedStream(flagged, DISK_POSITIONS)
+        self.store = OrderStore(url, topic_name, consumer)
         self.history: History = MemoryHistory()
         self._commit_thread = CommitThread("commit")
         self._pending_batch: _PendingBatch | None = None
@@ -134,7 +133,7 @@ class Consumer(ConsumerLoop):
         self._pending_batch = pending
         if len(batch) >= self._max_lines:
             pending.committing = True
-            self._commit_thread.submit(partial(self._commit, pending, self.flagged.end))
+            self._commit_thread.submit(partial(self._commit, pending))
         else:
             self._finish_pending()
 
@@ -154,7 +153,7 @@ class Consumer(ConsumerLoop):
         # Made here rather than in the commit thread, which would wait for the interpreter's lock.
         pending.rows = Rows.of(pending.decision.orders)
 
-    def _commit(self, pending: _PendingBatch, emission_start: int) -> None:
+    def _commit(self, pending: _PendingBatch) -> None:
         """Store a batch. Nothing else may use the store's connection meanwhile."""
         decision = pending.decision
         self.store.commit(
@@ -162,7 +161,6 @@ class Consumer(ConsumerLoop):
             pending.batch.next_position,
             pending.rows,
             decision.rejected,
-            emission_start,
             decision.lists_version,
         )
 
@@ -180,7 +178,7 @@ class Consumer(ConsumerLoop):
                     pending.committing = False
                     self._commit_thread.wait()
                 else:
-                    self._commit(pending, self.flagged.end)
+                    self._commit(pending)
             except Collision:
                 # Later decisions counted orders that are not stored either.
                 self.history.rolled_back()
@@ -199,7 +197,7 @@ class Consumer(ConsumerLoop):
         decision = pending.decision
         self.position = pending.batch.next_position
         try:
-            self.flagged.emit(decision.orders)
+            self.flagged.append(decision.orders)
         except EndMoved as error:
             logger.error("%s", error)
             self.flagged.recover(self.store)

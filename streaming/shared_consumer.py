@@ -2,12 +2,11 @@
 
     messages -> decode -> turn -> users and products, history -> rules -> one transaction -> acknowledge
 
-What is read is acknowledged after the commit, never before. So a message whose consumer fails is delivered
-again, to any consumer: if the commit had succeeded its order is found stored (or the message rejected) and it
-counts as a duplicate, else it is decided now. How several consumers come to one answer is told in
-`streaming.database.shared`.
+A message is acknowledged only after its order is committed. If a consumer fails, its messages are delivered
+again, to any consumer: one that was committed counts as a duplicate, any other is decided then.
+`streaming.database.shared` says how several consumers reach the same verdicts as one.
 
-Each batch reads its users' history from the database: what another consumer stored a moment ago counts.
+Each batch reads its users' history from the database, because other consumers' orders count too.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from streaming.database.shared import SharedOrderStore
 from streaming.database.store import Collision
 from streaming.decisions import Candidate, Decision, candidates, decide_batch
 from streaming.errors import PlatformError
-from streaming.flagged_tail import FlaggedTail
+from streaming.flagged import FlaggedFollower
 from streaming.history import FreshHistory
 from streaming.rules import RuleBook, RuleFile
 from streaming.topics import Batch, Delivery, Queue, QueueReader
@@ -31,18 +30,18 @@ from streaming.topics.jsonl import JsonlTopic
 logger = logging.getLogger(__name__)
 
 MAX_LINES = 500
-"""Most lines of a batch. A batch locks each of its users, and PostgreSQL's table of locks is for all
-connections together: 6,400 of them with its default settings."""
+"""Most lines of a batch. A batch locks each of its users, and all connections together can hold 6,400 locks
+with PostgreSQL's default settings."""
 
 SILENCE_SECONDS = 5.0
-"""With nothing delivered for so long, a topic is taken for drained: Pub/Sub does not tell."""
+"""Without deliveries for so long, a topic counts as drained: a queue does not say that it is empty."""
 
 
 class SharedConsumer(ConsumerLoop):
     """Flags orders of a topic that other consumers read too, and stores them.
 
-    It also writes the flagged stream in the directory of `flagged`, unless another process does; with None it
-    never does. `rules` is a book, or a file that is looked at between batches. `clock` tells the time of
+    It also keeps the flagged stream in the directory of `flagged`, unless another process does; with None it
+    never does. `rules` is a book, or a file that is checked between batches. `clock` gives the time of
     decisions (aware).
     """
 
@@ -63,7 +62,7 @@ class SharedConsumer(ConsumerLoop):
     ) -> None:
         super().__init__(topic, rules, max_lines, clock)
         self.topic = topic
-        self.tail = FlaggedTail(flagged) if flagged is not None else None
+        self.flagged = FlaggedFollower(flagged) if flagged is not None else None
         self.store = SharedOrderStore(url, topic_name, consumer)
         self.history = FreshHistory()
         self._silence = silence
@@ -82,13 +81,13 @@ class SharedConsumer(ConsumerLoop):
         try:
             with self.topic.reader(self._max_lines) as reader:
                 self._reader = self._pulled = reader
-                if self._stopping:  # asked for while there was nothing to wake
+                if self._stopping:  # `stop` was called while there was no reader to wake
                     return
                 self._consume(reader, once)
         finally:
             self._reader = self._pulled = None
-            if self.tail is not None:
-                self.tail.release()
+            if self.flagged is not None:
+                self.flagged.release()
 
     def _process(self, batch: Batch) -> None:
         assert self._pulled is not None
@@ -99,11 +98,11 @@ class SharedConsumer(ConsumerLoop):
         self._record(decision, len(batch), began)
 
     def _after_read(self) -> None:
-        if self.tail is not None:
-            self.tail.advance(self.store)
+        if self.flagged is not None:
+            self.flagged.advance(self.store)
 
     def _store(self, batch: Delivery) -> tuple[Decision, int]:
-        """Decide about the batch and commit it; the decision, and the last position that it took."""
+        """Decide about a batch and commit it. Returns the decision and the last position that it took."""
         decoded, invalid = candidates(batch)
         orders = [candidate.order for candidate in decoded]
         users = {order.user_id for order in orders}
@@ -113,8 +112,8 @@ class SharedConsumer(ConsumerLoop):
             if decoded:
                 stored = self.store.stored([order.id for order in orders])
                 catalogue = self.store.refresh(orders)
-                with self.store.past_orders() as past:
-                    self.history.load(past, orders)
+                with self.store.past_orders() as past_orders:
+                    self.history.load(past_orders, orders)
                 placed = [Candidate(positions[c.position], c.line, c.order) for c in decoded]
                 decision = decide_batch(placed, stored, catalogue, self.history, self.book, self._clock())
             decision.rejected.extend(line.at(positions[line.position]) for line in invalid)
@@ -129,6 +128,6 @@ class SharedConsumer(ConsumerLoop):
                 decision.rejected = [line for line in decision.rejected if line.position in new]
                 return decision, positions[-1]
         raise PlatformError(
-            f"a batch of {len(batch)} messages collided {COLLISIONS} times with what is stored: another"
+            f"a batch of {len(batch)} messages collided {COLLISIONS} times with stored orders: another"
             " program writes to the table orders"
         )

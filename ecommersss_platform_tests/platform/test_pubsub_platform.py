@@ -24,10 +24,10 @@ from ecommersss_platform.topics import flagged_stream, fraud_consumer, orders_to
 from ecommersss_platform_tests.support import pubsub_emulator as emulator
 from ecommersss_platform_tests.support.shop import open_shop, order, query, read_all, stored_orders
 from streaming.consumer import Consumer
-from streaming.database.shared import FIRST_POSITION
 from streaming.metrics import registry
 from streaming.orders import decode_flagged, encode
 from streaming.shared_consumer import SharedConsumer
+from streaming.topics import SHARED_POSITIONS
 from streaming.topics.jsonl import JsonlTopic
 from streaming.topics.pubsub import EMULATOR_VARIABLE, PubSubTopic
 
@@ -46,11 +46,11 @@ def test_the_setting_needs_a_project_and_has_names_by_default(tmp_path: Path) ->
     assert topic.subscription_path == "projects/shop-1/subscriptions/orders-fraud"
     shared = fraud_consumer(settings, "postgresql://nobody@127.0.0.1:1/none")
     assert isinstance(shared, SharedConsumer)
-    assert shared.tail is not None
+    assert shared.flagged is not None
     without = settings.model_copy(update={"flagged_stream": False})
     shared = fraud_consumer(without, "postgresql://nobody@127.0.0.1:1/none")
     assert isinstance(shared, SharedConsumer)
-    assert shared.tail is None
+    assert shared.flagged is None
     on_disk = Settings(home=tmp_path, _env_file=None)  # type: ignore[call-arg]
     assert isinstance(orders_topic(on_disk), JsonlTopic)
     assert isinstance(fraud_consumer(on_disk, "postgresql://nobody@127.0.0.1:1/none"), Consumer)
@@ -161,7 +161,7 @@ def test_publish_consume_look_and_retry(platform: Platform, capsys: pytest.Captu
         assert len(topic["consumers"]) == 1
         assert topic["consumers"][0]["quiet_seconds"] < 10
         newest = max(o.position for o in stored_orders(platform.url))
-        assert topic["last_position"] == newest >= FIRST_POSITION
+        assert topic["last_position"] == newest >= SHARED_POSITIONS.start
         assert report["rejected"]["lines"] == 2
         print_status(gather(platform.settings))
         printed = capsys.readouterr().out

@@ -27,7 +27,7 @@ from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.sensors import ORDER_STREAM_SENSOR, Cursor
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topic_retention import plan, remove, retention_job, sensor_position
-from ecommersss_platform.topics import FLAGGED, TOPIC, flagged_stream, orders_topic
+from ecommersss_platform.topics import TOPIC, flagged_stream, orders_topic
 from ecommersss_platform_tests.conftest import administer
 from ecommersss_platform_tests.support.shop import execute, open_shop, order, query, read_all
 from streaming.consumer import Consumer
@@ -68,7 +68,7 @@ def settings(database: str, postgres: EmbeddedPostgres, tmp_path: Path) -> Itera
     )
     for number in range(1, 11):
         orders.publish([encode(order(number))])
-        Consumer(database, orders, flagged, BOOK, topic_name=TOPIC, stream=FLAGGED).run(once=True)
+        Consumer(database, orders, flagged, BOOK, topic_name=TOPIC).run(once=True)
     age(orders, 40)
     age(flagged, 40)
     yield settings
@@ -151,15 +151,6 @@ def test_a_consumer_that_is_behind_keeps_what_it_needs(settings: Settings) -> No
     assert {v.reason for v in orders.judgements[:1]} == {"no reader of the topic is known"}
 
 
-def test_what_a_recovery_would_read_stays(settings: Settings) -> None:
-    assert settings.database_url
-    flagged = flagged_stream(settings)
-    start = flagged.segments()[7]
-    execute(settings.database_url, "UPDATE flagged_emissions SET start_position = %s", (start,))
-    remove(plan(settings, settings.database_url, flagged.end()))
-    assert flagged.start() == start
-
-
 @pytest.mark.parametrize("change", [{"topic_retention_days": 0, "flagged_retention_days": 0}, {}])
 def test_young_segments_and_those_that_are_kept_for_ever_stay(
     settings: Settings, change: dict[str, Any]
@@ -181,7 +172,7 @@ def test_the_consumer_and_the_producer_go_on_after_it(settings: Settings) -> Non
     remove(plan(settings, url, flagged.end()))
     assert counts(settings) == (1, 1)
     orders.publish([encode(order(11)), encode(order(3)), b"no order"])
-    consumer = Consumer(url, orders, flagged, BOOK, topic_name=TOPIC, stream=FLAGGED)
+    consumer = Consumer(url, orders, flagged, BOOK, topic_name=TOPIC)
     consumer.run(once=True)
     assert (consumer.counters.orders, consumer.counters.duplicates) == (1, 1), "an old order is still known"
     assert query(url, "SELECT count(*), max(id) FROM orders") == [(11, 11)]

@@ -327,7 +327,7 @@ def test_a_full_disk_under_the_flagged_stream_stops_it_and_the_next_run_complete
 
     stream.topic.publish([encode(order(1))])
     with monkeypatch.context() as patched:
-        patched.setattr(FlaggedStream, "emit", full)
+        patched.setattr(FlaggedStream, "append", full)
         with pytest.raises(PlatformError, match=r"No space left.*nothing is lost"):
             stream.drain()
     assert stream.ids() == [1]

@@ -28,13 +28,13 @@ from ecommersss_platform_tests.support.shop import (
     stored_orders,
 )
 from streaming.consumer import Consumer
-from streaming.database.shared import FIRST_POSITION
 from streaming.database.user_lists import add_entry
 from streaming.errors import PlatformError
 from streaming.orders import decode_flagged, encode, encode_flagged
 from streaming.rejected import retry_rejected
 from streaming.rules import RULES_PATH, RuleBook
 from streaming.shared_consumer import SharedConsumer
+from streaming.topics import SHARED_POSITIONS
 from streaming.topics.jsonl import JsonlTopic
 from streaming.topics.pubsub import PubSubReader, PubSubTopic
 
@@ -175,7 +175,7 @@ def assert_sound(url: str, stream: JsonlTopic) -> None:
     assert list(read_all(stream).values()) == [encode_flagged(o) for o in orders]
     taken = [o.position for o in orders] + [p for (p,) in query(url, "SELECT position FROM rejected_orders")]
     assert len(set(taken)) == len(taken)
-    assert min(taken) >= FIRST_POSITION
+    assert min(taken) >= SHARED_POSITIONS.start
 
 
 def test_three_consumers_store_what_one_of_a_topic_on_disk_does(
@@ -200,7 +200,7 @@ def test_three_consumers_store_what_one_of_a_topic_on_disk_does(
     assert alone.counters.rejected["duplicate_id"] > 0
     assert alone.counters.fraud_by_rule["rapid_orders"] > 0
     assert alone.counters.fraud_by_rule["country_change"] > 0
-    assert [c.tail is not None and c.tail.writing for c in three] == [False] * 3  # let go at the end
+    assert [c.flagged is not None and c.flagged.writing for c in three] == [False] * 3
     assert_sound(url, stream)
 
 

@@ -1,4 +1,4 @@
-"""The operational PostgreSQL: connecting to it and bringing its schema up to date."""
+"""The operational database: connecting to it and bringing its schema up to date."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-# Any number, the same for every process: it keeps two migrations from running at once.
+# An arbitrary number, the same in every process: it keeps two migrations from running at once.
 _MIGRATION_LOCK = 6_203_541
 
 
 def connect(url: str, application: str = "ecommersss") -> Connection:
-    """A connection whose session is in UTC, so that text forms of instants never depend on the server.
+    """Connect with a session in UTC, so that instants as text never depend on the server.
 
-    A server whose machine has gone without a word is noticed within a minute.
-
-    Raises `psycopg2.OperationalError` when the server is not reached.
+    A server whose machine vanished is noticed within a minute. Raises `psycopg2.OperationalError` if the
+    server is not reached.
     """
     return psycopg2.connect(conninfo(url, application))
 
 
 def conninfo(url: str, application: str, **more: str) -> str:
-    """What every connection is made with, as libpq's connection string, password and all.
+    """Return the parameters of every connection as libpq's connection string, including the password.
 
-    `more` has further parameters of libpq, or others than ours. Raises `psycopg2.ProgrammingError` for a URL
-    that libpq does not understand.
+    `more` adds or replaces parameters. Raises `psycopg2.ProgrammingError` for a URL that libpq does not
+    understand.
     """
     ours: dict[str, str | int] = {
         "application_name": application,
@@ -41,11 +40,11 @@ def conninfo(url: str, application: str, **more: str) -> str:
 
 
 def migrate(url: str) -> str:
-    """Bring the schema up to date and return its revision. Idempotent; safe when several call it at once.
+    """Bring the schema up to date and return its revision. Idempotent, and safe to call concurrently.
 
-    Raises `sqlalchemy.exc.OperationalError` when the server is not reached.
+    Raises `sqlalchemy.exc.OperationalError` if the server is not reached.
     """
-    # Alembic and SQLAlchemy take a third of a second to import, and only this needs them.
+    # Alembic and SQLAlchemy take a third of a second to import, and only this function needs them.
     from alembic import command
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext

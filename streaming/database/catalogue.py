@@ -1,6 +1,7 @@
-"""Which users and products exist, since when, at what price, and who is listed: a cache over PostgreSQL.
+"""Users, products, prices and the user lists, cached from PostgreSQL.
 
-Bounded, but for the lists of users: those are held whole."""
+The cache is bounded, except for the user lists, which are held whole.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ from streaming.database.user_lists import read_lists
 from streaming.lists import UserLists
 
 MAX_CACHED = 250_000
-"""Users, and products, kept at most (about 50 MB of users). More than this cost look-ups, not memory."""
+"""Most cached users, and most cached products (about 50 MB of users). More cost look-ups, not memory."""
 
-# Versions are numbered when written but seen when committed, so a lower number can appear after a higher
-# one. The snapshot tells when everything up to a number has been decided: see `Catalogue.refresh`.
+# Versions are numbered when written but visible when committed, so a lower number can appear after a higher
+# one. The snapshot tells when no lower number can appear any more: see `Catalogue._drop_changed`.
 _NEWEST = """
     SELECT txid_snapshot_xmin(s), txid_snapshot_xmax(s),
            (SELECT coalesce(max(version), 0) FROM users_history),
@@ -35,10 +36,10 @@ _PRICES = """
 
 
 class Catalogue:
-    """What the marketplace knows of users and products, as of the last `refresh`.
+    """The users, products and user lists as of the last `refresh`; a `streaming.decisions.Catalogue`.
 
-    Keeps what recent batches asked for; what was changed since (a new price, say) is read anew. Ids that
-    were not found are not remembered, so a user is known to the first batch after it was committed.
+    Keeps what recent batches asked for, and reads again what has changed since, such as a price. Ids that
+    were not found are not remembered, so a user is known to the first batch after its commit.
     """
 
     def __init__(self) -> None:
@@ -47,14 +48,17 @@ class Catalogue:
         self.lists = UserLists()
         self._prices: dict[int, tuple[list[datetime], list[Decimal]]] = {}
         self._settled: tuple[int, int] | None = None
-        """Versions of users and of products up to which nothing can appear any more."""
+        """Versions of users and of products up to which no other can appear any more."""
         self._pending: tuple[int, tuple[int, int]] | None = None
 
     def has_product(self, product_id: int) -> bool:
         return product_id in self._prices
 
     def list_price(self, product_id: int, instant: datetime) -> Decimal | None:
-        """The product's price in rupiah at that instant; None when it had none yet. KeyError when unknown."""
+        """Return the product's price in rupiah at that instant; None if it had none yet.
+
+        Raises `KeyError` for an unknown product.
+        """
         starts, prices = self._prices[product_id]
         if instant >= starts[-1]:
             return prices[-1]
@@ -62,14 +66,14 @@ class Catalogue:
         return prices[index] if index >= 0 else None
 
     def forget(self) -> None:
-        """Drop everything: the next `refresh` reads anew. For when the database says the cache is wrong."""
+        """Drop everything, because the database has shown that the cache is wrong."""
         self.users.clear()
         self._prices.clear()
 
     def refresh(self, cursor: Cursor, user_ids: set[int], product_ids: set[int]) -> None:
-        """Bring the cache up to date and make sure that it holds those of the given ids that exist."""
+        """Bring the cache up to date and read those of the given ids that exist."""
         self._drop_changed(cursor)
-        # Not as a difference of sets, which would look at every user that is cached.
+        # Not a difference of sets, which would visit every cached user.
         missing_users = [user_id for user_id in user_ids if user_id not in self.users]
         if missing_users:
             if len(self.users) + len(missing_users) > MAX_CACHED:
@@ -95,7 +99,7 @@ class Catalogue:
             self.lists = read_lists(cursor, lists_version)
         versions: tuple[int, int] = (newest[0], newest[1])
         if self._settled is None:
-            # Until a first point is settled, a running transaction may change what was cached before it.
+            # Until a first point is settled, a running transaction may still change what was cached before.
             self.forget()
         else:
             if versions[0] != self._settled[0]:
@@ -106,8 +110,8 @@ class Catalogue:
                 cursor.execute(_CHANGED_PRODUCTS, (self._settled[1],))
                 for (product_id,) in cursor:
                     self._prices.pop(product_id, None)
-        # Every transaction that ran when the pending numbers were read has ended: none of those numbers
-        # or lower ones can appear after this.
+        # Once every transaction that ran when the pending numbers were read has ended, none of those numbers
+        # or lower ones can appear any more.
         if self._pending is None:
             self._pending = (next_transaction, versions)
         elif oldest_running >= self._pending[0]:

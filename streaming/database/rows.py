@@ -25,16 +25,13 @@ class Rows:
 
     first_position: int | None
     """The first order's position in the topic; None without orders."""
-    ids: str
-    """The ids as an array literal: a list of parameters would be parsed as an expression of thousands."""
     text: bytes
     """Lines for COPY in text format, columns as in `FIELDS` and then the verdict."""
 
     @classmethod
     def of(cls, orders: Sequence[Flagged]) -> Rows:
         """Return these orders, which are in topic order, as rows."""
-        first = orders[0].position if orders else None
-        return cls(first, f"{{{','.join([str(order.id) for order in orders])}}}", copy_text(orders))
+        return cls(orders[0].position if orders else None, copy_text(orders))
 
 
 def copy_text(orders: Sequence[Flagged]) -> bytes:

@@ -1,26 +1,25 @@
 """The order store of a topic that several consumers share and that has no positions of its own (Pub/Sub).
 
-Three locks, all released by the server when a transaction or its connection ends, and always taken in this
-order, make any number of consumers together do what one would:
+Three locks make any number of consumers together store what one would. They are always taken in this order,
+and the server releases them when a transaction or its connection ends:
 
-1. Each user of a batch (transaction-level advisory locks, in ascending order, so two batches never wait for
-   each other). From here to the commit no other consumer decides about these users. What is read afterwards
-   (each statement sees what was committed before it began) holds all of their orders of earlier batches.
-2. The turn, shared: any number of batches have it at the same time. Under it the batch takes its positions
-   from the sequence `order_positions`. A user's later batch takes greater ones, because it waits at 1; within
-   a batch, lines are numbered as they came. So the stored orders of a user, when one of them is decided, are
-   exactly those at earlier positions. The lists of users change with the turn held exclusively (see migration
+1. Each user of a batch: transaction-level advisory locks, in ascending order, so that two batches never
+   deadlock. Until the commit no other consumer decides about these users. Each later statement sees all of
+   their orders of earlier batches.
+2. The turn lock, shared: any number of batches hold it at the same time. Under it a batch takes its positions
+   from the sequence `order_positions`. A user's next batch takes greater ones, because it waits at 1; within
+   a batch, lines are numbered as they came. So when a user's order is decided, the user's stored orders are
+   exactly those at earlier positions. The user lists change under the exclusive turn lock (see migration
    0003), so their versions grow with positions too.
-3. Whatever PostgreSQL locks for the rows.
+3. The locks that PostgreSQL takes for rows.
 
-Positions become visible out of order: a batch with lower ones may commit after one with higher ones. Who must
-not miss any holds the turn exclusively for a moment (`horizon`): every transaction that took a position has
-ended then, and whatever begins later takes a greater one.
+Positions become visible out of order: a batch may commit after one with greater positions. A reader that must
+not miss any takes the exclusive turn lock for a moment (`horizon`): by then every transaction that took a
+position has ended, and later ones take greater positions.
 
-A consumer whose machine vanishes holds its locks until the server notices, after half a minute, and one that
-is stuck in the middle of a batch for a minute and a half: orders of the same users, the flagged stream and
-changes of the lists wait for that. A transaction that changed `user_lists` and is left open makes all
-consumers wait.
+If a consumer's machine vanishes, its locks stay until the server notices, after half a minute; if it is stuck
+in the middle of a batch, for a minute and a half. Orders of the same users, the flagged stream and changes of
+the lists wait for that. A transaction that changed `user_lists` and is left open makes all consumers wait.
 """
 
 from __future__ import annotations
@@ -41,13 +40,10 @@ from streaming.database.store import Collision, OrderStore
 from streaming.decisions import Rejected
 from streaming.orders import Flagged
 
-FIRST_POSITION: Final = 1_000_000_000_000_000
-"""Where positions of shared topics begin: above any in a topic on disk."""
-
 TURN_LOCK: Final = 6_203_542
-"""Any number, the same for every process and in migration 0003."""
+"""An arbitrary number, the same in every process and in migration 0003."""
 
-# Publishing lines again takes a minute at most, within a transaction.
+# Lines are published again within a transaction, which takes at most a minute.
 _SESSION = """
     SET idle_in_transaction_session_timeout = '90s';
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4
@@ -68,7 +64,7 @@ _REJECT = """
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A consumer that has a connection. `host` may be cut off; `quiet` is in seconds since it last spoke."""
+    """A connected consumer. `host` may be truncated; `quiet` is the seconds since its last statement."""
 
     host: str
     pid: int
@@ -77,7 +73,7 @@ class Connected:
 
 
 def connected(connection: Connection, consumer: str = "fraud") -> list[Connected]:
-    """The consumers that are connected to the database, the longest connected first."""
+    """Return the consumers that are connected to the database, the longest connected first."""
     with connection.cursor() as cursor:
         cursor.execute(_CONNECTED, (f"consumer {consumer} pid ",))
         found = []
@@ -88,17 +84,15 @@ def connected(connection: Connection, consumer: str = "fraud") -> list[Connected
 
 
 class SharedOrderStore(OrderStore):
-    """Stores what one of several consumers decides about a topic. One connection, held while it is open."""
+    """Stores what one of several consumers decides about a topic, over one connection."""
 
-    def __init__(
-        self, url: str, topic: str = "orders", consumer: str = "fraud", stream: str = "flagged_orders"
-    ) -> None:
-        super().__init__(url, topic, consumer, stream)
+    def __init__(self, url: str, topic: str = "orders", consumer: str = "fraud") -> None:
+        super().__init__(url, topic, consumer)
         digest = sha256(f"{topic}/users".encode()).digest()
         self._users_class = int.from_bytes(digest[:4], "big", signed=True)
 
-    # What is read for a batch must be read under its locks, in its transaction.
-    _reads_apart = False
+    # A batch is read under its locks, in its transaction.
+    _separate_reads = False
 
     def _lock(self, cursor: Cursor) -> None:
         cursor.execute(_SESSION)
@@ -107,12 +101,12 @@ class SharedOrderStore(OrderStore):
         return self._last_position(cursor)
 
     def take_turn(self, user_ids: Collection[int], lines: int) -> list[int]:
-        """Begin a batch of these users: the positions of its lines, ascending. `put` ends it.
+        """Begin a batch of these users and return the positions of its lines, ascending. `put` ends it.
 
-        Waits for other consumers' batches of the same users. What `stored`, `refresh` and `past_orders` tell
-        from here on is what holds at these positions.
+        Waits for other consumers' batches of the same users. From here on `stored`, `refresh` and
+        `past_orders` return what holds at these positions.
         """
-        with self._undo_on_error(), self.connection.cursor() as cursor:
+        with self._rollback_on_error(), self.connection.cursor() as cursor:
             if user_ids:
                 cursor.execute(_LOCK_USERS, (self._users_class, sorted(user_ids)))
             cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (TURN_LOCK,))
@@ -124,19 +118,18 @@ class SharedOrderStore(OrderStore):
     ) -> set[int]:
         """Store what was decided since `take_turn`, and commit.
 
-        `message_ids` tells by position which message each rejected line came in: one that was rejected
-        already, and is delivered again, is not stored again. Returns the positions of the others.
+        `message_ids` maps the position of each rejected line to its message. A message that was rejected
+        before and is delivered again is not stored again. Returns the positions of the others.
 
-        Raises `Collision` when an order cannot be stored (take a turn again); then, as for any error, nothing
-        was. After a `psycopg2.OperationalError` it is unknown whether all or nothing was: what is delivered
-        again tells.
+        Raises `Collision` if an order cannot be stored (take a turn again). Then, as for any error, nothing
+        was stored. Only after a `psycopg2.OperationalError` it is unknown; what is delivered again tells.
         """
         try:
-            with self._undo_on_error(), self.connection.cursor() as cursor:
-                self._insert(cursor, Rows.of(orders), (), self.catalogue.lists.version)
+            with self._rollback_on_error(), self.connection.cursor() as cursor:
+                self._insert(cursor, Rows.of(orders), self.catalogue.lists.version)
                 new: list[tuple[int]] = []
                 if rejected:
-                    # In one order for all: two batches with the same messages must not wait for each other.
+                    # Always in the same order: two batches with the same messages must not deadlock.
                     rows = [(*rejected_row(line), message_ids[line.position]) for line in rejected]
                     rows.sort(key=lambda row: row[-1])
                     new = execute_values(cursor, _REJECT, rows, fetch=True)
@@ -149,11 +142,12 @@ class SharedOrderStore(OrderStore):
             raise Collision(str(error)) from error
 
     def horizon(self, after: int, patience: float = 1.0) -> int | None:
-        """A position up to which no order or rejected line can appear any more; None where that is `after`.
+        """Return a position after `after` up to which no order or rejected line can appear any more.
 
-        None also when a batch in work does not end within `patience` seconds: ask again.
+        Returns None if there is none yet, or if a running batch does not end within `patience` seconds: ask
+        again.
         """
-        with self._undo_on_error(), self.connection.cursor() as cursor:
+        with self._rollback_on_error(), self.connection.cursor() as cursor:
             if self._last_position(cursor) <= after:
                 self.connection.rollback()
                 return None

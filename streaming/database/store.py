@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from typing import Any
@@ -29,7 +28,6 @@ from streaming.database.rows import (
     Rows,
     flagged_from_row,
     rejected_row,
-    select_flagged,
     select_orders,
 )
 from streaming.decisions import Rejected
@@ -41,9 +39,8 @@ logger = logging.getLogger(__name__)
 LOCK_PATIENCE = 3.0
 """Seconds to wait for the lock: the server takes a moment to notice that a killed consumer is gone."""
 
-_LAST = 2**63 - 1
-# A position is in the topic once, so the same one again is the same line, read anew after someone moved the
-# topic's position back by hand: it waits again.
+# A position occurs once in a topic. The same one again means that somebody moved the topic's position back by
+# hand and the line was read again, so it waits again.
 _REJECT = """
     INSERT INTO rejected_orders (position, raw, reason, detail, missing_id) VALUES %s
     ON CONFLICT (position) DO UPDATE SET raw = excluded.raw, reason = excluded.reason,
@@ -52,12 +49,6 @@ _REJECT = """
 _MOVE = """
     UPDATE topic_positions SET position = %(next)s
     WHERE topic = %(topic)s AND consumer = %(consumer)s AND position = %(position)s
-"""
-_EMIT = """
-    INSERT INTO flagged_emissions (stream, consumer, start_position, order_ids)
-    VALUES (%(stream)s, %(consumer)s, %(start)s, %(ids)s::bigint[])
-    ON CONFLICT (stream, consumer)
-        DO UPDATE SET start_position = excluded.start_position, order_ids = excluded.order_ids;
 """
 _USED_LISTS = """
     SELECT version FROM user_lists_used WHERE (topic, consumer) = (%s, %s) ORDER BY position DESC LIMIT 1
@@ -81,68 +72,57 @@ class ConsumerBusy(PlatformError):
 
 
 class PositionMoved(PlatformError):
-    """Someone else moved this consumer's position: what it is doing would be done twice."""
+    """Another process moved this consumer's position, so going on would do its work twice."""
 
 
 class Collision(Exception):
     """Nothing was stored: an order's id is stored already, or its user or product is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Emission:
-    """The orders of the last committed batch that had any, and where their flagged lines begin."""
-
-    start_position: int
-    order_ids: list[int]
-
-
 class OrderStore:
-    """Stores what one consumer decides about one topic. Two connections, held for as long as it is open.
+    """Stores what one consumer decides about one topic, over two connections.
 
-    While open it holds an advisory lock on (topic, consumer), so there is one such consumer at a time, and
-    each commit compares and sets the position, so that even a lost lock could not make anything happen twice.
+    While open it holds an advisory lock on (topic, consumer), so only one such consumer works at a time. Each
+    commit also compares and sets the position, so even a lost lock cannot make anything happen twice.
 
     `refresh` and `past_orders` read through a connection of their own: one thread may decide about a batch
     while another commits the one before it. Everything else is for one thread at a time.
     """
 
-    _reads_apart = True
+    _separate_reads = True
 
-    def __init__(
-        self, url: str, topic: str = "orders", consumer: str = "fraud", stream: str = "flagged_orders"
-    ) -> None:
+    def __init__(self, url: str, topic: str = "orders", consumer: str = "fraud") -> None:
         self.topic = topic
         self.consumer = consumer
-        self.stream = stream
         self.catalogue = Catalogue()
         self._url = url
         self._connection: Connection | None = None
         self._reading: Connection | None = None
         self._had_lock = False
         self._used_lists = 0
-        # Names this store in pg_stat_activity (63 bytes at most); the token tells it from another store of
-        # this process.
+        # Identifies this store in pg_stat_activity (63 bytes at most). The token tells it from another store
+        # of this process.
         self._application = (
             f"consumer {consumer} pid {os.getpid()} {secrets.token_hex(4)} {socket.gethostname()}"[:63]
         )
         digest = sha256(f"{topic}/{consumer}".encode()).digest()
         self._lock_key = int.from_bytes(digest[:8], "big") >> 1
 
-    # Life.
+    # Opening and closing.
 
     def open(self) -> int:
-        """Connect, take the lock, and return the position to read the topic from. Again after a failure too.
+        """Connect, take the lock, and return the position to read from. Also reopens after a failure.
 
-        Raises `ConsumerBusy` when another consumer holds the lock, `PlatformError` for a database that cannot
-        be used, `psycopg2.OperationalError` when the server is not reached.
+        Raises `ConsumerBusy` if another consumer holds the lock, `PlatformError` for a database that cannot
+        be used, and `psycopg2.OperationalError` if the server is not reached.
         """
         self.close()
         self.catalogue = Catalogue()
         self._connection = connect(self._url, application=self._application)
         try:
-            # The position must never be durable later than a flagged line that follows from it.
             self._connection.set_session(isolation_level="READ COMMITTED", autocommit=True)
             with self._connection.cursor() as cursor:
+                # A commit must be durable before the flagged lines that follow from it.
                 cursor.execute("SET synchronous_commit = on")
                 self._check(cursor)
                 self._lock(cursor)
@@ -150,7 +130,7 @@ class OrderStore:
                 cursor.execute(_USED_LISTS, (self.topic, self.consumer))
                 self._used_lists = (cursor.fetchone() or (0,))[0]
             self._connection.autocommit = False
-            if self._reads_apart:
+            if self._separate_reads:
                 self._reading = connect(self._url, application=f"reading for {self._application}"[:63])
                 self._reading.autocommit = True
         except BaseException:
@@ -159,7 +139,7 @@ class OrderStore:
         return position
 
     def close(self) -> None:
-        """Give up the lock and the connection; what was not committed is undone. Safe to repeat."""
+        """Release the lock and close the connections; uncommitted work is undone. Safe to repeat."""
         connections = self._connection, self._reading
         self._connection = self._reading = None
         for connection in connections:
@@ -175,14 +155,14 @@ class OrderStore:
 
     @property
     def connection(self) -> Connection:
-        """The open connection. Raises `psycopg2.InterfaceError` when the store is not open."""
+        """The open connection. Raises `psycopg2.InterfaceError` if the store is not open."""
         if self._connection is None:
             raise psycopg2.InterfaceError("the order store is not open")
         return self._connection
 
     @property
     def lost(self) -> bool:
-        """Whether an open connection broke. A broken COPY does not say so by the class of its error."""
+        """Whether an open connection broke. The class of a broken COPY's error does not tell."""
         connections = self._connection, self._reading
         return any(connection is not None and connection.closed != 0 for connection in connections)
 
@@ -208,7 +188,7 @@ class OrderStore:
             cursor.execute(_LOCK_HOLDER, (self._lock_key,))
             holder = cursor.fetchone()
             if holder and self._had_lock and holder[1] == self._application:
-                # Our own connection from before an outage, which the server believes to be alive.
+                # Our own connection from before an outage, which the server still believes to be alive.
                 cursor.execute("SELECT pg_terminate_backend(%s)", (holder[0],))
             elif holder and time.monotonic() >= deadline:
                 raise ConsumerBusy(
@@ -227,14 +207,14 @@ class OrderStore:
     # Reading what decisions need.
 
     def refresh(self, orders: Sequence[Order]) -> Catalogue:
-        """The catalogue, up to date, with all users and products of these orders that exist."""
+        """Return the catalogue, up to date, with all existing users and products of these orders."""
         with self._reads() as cursor:
             self.catalogue.refresh(cursor, {o.user_id for o in orders}, {o.product_id for o in orders})
         return self.catalogue
 
     @contextmanager
     def past_orders(self) -> Iterator[PastOrders]:
-        """Where a history reads stored orders from: those that are committed at each of its readings."""
+        """Yield the stored orders for a history to read: those committed at the time of each query."""
         with self._reads() as cursor:
             yield PastOrders(cursor)
 
@@ -244,13 +224,26 @@ class OrderStore:
             with self._reading.cursor() as cursor:
                 yield cursor
         else:
-            with self._undo_on_error(), self.connection.cursor() as cursor:
+            with self._rollback_on_error(), self.connection.cursor() as cursor:
                 yield cursor
 
     def stored(self, ids: Iterable[int]) -> dict[int, Order]:
-        """Those of the orders that are stored, by id."""
-        with self._undo_on_error(), self.connection.cursor() as cursor:
+        """Return the stored orders among these ids, by id."""
+        with self._rollback_on_error(), self.connection.cursor() as cursor:
             return select_orders(cursor, ids)
+
+    def flagged_after(self, position: int, last: int) -> Iterator[Flagged]:
+        """Stream the stored orders with positions in (`position`, `last`], in that order."""
+        with self._rollback_on_error():
+            with self.connection.cursor(name="flagged_after") as cursor:
+                cursor.itersize = 5_000
+                cursor.execute(
+                    f"{SELECT_FLAGGED} WHERE position > %s AND position <= %s ORDER BY position",
+                    (position, last),
+                )
+                for row in cursor:
+                    yield flagged_from_row(row)
+            self.connection.commit()
 
     # Writing.
 
@@ -260,26 +253,24 @@ class OrderStore:
         next_position: int,
         orders: Sequence[Flagged] | Rows = (),
         rejected: Sequence[Rejected] = (),
-        emission_start: int = 0,
         lists_version: int = 0,
     ) -> None:
         """Store a batch and move the position from `position` to `next_position`, in one transaction.
 
-        `emission_start` is where the flagged lines of `orders` will begin in the flagged stream,
-        `lists_version` the version of the lists of users that they were decided with.
+        `lists_version` is the version of the user lists that decided about `orders`.
 
-        Raises `Collision` when an order cannot be stored (`catalogue.forget`, look with `stored` and
-        `refresh`, decide anew, try again) and `PositionMoved`; in both cases, as for any error, nothing was
-        stored. After a `psycopg2.OperationalError` it is unknown whether all or nothing was: `open` again
-        tells.
+        Raises `Collision` if an order cannot be stored (call `catalogue.forget`, then `stored` and `refresh`,
+        and decide again), and `PositionMoved`. In both cases, as for any error, nothing was stored. Only
+        after a `psycopg2.OperationalError` it is unknown whether all or nothing was; `open` tells.
         """
         rows = orders if isinstance(orders, Rows) else Rows.of(orders)
-        names = {"topic": self.topic, "consumer": self.consumer, "stream": self.stream}
-        values = {"start": emission_start, "ids": rows.ids, "position": position, "next": next_position}
+        names = {"topic": self.topic, "consumer": self.consumer}
         try:
-            with self._undo_on_error(), self.connection.cursor() as cursor:
-                self._insert(cursor, rows, rejected, lists_version)
-                cursor.execute(_MOVE if rows.first_position is None else _EMIT + _MOVE, {**names, **values})
+            with self._rollback_on_error(), self.connection.cursor() as cursor:
+                self._insert(cursor, rows, lists_version)
+                if rejected:
+                    execute_values(cursor, _REJECT, [rejected_row(line) for line in rejected])
+                cursor.execute(_MOVE, {**names, "position": position, "next": next_position})
                 if cursor.rowcount != 1:
                     raise PositionMoved(
                         f'the position of consumer "{self.consumer}" in topic "{self.topic}" is no longer'
@@ -292,55 +283,20 @@ class OrderStore:
         except (errors.UniqueViolation, errors.ForeignKeyViolation) as error:
             raise Collision(str(error)) from error
 
-    def _insert(self, cursor: Cursor, rows: Rows, rejected: Sequence[Rejected], lists_version: int) -> None:
-        """The rows of a batch, and which lists it was decided with where that is new."""
-        if rows.first_position is not None:
-            # Measured: COPY is as fast as an array or VALUES insert for one order and twice as fast for
-            # fifty, so there is no second way for small batches.
-            # In one piece: for each piece the interpreter's lock is waited for.
-            cursor.copy_expert(COPY_ORDERS, BytesIO(rows.text), size=len(rows.text))
-            if lists_version != self._used_lists:
-                names = {"topic": self.topic, "consumer": self.consumer}
-                used = {**names, "position": rows.first_position, "version": lists_version}
-                cursor.execute(_USE_LISTS, used)
-        if rejected:
-            execute_values(cursor, _REJECT, [rejected_row(line) for line in rejected])
-
-    # Completing the flagged stream.
-
-    def emission(self) -> Emission | None:
-        """The flagged lines that the last committed batch must have; None before the first order."""
-        with self._undo_on_error(), self.connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT start_position, order_ids FROM flagged_emissions WHERE (stream, consumer) = (%s, %s)",
-                (self.stream, self.consumer),
-            )
-            row = cursor.fetchone()
-            self.connection.commit()
-        return Emission(*row) if row else None
-
-    def flagged(self, ids: Sequence[int]) -> list[Flagged]:
-        """The stored orders with these ids, in the order of `ids`; those that are not stored are left out."""
-        with self._undo_on_error(), self.connection.cursor() as cursor:
-            found = select_flagged(cursor, ids)
-            self.connection.commit()
-        return found
-
-    def flagged_after(self, position: int, last: int = _LAST) -> Iterator[Flagged]:
-        """Every stored order with a place in (`position`, `last`] of the topic, in topic order, streamed."""
-        with self._undo_on_error():
-            with self.connection.cursor(name="flagged_after") as cursor:
-                cursor.itersize = 5_000
-                cursor.execute(
-                    f"{SELECT_FLAGGED} WHERE position > %s AND position <= %s ORDER BY position",
-                    (position, last),
-                )
-                for row in cursor:
-                    yield flagged_from_row(row)
-            self.connection.commit()
+    def _insert(self, cursor: Cursor, rows: Rows, lists_version: int) -> None:
+        """Insert the orders of a batch, and the version of the lists that decided if it is a new one."""
+        if rows.first_position is None:
+            return
+        # Measured: COPY is as fast as an array or VALUES insert for one order and twice as fast for fifty, so
+        # small batches need no second way. It is sent in one piece: each piece waits for the interpreter's
+        # lock.
+        cursor.copy_expert(COPY_ORDERS, BytesIO(rows.text), size=len(rows.text))
+        if lists_version != self._used_lists:
+            names = {"topic": self.topic, "consumer": self.consumer}
+            cursor.execute(_USE_LISTS, {**names, "position": rows.first_position, "version": lists_version})
 
     @contextmanager
-    def _undo_on_error(self) -> Iterator[None]:
+    def _rollback_on_error(self) -> Iterator[None]:
         """Leave no failed transaction behind."""
         try:
             yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, Self, runtime_checkable
+from typing import Final, Protocol, Self, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,13 @@ class Delivery(Batch):
     """
 
     message_ids: list[str] = field(default_factory=list)
+
+
+DISK_POSITIONS: Final = range(10**15)
+"""The positions of a topic on disk, in bytes."""
+
+SHARED_POSITIONS: Final = range(DISK_POSITIONS.stop, 2**63)
+"""The positions that the database gives to orders of a queue: beyond any of a topic on disk."""
 
 
 class Reader(Protocol):

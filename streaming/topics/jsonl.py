@@ -165,10 +165,12 @@ class JsonlTopic:
     def trim(self, before: int) -> list[int]:
         """Remove the segments that end at or before a position, and return their positions, oldest first.
 
-        The newest segment always stays: writers append to it. Call this only if no reader will need these
-        lines again. Raises `OSError`.
+        The newest segment always stays, because writers append to it, and so does the one with the last whole
+        line, where a flagged stream goes on. Call this only if no reader will need these lines again. Raises
+        `OSError`.
         """
         with self._locked():
+            before = min(before, self.end() - 1)
             gone = [begin for begin, end in pairwise(self.segments()) if end <= before]
             for begin in gone:
                 self.path(begin).unlink(missing_ok=True)

@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 
 from ecommersss_platform_tests.support.shop import execute, flagged, open_shop, query, read_all
-from streaming.database.shared import FIRST_POSITION, TURN_LOCK, SharedOrderStore
+from streaming.database.shared import TURN_LOCK, SharedOrderStore
 from streaming.database.store import Collision, OrderStore
 from streaming.database.user_lists import add_entry, version_used
 from streaming.decisions import Rejected
-from streaming.flagged_tail import FlaggedTail
+from streaming.flagged import FlaggedFollower
 from streaming.orders import Flagged, decode_flagged, encode_flagged
+from streaming.topics import SHARED_POSITIONS
 from streaming.topics.jsonl import JsonlTopic
 
 pytestmark = pytest.mark.integration
+
+
+FIRST, LAST = SHARED_POSITIONS.start, SHARED_POSITIONS[-1]
 
 
 @pytest.fixture
@@ -68,13 +72,13 @@ class Background:
 
 def test_positions_are_ascending_and_above_any_on_disk(url: str) -> None:
     with opened(url) as store:
-        assert store.take_turn({1, 2}, 3) == [FIRST_POSITION, FIRST_POSITION + 1, FIRST_POSITION + 2]
-        store.put([], [Rejected(FIRST_POSITION, b"{", "malformed_json", "no")], {FIRST_POSITION: "7"})
-        assert store.open() == FIRST_POSITION + 2
-        assert store.take_turn(set(), 1) == [FIRST_POSITION + 3]
-    assert query(url, "SELECT position FROM rejected_orders") == [(FIRST_POSITION,)]
+        assert store.take_turn({1, 2}, 3) == [FIRST, FIRST + 1, FIRST + 2]
+        store.put([], [Rejected(FIRST, b"{", "malformed_json", "no")], {FIRST: "7"})
+        assert store.open() == FIRST + 2
+        assert store.take_turn(set(), 1) == [FIRST + 3]
+    assert query(url, "SELECT position FROM rejected_orders") == [(FIRST,)]
     [(definition,)] = query(url, "SELECT pg_get_indexdef('orders_shared_position'::regclass)")
-    assert str(FIRST_POSITION) in definition
+    assert str(FIRST) in definition
     [(lists_trigger,)] = query(url, "SELECT prosrc FROM pg_proc WHERE proname = 'next_lists_version'")
     assert f"pg_advisory_xact_lock({TURN_LOCK})" in lists_trigger
 
@@ -136,11 +140,11 @@ def test_the_same_order_id_by_different_users_collides_and_nothing_of_the_batch_
 
 def test_a_horizon_has_nothing_left_to_appear_below_it(url: str) -> None:
     with opened(url) as slow, opened(url) as quick, opened(url) as looking:
-        assert looking.horizon(-1) is None or looking.horizon(-1) == FIRST_POSITION - 1
+        assert looking.horizon(-1) is None or looking.horizon(-1) == FIRST - 1
         [early] = slow.take_turn({1}, 1)
         [late] = put(quick, 2, user_id=2)
         assert early < late
-        assert [o.position for o in looking.flagged_after(-1)] == [late]  # out of order, so far
+        assert [o.position for o in looking.flagged_after(-1, LAST)] == [late]  # out of order, so far
         began = time.monotonic()
         assert looking.horizon(-1, patience=0.2) is None
         assert time.monotonic() - began < 2
@@ -207,12 +211,12 @@ def stream(tmp_path: Path) -> JsonlTopic:
 
 def assert_whole(url: str, stream: JsonlTopic) -> None:
     with opened(url) as store:
-        stored = [encode_flagged(o) for o in store.flagged_after(-1)]
+        stored = [encode_flagged(o) for o in store.flagged_after(-1, LAST)]
     assert list(read_all(stream).values()) == stored
 
 
 def test_the_stream_is_the_stored_orders_by_position_each_once(url: str, stream: JsonlTopic) -> None:
-    tail = FlaggedTail(stream)
+    tail = FlaggedFollower(stream)
     with opened(url) as one, opened(url) as two:
         assert tail.advance(one) == 0
         put(one, 1, 2, 3)
@@ -229,7 +233,7 @@ def test_the_stream_is_the_stored_orders_by_position_each_once(url: str, stream:
 
 
 def test_one_process_writes_and_the_next_goes_on_where_it_ended(url: str, stream: JsonlTopic) -> None:
-    first, second = FlaggedTail(stream), FlaggedTail(JsonlTopic(stream.directory))
+    first, second = FlaggedFollower(stream), FlaggedFollower(JsonlTopic(stream.directory))
     with opened(url) as store:
         put(store, 1, 2)
         assert first.advance(store) == 2
@@ -248,14 +252,14 @@ def test_one_process_writes_and_the_next_goes_on_where_it_ended(url: str, stream
 def test_what_a_crash_left_of_a_line_is_completed(url: str, stream: JsonlTopic, kept: int) -> None:
     with opened(url) as store:
         put(store, 1, 2)
-        tail = FlaggedTail(stream)
+        tail = FlaggedFollower(stream)
         tail.advance(store)
         tail.release()
         [position] = put(store, 3)
-        [line] = [encode_flagged(o) for o in store.flagged_after(position - 1)]
+        [line] = [encode_flagged(o) for o in store.flagged_after(position - 1, LAST)]
         with stream.path(stream.segments()[-1]).open("ab") as file:
             file.write(line[:kept])
-        after = FlaggedTail(stream)
+        after = FlaggedFollower(stream)
         assert after.advance(store) == 1
         after.release()
     assert_whole(url, stream)
@@ -264,12 +268,12 @@ def test_what_a_crash_left_of_a_line_is_completed(url: str, stream: JsonlTopic, 
 def test_lines_that_a_power_failure_took_are_written_again(url: str, stream: JsonlTopic) -> None:
     with opened(url) as store:
         put(store, *range(1, 31))
-        tail = FlaggedTail(stream)
+        tail = FlaggedFollower(stream)
         tail.advance(store)
         tail.release()
         last = stream.path(stream.segments()[-1])
         last.write_bytes(last.read_bytes()[:100])
-        again = FlaggedTail(stream)
+        again = FlaggedFollower(stream)
         assert again.advance(store) > 0
         again.release()
     assert_whole(url, stream)
@@ -281,10 +285,10 @@ def test_a_stream_that_began_with_a_topic_on_disk_goes_on(url: str, stream: Json
         position = on_disk.open()
         on_disk.commit(position, 900, [order_at(0, 1), order_at(450, 2)])
     with opened(url) as store:
-        first, *_ = store.flagged_after(-1)
+        first, *_ = store.flagged_after(-1, LAST)
         stream.publish([encode_flagged(first)])
         put(store, 3)
-        tail = FlaggedTail(stream)
+        tail = FlaggedFollower(stream)
         assert tail.advance(store) == 2
         put(store, 4)
         assert tail.advance(store) == 1
@@ -295,7 +299,7 @@ def test_a_stream_that_began_with_a_topic_on_disk_goes_on(url: str, stream: Json
 def test_somebody_elses_line_is_left_and_the_stream_goes_on(url: str, stream: JsonlTopic) -> None:
     with opened(url) as store:
         put(store, 1)
-        tail = FlaggedTail(stream)
+        tail = FlaggedFollower(stream)
         tail.advance(store)
         stream.publish([b"somebody else's"])
         put(store, 2)

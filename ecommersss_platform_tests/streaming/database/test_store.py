@@ -26,7 +26,6 @@ from streaming.database import connect, store
 from streaming.database.store import (
     Collision,
     ConsumerBusy,
-    Emission,
     OrderStore,
     PositionMoved,
 )
@@ -71,37 +70,30 @@ AWKWARD = [
 
 
 def test_an_order_reads_back_as_it_was_byte_for_byte(orders: OrderStore, shop: str) -> None:
-    orders.commit(0, 700, orders=AWKWARD, emission_start=40)
+    orders.commit(0, 700, orders=AWKWARD)
 
-    back = orders.flagged([o.id for o in AWKWARD])
+    back = list(orders.flagged_after(-1, 2**62))
 
     assert back == AWKWARD
     assert [encode_flagged(o) for o in back] == [encode_flagged(o) for o in AWKWARD]
-    assert list(orders.flagged_after(-1)) == AWKWARD
-    assert [o.id for o in orders.flagged_after(400)] == [5, 6, 2**53 - 1]
+    assert [o.id for o in orders.flagged_after(400, 600)] == [5, 6]
     assert query(shop, "SELECT id FROM orders WHERE is_fraud") == [(5,)]
 
 
-def test_a_commit_moves_rows_emission_and_position_together(orders: OrderStore, shop: str) -> None:
-    assert orders.emission() is None
+def test_a_commit_moves_rows_and_position_together(orders: OrderStore, shop: str) -> None:
     bad = Rejected(300, b"\xff\x00 no json", "malformed_json", "a detail with \0 and \udc80")
 
-    orders.commit(0, 400, orders=[flagged(2), flagged(1)], rejected=[bad], emission_start=77)
+    orders.commit(0, 400, orders=[flagged(2), flagged(1)], rejected=[bad])
 
     assert position_of(shop) == 400
-    assert orders.emission() == Emission(77, [2, 1])
+    assert query(shop, "SELECT id FROM orders ORDER BY id") == [(1,), (2,)]
     [(position, raw, reason, detail, retried_at, missing_id)] = query(
         shop, "SELECT position, raw, reason, detail, retried_at, missing_id FROM rejected_orders"
     )
     assert (position, bytes(raw), reason) == (300, b"\xff\x00 no json", "malformed_json")
     assert (detail, retried_at, missing_id) == ("a detail with \\x00 and \\udc80", None, None)
-
-
-def test_a_batch_without_orders_leaves_the_emission_alone(orders: OrderStore, shop: str) -> None:
-    orders.commit(0, 100, orders=[flagged(1)], emission_start=5)
-    orders.commit(100, 200, rejected=[Rejected(100, b"x", "malformed_json", "")], emission_start=9)
-    assert orders.emission() == Emission(5, [1])
-    assert position_of(shop) == 200
+    orders.commit(400, 500, rejected=[Rejected(400, b"x", "malformed_json", "")])
+    assert position_of(shop) == 500
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,10 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecommersss_platform_tests.support.shop import flagged, read_all
-from streaming.database.store import Emission
-from streaming.flagged import FlaggedStream
-from streaming.orders import Flagged, decode_flagged, encode_flagged
 from streaming.topics.jsonl import JsonlTopic
 from streaming.topics.retention import Segment, judge_segments, list_segments, remove_segments
 
@@ -145,63 +140,3 @@ def test_a_reader_at_the_end_of_the_only_segment_left_goes_on(tmp_path: Path) ->
         assert reader.read(9, 0).next_position == 35
         topic.publish([b"more"])
         assert reader.read(9, 0).lines == [b"more"]
-
-
-class Committed:
-    """An order store whose last committed batch is `last`."""
-
-    def __init__(self, orders: list[Flagged], last: list[Flagged], start: int) -> None:
-        self._orders, self._last, self._start = orders, last, start
-
-    def emission(self) -> Emission:
-        return Emission(self._start, [order.id for order in self._last])
-
-    def flagged(self, ids: Sequence[int]) -> list[Flagged]:
-        return [order for order in self._orders if order.id in ids]
-
-    def flagged_after(self, position: int) -> list[Flagged]:
-        return [order for order in self._orders if order.position > position]
-
-
-@pytest.mark.parametrize("written", [0, 1, 2])
-def test_the_flagged_stream_is_completed_after_its_beginning_was_removed(
-    tmp_path: Path, written: int
-) -> None:
-    """Killed after a commit, with none, one or both lines of the batch written; old segments are gone."""
-    topic = JsonlTopic(tmp_path, segment_bytes=1)
-    orders = [flagged(id_) for id_ in range(1, 6)]
-    before, last = orders[:3], orders[3:]
-    stream = FlaggedStream(topic)
-    for order in before:
-        stream.emit([order])
-        stream.end = topic.end()
-    start = topic.end()
-    topic.publish(encode_flagged(order) for order in last[:written])
-    assert topic.trim(start)[:2] == topic_begins(before)[:2]
-
-    assert FlaggedStream(topic).recover(Committed(orders, last, start)) == 2 - written
-    ids = [decode_flagged(line).id for line in read_all(topic).values()]
-    assert ids[-2:] == [4, 5]
-    assert 1 not in ids
-
-
-def topic_begins(orders: Sequence[Flagged]) -> list[int]:
-    begins, at = [], 0
-    for order in orders:
-        begins.append(at)
-        at += len(encode_flagged(order)) + 1
-    return begins
-
-
-def test_lost_lines_are_written_again_but_removed_ones_are_not(
-    tmp_path: Path,
-) -> None:
-    topic = JsonlTopic(tmp_path, segment_bytes=1)
-    orders = [flagged(id_) for id_ in range(1, 6)]
-    for order in orders:
-        topic.publish([encode_flagged(order)])
-    begins = topic.segments()
-    topic.trim(begins[2])
-    topic.path(begins[4]).unlink()  # lost, though the database says that it was written
-    assert FlaggedStream(topic).recover(Committed(orders, orders[4:], begins[4] + 1)) == 1
-    assert [decode_flagged(line).id for line in read_all(topic).values()] == [3, 4, 5]
