@@ -1,4 +1,4 @@
-"""The consumer is killed with -9 again and again; nothing may be lost, doubled or changed.
+"""The consumer is killed with -9 again and again: nothing may be lost, doubled or changed.
 
 Runs alternate between kills from outside at a random time and kills at the moments that are hard to hit that
 way (see `run_consumer`). `ECOMMERSSS_FAULT_RUNS` sets how many runs there are.
@@ -21,7 +21,7 @@ from ecommersss_platform_tests.faults.traffic import (
     Traffic,
     change_lists,
     log_until_consuming,
-    start,
+    start_consumer,
     write_rules,
 )
 from ecommersss_platform_tests.support.shop import (
@@ -57,9 +57,10 @@ def test_kill_9_loses_nothing_and_doubles_nothing(database: str, tmp_path: Path)
             log = ""
             if run % 2:
                 # Each of the four moments in turn, after some batches.
-                process = start(database, tmp_path, max_lines, 4 * pick.randrange(10) + run // 2 % 4)
+                moment = 4 * pick.randrange(10) + run // 2 % 4
+                process = start_consumer(database, tmp_path, max_lines, crash=moment)
             else:
-                process = start(database, tmp_path, max_lines)
+                process = start_consumer(database, tmp_path, max_lines)
                 if pick.random() < 0.8:
                     log = log_until_consuming(process)
                 time.sleep(pick.random() * 0.3)
@@ -96,7 +97,7 @@ def test_sigterm_ends_in_time_and_leaves_nothing_half_done(database: str, tmp_pa
     traffic = Traffic(topic, 1)
     traffic.burst(20_000)
     book = write_rules(tmp_path)
-    process = start(database, tmp_path, 500)
+    process = start_consumer(database, tmp_path, 500)
     log = log_until_consuming(process)
     time.sleep(0.3)
     process.terminate()

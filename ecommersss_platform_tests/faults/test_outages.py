@@ -1,8 +1,8 @@
-"""Everything that the consumer needs is killed, filled up or stopped; nothing is lost, doubled or changed.
+"""Everything that the consumer needs is killed, filled up or stopped: nothing is lost, doubled or changed.
 
-What must hold at the end of each test is `assert_stored_exactly_once`: the topic is orders, rejected lines
-and repetitions; the flagged stream is the orders, each once, as its row says; verdicts are those of an
-undisturbed run. `ECOMMERSSS_FAULT_RUNS` sets how many kills there are, and makes the stall a minute long.
+Each test ends with `assert_stored_exactly_once`: every line of the topic is an order, a rejected line or a
+repetition; the flagged stream holds each order once, as its row says; verdicts are those of an undisturbed
+run. `ECOMMERSSS_FAULT_RUNS` sets the number of kills, and makes the stall a minute long.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ecommersss_platform_tests.faults.traffic import (
     USERS,
     Traffic,
     change_lists,
+    start_consumer,
     write_rules,
 )
 from ecommersss_platform_tests.support.project import PROJECT
@@ -56,7 +57,7 @@ MEGABYTE = 1 << 20
 
 
 class Stream:
-    """Two topics, a shop, and a consumer of them in a process of its own."""
+    """A shop with its two topics, and consumers of them in processes of their own."""
 
     def __init__(self, url: str, home: Path) -> None:
         self.url = url
@@ -68,27 +69,22 @@ class Stream:
         open_shop(url, USERS, PRODUCTS)
 
     def start(
-        self, *crash: int, max_lines: int = 500, clock: int | None = None, file_limit: int | None = None
-    ) -> subprocess.Popen[bytes]:
-        """A consumer that has begun to consume, or has died in the attempt."""
+        self,
+        crash: int | None = None,
+        max_lines: int = 500,
+        clock: int | None = None,
+        file_limit: int | None = None,
+    ) -> subprocess.Popen[str]:
+        """Start a consumer, and wait until it consumes or has died."""
 
         def limit() -> None:
             if file_limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
 
         begun = self.logged().count("consuming topic")
-        module = "ecommersss_platform_tests.faults.run_consumer"
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, str(self.home), str(max_lines), *map(str, crash)],
-                cwd=PROJECT,
-                env={
-                    **os.environ,
-                    "CONSUMER_URL": self.url,
-                    **({} if clock is None else {"CLOCK": str(clock)}),
-                },
-                stderr=log,
-                preexec_fn=limit,
+        with self.log.open("a") as log:
+            process = start_consumer(
+                self.url, self.home, max_lines, crash=crash, clock=clock, stderr=log, preexec=limit
             )
         eventually(
             lambda: self.logged().count("consuming topic") > begun or process.poll() is not None,
@@ -107,7 +103,7 @@ class Stream:
         return self.committed() == self.topic.end()
 
     def finish(self) -> Consumer:
-        """Let everything arrive that orders wait for, drain the topic, and check all of it."""
+        """Add the users and products that orders wait for, drain the topic, and check all of it."""
         add_users(self.url, range(USERS + 1, USERS + 5))
         add_products(self.url, range(PRODUCTS + 1, PRODUCTS + 3))
         consumer = Consumer(self.url, self.topic, self.flagged, self.book)
@@ -135,7 +131,7 @@ def stream(database: str, tmp_path: Path) -> Stream:
 def own_server(
     open_directory: Path, tmp_path: Path, copy_server: Callable[[Path], EmbeddedPostgres]
 ) -> Iterator[EmbeddedPostgres]:
-    """A server to be killed, apart from the one of the other tests."""
+    """A server to be killed, separate from that of the other tests."""
     server = copy_server(open_directory / tmp_path.name)
     server.up()
     migrate(server.url())
@@ -145,7 +141,7 @@ def own_server(
 
 
 def processes(server: EmbeddedPostgres) -> list[psutil.Process]:
-    """Every process of a server, the postmaster first."""
+    """Return the processes of a server, the postmaster first."""
     pid = server.pid()
     assert pid is not None
     postmaster = psutil.Process(pid)
@@ -173,7 +169,7 @@ def test_everything_is_killed_at_random_while_the_clock_jumps(
     pick = random.Random(seed)
     stream = Stream(own_server.url(), tmp_path)
     acknowledged = [0]
-    consumer: subprocess.Popen[bytes] | None = None
+    consumer: subprocess.Popen[str] | None = None
     producer: subprocess.Popen[str] | None = None
     victims, cut = Counter[str](), 0
     try:
@@ -184,9 +180,9 @@ def test_everything_is_killed_at_random_while_the_clock_jumps(
                 consumer.kill()
                 consumer.wait()
             if consumer is None or consumer.poll() is not None:
-                crash = [4 * pick.randrange(8) + pick.randrange(4)] if victim == "moment" else []
+                crash = 4 * pick.randrange(8) + pick.randrange(4) if victim == "moment" else None
                 max_lines = pick.choice([1, 7, 100, 5000])
-                consumer = stream.start(*crash, max_lines=max_lines, clock=pick.randrange(10_000))
+                consumer = stream.start(crash, max_lines, clock=pick.randrange(10_000))
             if producer is None or producer.poll() is not None:
                 producer = _producer(
                     stream.home, pick.randrange(1 << 30), pick.randrange(2, 40), acknowledged
@@ -244,7 +240,7 @@ def test_everything_is_killed_at_random_while_the_clock_jumps(
 
 
 def _producer(home: Path, seed: int, crash: int, acknowledged: list[int]) -> subprocess.Popen[str]:
-    """A producer; up to where it said that lines are published goes to `acknowledged`."""
+    """Start a producer. `acknowledged` collects the positions up to which it reported lines as published."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "ecommersss_platform_tests.faults.run_producer"),
@@ -264,9 +260,7 @@ def _producer(home: Path, seed: int, crash: int, acknowledged: list[int]) -> sub
     return process
 
 
-def test_postgres_killed_under_load_is_waited_for_and_gone_on_with(
-    own_server: EmbeddedPostgres, tmp_path: Path
-) -> None:
+def test_a_consumer_outlives_postgres_killed_under_load(own_server: EmbeddedPostgres, tmp_path: Path) -> None:
     stream = Stream(own_server.url(), tmp_path)
     traffic = Traffic(stream.topic, 7)
     consumer = stream.start(max_lines=50)
@@ -310,7 +304,7 @@ def test_a_wall_clock_that_jumps_back_changes_no_verdict(stream: Stream) -> None
 # One consumer at a time.
 
 
-def test_a_second_consumer_refuses_and_says_who_is_there(stream: Stream) -> None:
+def test_a_second_consumer_refuses_to_start_and_names_the_first(stream: Stream) -> None:
     first = stream.start()
     second = None
     try:
@@ -342,7 +336,7 @@ def test_a_second_consumer_refuses_and_says_who_is_there(stream: Stream) -> None
 
 @contextmanager
 def small_disk(directory: Path, megabytes: int) -> Iterator[None]:
-    """A file system of so many megabytes at `directory`. Skips, saying why, where none can be mounted."""
+    """Mount a file system of that size at `directory`. Skips, saying why, where none can be mounted."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system to fill up")
     directory.mkdir(exist_ok=True)
@@ -359,7 +353,7 @@ def small_disk(directory: Path, megabytes: int) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
-def test_the_flagged_stream_on_a_full_disk(database: str, tmp_path: Path) -> None:
+def test_a_flagged_stream_on_a_full_disk_is_completed_later(database: str, tmp_path: Path) -> None:
     with small_disk(tmp_path / "flagged", megabytes=1):
         stream = Stream(database, tmp_path)
         Traffic(stream.topic, 5).burst(6_000)
@@ -378,7 +372,7 @@ def test_the_flagged_stream_on_a_full_disk(database: str, tmp_path: Path) -> Non
         assert stream.finish().counters.orders > 0
 
 
-def test_the_flagged_stream_beyond_a_limit_of_file_sizes(stream: Stream) -> None:
+def test_a_flagged_stream_at_the_limit_of_file_sizes_is_completed_later(stream: Stream) -> None:
     """The same without a file system of its own: writing fails in the middle of a batch's lines."""
     Traffic(stream.topic, 6).burst(1_000)
     consumer = stream.start(max_lines=150, file_limit=100_001)
@@ -389,7 +383,7 @@ def test_the_flagged_stream_beyond_a_limit_of_file_sizes(stream: Stream) -> None
     stream.finish()
 
 
-def test_the_database_on_a_full_disk(tmp_path: Path, open_directory: Path) -> None:
+def test_a_database_on_a_full_disk_loses_nothing(tmp_path: Path, open_directory: Path) -> None:
     place = open_directory / "full"
     place.mkdir()
     with small_disk(place, megabytes=400):
@@ -425,7 +419,7 @@ def test_the_database_on_a_full_disk(tmp_path: Path, open_directory: Path) -> No
 
 
 @pytest.mark.skipif(not LONG, reason="part of make faults: a server that dies of it takes long to come back")
-def test_the_write_ahead_log_on_a_full_disk(tmp_path: Path, open_directory: Path) -> None:
+def test_a_write_ahead_log_on_a_full_disk_is_waited_for(tmp_path: Path, open_directory: Path) -> None:
     """PostgreSQL ends itself then. To the consumer that is an outage: it waits until the server has room."""
     log_disk = open_directory / "log"
     log_disk.mkdir()
@@ -472,9 +466,7 @@ def test_the_write_ahead_log_on_a_full_disk(tmp_path: Path, open_directory: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(240 + 4 * STALL_SECONDS)
-def test_postgres_stalled_then_the_lag_drains_and_memory_stays(
-    own_server: EmbeddedPostgres, tmp_path: Path
-) -> None:
+def test_after_a_stall_the_lag_drains_and_memory_stays(own_server: EmbeddedPostgres, tmp_path: Path) -> None:
     stream = Stream(own_server.url(), tmp_path)
     traffic = Traffic(stream.topic, 9)
     traffic.burst(3_000)

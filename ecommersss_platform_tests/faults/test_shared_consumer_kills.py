@@ -1,7 +1,7 @@
-"""Three consumers of Pub/Sub at a time are killed with -9, again and again; nothing may be lost or doubled.
+"""Three consumers of Pub/Sub at a time are killed with -9, again and again: nothing may be lost or doubled.
 
 Each run starts three, which kill themselves at the moments that are hard to hit from outside (see
-`run_shared_consumer`) or are killed at a random time. `ECOMMERSSS_FAULT_RUNS` sets how many runs there are:
+`run_consumer`) or are killed at a random time. `ECOMMERSSS_FAULT_RUNS` sets how many runs there are:
 one for every five of it, because what a dead consumer held comes again only after ten seconds.
 """
 
@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -26,10 +24,10 @@ from ecommersss_platform_tests.faults.traffic import (
     USERS,
     Traffic,
     change_lists,
+    start_consumer,
     write_rules,
 )
 from ecommersss_platform_tests.support import pubsub_emulator as emulator
-from ecommersss_platform_tests.support.project import PROJECT
 from ecommersss_platform_tests.support.shop import (
     add_products,
     add_users,
@@ -67,19 +65,6 @@ class Recorded:
         self.lines += lines
 
 
-def start(url: str, topic: PubSubTopic, home: Path, max_lines: int, *crash: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "ecommersss_platform_tests.faults.run_shared_consumer"),
-            *(topic.topic, str(home), str(max_lines), *map(str, crash)),
-        ],
-        cwd=PROJECT,
-        env={**os.environ, "CONSUMER_URL": url},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.timeout(300 + 60 * ROUNDS)
 def test_kill_9_of_three_consumers_loses_nothing_and_doubles_nothing(
     database: str, pubsub: str, tmp_path: Path
@@ -99,7 +84,10 @@ def test_kill_9_of_three_consumers_loses_nothing_and_doubles_nothing(
             # Each of the four moments is hit by one of the three, after a few batches.
             moments = [4 * pick.randrange(4) + (run + n) % 4 for n in range(3)]
             processes = [
-                start(database, topic, tmp_path, pick.choice([5, 50, 500]), moment) for moment in moments
+                start_consumer(
+                    database, tmp_path, pick.choice([5, 50, 500]), crash=moment, pubsub=topic.topic
+                )
+                for moment in moments
             ]
             deadline = time.monotonic() + 12 + pick.random()
             while any(p.poll() is None for p in processes) and time.monotonic() < deadline:
@@ -153,7 +141,7 @@ def test_sigterm_ends_a_consumer_in_time_and_its_messages_go_to_another(
     with emulator.emulated(pubsub, streams_end=True) as topic:
         traffic = Traffic(topic, 1)
         traffic.burst(2_000)
-        process = start(database, topic, tmp_path, 20)
+        process = start_consumer(database, tmp_path, 20, pubsub=topic.topic)
         deadline = time.monotonic() + 60
         while query(database, "SELECT count(*) < 200 FROM orders") == [(True,)]:
             assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""What the fault tests have in common: traffic of every kind, and processes to be killed."""
+"""Traffic of every kind, and consumers to be killed, for the fault tests."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -31,7 +32,7 @@ MALFORMED = [b"", b"{", b"\xff\xfe", b'{"id": 1}', b"[]", b"x" * 200]
 
 
 class Traffic:
-    """Orders of every kind, published in the background in bursts, faster than they are consumed."""
+    """Orders of every kind, published in bursts, faster than they are consumed."""
 
     def __init__(self, topic: Publisher, seed: int, clock: Callable[[], float] = time.time) -> None:
         self.topic = topic
@@ -98,7 +99,7 @@ class Traffic:
 
 
 def jumping(seed: int, clock: Callable[[], float] = time.time) -> Callable[[], float]:
-    """A wall clock that jumps back by up to two days, and forth again, at every few looks."""
+    """Return a wall clock that now and then jumps back by up to two days, and forth again."""
     pick, offset = random.Random(seed), 0.0
 
     def now() -> float:
@@ -111,7 +112,7 @@ def jumping(seed: int, clock: Callable[[], float] = time.time) -> Callable[[], f
 
 
 def write_rules(home: Path) -> RuleBook:
-    """The shipped rules, those that look back as active as the others."""
+    """Write the shipped rules to HOME/rules.yml, the shadow ones as active, and return the book."""
     text = RULES_PATH.read_text().replace("mode: shadow", "mode: active")
     (home / "rules.yml").write_text(text)
     return RuleBook.parse(text)
@@ -121,7 +122,7 @@ LOOKING_BACK = {"rapid_orders", "spend_burst", "country_change", "first_order_to
 
 
 def change_lists(url: str, pick: random.Random) -> None:
-    """Block, allow or take off someone, as people and the platform do at any time."""
+    """Add or remove an entry of the user lists, as people and the platform do at any time."""
     user, name = pick.randint(1, USERS), pick.choice(LISTS)
     if pick.random() < 0.3:
         with suppress(PlatformError):  # nobody was on it
@@ -130,21 +131,35 @@ def change_lists(url: str, pick: random.Random) -> None:
         add_entry(url, user, name, "a test", pick.choice([None, datetime.now(UTC) + timedelta(days=1)]))
 
 
-def start(url: str, home: Path, max_lines: int, *crash: int) -> subprocess.Popen[str]:
+def start_consumer(
+    url: str,
+    home: Path,
+    max_lines: int,
+    *,
+    crash: int | None = None,
+    clock: int | None = None,
+    pubsub: str | None = None,
+    stderr: int | IO[str] = subprocess.PIPE,
+    preexec: Callable[[], None] | None = None,
+) -> subprocess.Popen[str]:
+    """Start a consumer in a process of its own: see `run_consumer` for its options."""
+    options = {"--crash": crash, "--clock": clock, "--pubsub": pubsub}
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "ecommersss_platform_tests.faults.run_consumer"),
-            *(str(home), str(max_lines), *map(str, crash)),
+            *(str(home), str(max_lines)),
+            *(f"{name}={value}" for name, value in options.items() if value is not None),
         ],
         cwd=PROJECT,
         env={**os.environ, "CONSUMER_URL": url},
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
+        preexec_fn=preexec,
     )
 
 
 def log_until_consuming(process: subprocess.Popen[str]) -> str:
-    """Wait until the consumer has recovered and begins; returns what it has logged."""
+    """Wait until the consumer begins to consume, and return what it has logged."""
     assert process.stderr is not None
     log = ""
     for line in process.stderr:

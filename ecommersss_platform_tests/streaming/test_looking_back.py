@@ -239,7 +239,7 @@ def test_a_batch_that_collides_while_the_next_is_decided(
 
     monkeypatch.setattr(Consumer, "_decide", noted)
     consumer = Consumer(url, topic, stream, BOOK, max_lines=3)
-    consumer._next_retry = math.inf  # a look for arrivals waits for the batch in work
+    consumer._next_retry = math.inf  # a look for arrivals finishes the pending batch
     consumer.run(once=True)
     assert decided == [(3, False), (5, False), (3, True), (5, True), (8, False)]
     assert (consumer.counters.orders, consumer.counters.duplicates) == (6, 1)
