@@ -24,8 +24,9 @@ from ecommersss_platform.warehouse.protocol import Job, OnStep, Published, Step,
 class Publication(Protocol):
     """One publication as an engine carries it out. Its methods are called once each, in this order."""
 
-    jobs: Sequence[Job]
-    """The service's jobs so far."""
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """Return the service's jobs so far."""
 
     def compare(self) -> None:
         """Raise SchemaError if the existing table cannot follow its contract. Changes nothing."""

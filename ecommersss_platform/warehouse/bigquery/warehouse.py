@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -172,22 +172,22 @@ class BigQueryWarehouse(PublishingWarehouse):
         return DIALECT.quote(f"{self.config.project}.{dataset}.{table}")
 
 
+@dataclass
 class _Publication:
     """A publication in an open session."""
 
-    def __init__(
-        self,
-        warehouse: BigQueryWarehouse,
-        session: Session,
-        table: RawTable,
-        days: Days | None,
-        run_id: str,
-    ) -> None:
-        self._warehouse, self._session = warehouse, session
-        self._table, self._days, self._run_id = table, days, run_id
-        self._attempt = ""
-        self._nulls: dict[str, int] = {}
-        self.jobs: Sequence[Job] = session.jobs
+    _warehouse: BigQueryWarehouse
+    _session: Session
+    _table: RawTable
+    _days: Days | None
+    _run_id: str
+    _attempt: str = ""
+    _nulls: dict[str, int] = field(default_factory=dict)
+    """Missing values per staged column."""
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        return self._session.jobs
 
     def compare(self) -> None:
         if self._days is not None:

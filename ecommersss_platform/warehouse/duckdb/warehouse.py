@@ -63,7 +63,8 @@ class DuckDbWarehouse(DuckDbFile, PublishingWarehouse):
     def _publication(self, table: RawTable, days: Days | None, run_id: str) -> Iterator[Publication]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.writing() as connection:
-            yield _Publication(self, connection, table, days, run_id)
+            staging = f"{STAGING}.{DIALECT.quote(staging_name(table, run_id))}"
+            yield _Publication(self, connection, table, days, staging)
 
     def migrate(
         self, table: RawTable, renames: Mapping[str, str], drops: Collection[str], *, dry_run: bool = False
@@ -133,23 +134,17 @@ class DuckDbWarehouse(DuckDbFile, PublishingWarehouse):
         return TableNotFound(f"{name} is not in {self.path} yet: materialise it first")
 
 
+@dataclass
 class _Publication:
     """A publication on an open connection that may write."""
 
+    _warehouse: DuckDbWarehouse
+    _connection: duckdb.DuckDBPyConnection
+    _table: RawTable
+    _days: Days | None
+    _staging: str
+    _contract_statements: Sequence[str] = ()
     jobs: Sequence[Job] = ()
-
-    def __init__(
-        self,
-        warehouse: DuckDbWarehouse,
-        connection: duckdb.DuckDBPyConnection,
-        table: RawTable,
-        days: Days | None,
-        run_id: str,
-    ) -> None:
-        self._warehouse, self._connection = warehouse, connection
-        self._table, self._days = table, days
-        self._staging = f"{STAGING}.{DIALECT.quote(staging_name(table, run_id))}"
-        self._contract_statements: list[str] = []
 
     def compare(self) -> None:
         drop_dead_staging(self._connection)
