@@ -243,7 +243,6 @@ def test_json_examples_decode(document: Path) -> None:
                     assert decode(value.encode()).id == loaded["id"]
 
 
-@pytest.mark.xfail(strict=False, reason="README.md is being divided into docs/")
 def test_the_readme_is_one_page() -> None:
     assert len(README.read_text().splitlines()) <= 150
 

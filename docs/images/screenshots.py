@@ -1,0 +1,65 @@
+"""Take the screenshots of README from a running platform: `python docs/images/screenshots.py [ADDRESS]`.
+
+Start the platform with `ecommersss up` and materialise a day first. Needs Chromium on the path.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+HERE = Path(__file__).parent
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+GROUPS = ("raw", "bronze", "silver", "gold", "fraud")
+
+
+def lineage(page: Page, address: str) -> None:
+    """Show the asset graph with every group unfolded."""
+    page.goto(f"{address}/asset-groups")
+    for group in GROUPS:
+        # The last occurrence of the name is in the graph, where a click unfolds the group.
+        page.get_by_text(group, exact=True).locator("visible=true").last.click()
+        page.wait_for_timeout(1_000)
+    page.reload()
+    page.wait_for_timeout(6_000)
+    page.mouse.move(1_900, 1_100)
+    page.keyboard.down("Control")  # the wheel then zooms
+    page.mouse.wheel(0, 130)
+    page.keyboard.up("Control")
+    page.mouse.move(900, 60)
+    page.wait_for_timeout(3_000)
+    page.screenshot(path=HERE / "lineage.png", clip={"x": 900, "y": 110, "width": 1420, "height": 1390})
+
+
+def run(page: Page, address: str) -> None:
+    """Show the newest successful run of the daily pipeline, step by step."""
+    page.goto(f"{address}/runs?q[0]=job%3Adaily_pipeline&q[1]=status%3ASUCCESS")
+    page.locator("a[href^='/runs/']").first.click()
+    page.wait_for_timeout(5_000)
+    # Make room for the steps: drag the border between them and the events down.
+    height = page.viewport_size["height"] if page.viewport_size else 1000
+    border = page.get_by_text("Events", exact=True).bounding_box()
+    assert border is not None
+    page.mouse.move(700, border["y"] - 22)
+    page.mouse.down()
+    page.mouse.move(700, 0.6 * height, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(1_000)
+    page.screenshot(path=HERE / "run.png", clip={"x": 240, "y": 0, "width": 1510, "height": 0.55 * height})
+
+
+def main(address: str = "http://127.0.0.1:3000") -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 2400, "height": 1500}, timezone_id="Asia/Jakarta")
+        lineage(page, address)
+        run(page, address)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
