@@ -167,7 +167,7 @@ class PubSubTopic:
         match error:
             case exceptions.NotFound():
                 said = "it does not exist"
-                advice = 'create it, as README.md shows under "Go to Pub/Sub", or set ECOMMERSSS_PUBSUB_*'
+                advice = "create it as docs/pubsub.md shows, or set ECOMMERSSS_PUBSUB_*"
             case exceptions.PermissionDenied() | exceptions.Unauthenticated():
                 advice = (
                     "this account needs roles/pubsub.publisher on the topic to publish, and"
@@ -287,7 +287,7 @@ class PubSubReader:
             if not found.enable_message_ordering:
                 logger.warning(
                     "subscription %s has no message ordering: a user's orders may be judged out of"
-                    " sequence; create it again with ordering, as README.md shows",
+                    " sequence; create it again with ordering, as docs/pubsub.md shows",
                     path,
                 )
 

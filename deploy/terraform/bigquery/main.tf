@@ -1,5 +1,5 @@
 # Datasets, a service account that may write to them and run jobs, and nothing more. No key is made.
-# README.md, "Go to BigQuery", has what it is for. Whoever applies it may make datasets, service accounts and
+# docs/bigquery.md explains it. Whoever applies it may make datasets, service accounts and
 # bindings in the project, and bindings in the billing project. State is a file in this folder until you add a backend.
 
 provider "google" {

@@ -124,8 +124,8 @@ def test_the_error_names_a_missing_topic_or_subscription(topic: PubSubTopic) -> 
         with pytest.raises(TopicUnavailable) as error:
             use()
         assert str(error.value).endswith(
-            f"{path} at the emulator at {missing.emulator}: it does not exist; create it, as README.md shows"
-            ' under "Go to Pub/Sub", or set ECOMMERSSS_PUBSUB_*'
+            f"{path} at the emulator at {missing.emulator}: it does not exist; create it as docs/pubsub.md"
+            " shows, or set ECOMMERSSS_PUBSUB_*"
         )
 
 
