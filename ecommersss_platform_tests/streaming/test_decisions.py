@@ -1,4 +1,4 @@
-"""What becomes of each line of a batch."""
+"""The decision about each line of a batch."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def catalogue() -> Catalogue:
 
 
 def decided(catalogue: Catalogue, *orders: Order, stored: dict[int, Order] | None = None) -> Decision:
-    """The decision about a batch with these orders at positions 100, 200, ..."""
+    """Return the decision about a batch with these orders at positions 100, 200, ..."""
     batch = [Candidate(100 * n, encode(o), o) for n, o in enumerate(orders, start=1)]
     history = MemoryHistory()
     history.load(StoredInMemory(), orders)
     return decide_batch(batch, stored or {}, catalogue, history, BOOK, NOON + timedelta(seconds=1))
 
 
-def test_lines_that_decode_are_told_from_those_that_do_not() -> None:
+def test_lines_that_decode_are_separated_from_those_that_do_not() -> None:
     decoded, invalid = candidates(Batch([0, 90, 95], [encode(order(5)), b"", b"{}"], 99))
     assert decoded == [Candidate(0, encode(order(5)), order(5))]
     assert [(r.position, r.raw, r.reason, r.missing_id) for r in invalid] == [
@@ -80,7 +80,7 @@ def test_active_rules_make_fraud_and_shadow_rules_do_not(catalogue: Catalogue) -
     assert (decision.rejected, decision.duplicates, decision.known_ids) == ([], 0, 0)
 
 
-def test_an_order_that_comes_again_is_counted_and_one_that_differs_is_rejected(catalogue: Catalogue) -> None:
+def test_a_repeated_order_is_counted_and_another_with_its_id_is_rejected(catalogue: Catalogue) -> None:
     again, other = order(1), order(1, amount=Decimal("3000.01"))
     decision = decided(catalogue, order(1), again, other)
     assert [o.position for o in decision.orders] == [100]
@@ -143,8 +143,8 @@ rules:
 )
 
 
-def test_only_accepted_orders_count_for_those_that_follow(catalogue: Catalogue) -> None:
-    """Not repetitions, not other content under a known id, not unknown products; and each by its own user."""
+def test_only_accepted_orders_count_for_later_ones(catalogue: Catalogue) -> None:
+    """Repetitions, other content under a known id and unknown products do not; users count separately."""
     catalogue.lists.add(2, "block")
     second = order(2, product_id=2)
     orders = [

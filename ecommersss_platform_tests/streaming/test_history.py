@@ -1,4 +1,4 @@
-"""Features that look back: the same as their definition and as SQL, whatever is forgotten in between."""
+"""Features that look back equal their definition and SQL, whatever is evicted in between."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CONNECTION.execute("SET TimeZone = 'UTC'")
 
 
 def in_duckdb(orders: list[Order]) -> list[Velocity]:
-    """The features as a self-join on the place in the topic gives them."""
+    """Return the features as a self-join on the position gives them."""
     table = pa.table(
         {
             "position": pa.array(range(len(orders)), pa.int64()),
@@ -54,7 +54,7 @@ def in_duckdb(orders: list[Order]) -> list[Velocity]:
 
 
 def observed(history: history.History, stored: StoredInMemory, orders: list[Order]) -> list[Velocity]:
-    """The features of a batch of orders, which is then stored."""
+    """Return the features of a batch of orders, and store the batch."""
     history.load(stored, orders)
     velocities = [history.observe(order) for order in orders]
     stored.orders += orders
@@ -62,7 +62,7 @@ def observed(history: history.History, stored: StoredInMemory, orders: list[Orde
     return velocities
 
 
-# Steps that meet on the edges of the windows.
+# Steps that meet at the edges of the windows.
 GAPS = st.sampled_from(
     [
         timedelta(0),
@@ -91,7 +91,7 @@ GAPS = st.sampled_from(
 
 @st.composite
 def topics(draw: st.DrawFn) -> list[Order]:
-    """Orders of few users as they come, on the clock, early, late, and at the same time."""
+    """Orders of few users: on time, early, late, and at the same instant."""
     instant = NOON
     orders = []
     for number in range(1, draw(st.integers(1, 40)) + 1):
@@ -114,60 +114,60 @@ def topics(draw: st.DrawFn) -> list[Order]:
 @given(topics(), st.data())
 @settings(max_examples=150, deadline=None)
 @pytest.mark.parametrize("kind", [MemoryHistory, FreshHistory])
-def test_history_is_its_definition_and_the_sql(
+def test_history_equals_its_definition_and_the_sql(
     kind: type[MemoryHistory], topic: list[Order], data: st.DataObject
 ) -> None:
-    """Through batches of any size, failed commits, restarts and evictions at any time."""
+    """With batches of any size, failed commits, restarts and evictions at any time."""
     expected = [plain_velocity(topic[:n], o) for n, o in enumerate(topic)]
     assert in_duckdb(topic) == expected
 
-    stored, look_back = StoredInMemory(), kind()
-    look_back.reset(stored)
+    stored, memory = StoredInMemory(), kind()
+    memory.reset(stored)
     found: list[Velocity] = []
     while len(found) < len(topic):
         batch = topic[len(found) : len(found) + data.draw(st.integers(1, 12))]
         happens = data.draw(st.sampled_from(["", "", "", "rolled back", "restart", "evicted"]))
         if happens == "rolled back":
-            look_back.load(stored, batch)
+            memory.load(stored, batch)
             for o in batch[: data.draw(st.integers(0, len(batch)))]:
-                look_back.observe(o)
-            look_back.rolled_back()
+                memory.observe(o)
+            memory.rolled_back()
         elif happens == "restart":
-            look_back = kind()
-            look_back.reset(stored)
+            memory = kind()
+            memory.reset(stored)
         elif happens == "evicted":
-            look_back._since_sweep = 10**9
-        found += observed(look_back, stored, batch)
+            memory._since_sweep = 10**9
+        found += observed(memory, stored, batch)
     assert found == expected
 
 
 @given(topics(), st.data())
 @settings(max_examples=100, deadline=None)
 def test_a_batch_may_be_judged_while_others_are_being_stored(topic: list[Order], data: st.DataObject) -> None:
-    """Stored or not when the next batch is prepared, and noticed then or later: an order counts once."""
-    stored, look_back = StoredInMemory(), MemoryHistory()
-    look_back.reset(stored)
+    """An order counts once, whether or not it is stored or known to be when the next batch is loaded."""
+    stored, memory = StoredInMemory(), MemoryHistory()
+    memory.reset(stored)
     found: list[Velocity] = []
     waiting: list[list[Order]] = []
     unnoticed: list[list[Order]] = []
     while len(found) < len(topic):
         batch = topic[len(found) : len(found) + data.draw(st.integers(1, 8))]
-        look_back.load(stored, batch)
-        found += [look_back.observe(o) for o in batch]
+        memory.load(stored, batch)
+        found += [memory.observe(o) for o in batch]
         waiting.append(batch)
         for _ in range(data.draw(st.integers(0, len(waiting)))):
             unnoticed.append(waiting.pop(0))
             stored.orders += unnoticed[-1]
         for _ in range(data.draw(st.integers(0, len(unnoticed)))):
-            look_back.committed(len(unnoticed.pop(0)))
+            memory.committed(len(unnoticed.pop(0)))
         if data.draw(st.booleans()):
-            look_back._since_sweep = 10**9
+            memory._since_sweep = 10**9
     assert found == [plain_velocity(topic[:n], o) for n, o in enumerate(topic)]
 
 
 def velocities(*orders: Order) -> list[Velocity]:
-    stored, look_back = StoredInMemory(), MemoryHistory()
-    return observed(look_back, stored, list(orders))
+    stored, memory = StoredInMemory(), MemoryHistory()
+    return observed(memory, stored, list(orders))
 
 
 def test_a_first_order_counts_itself_and_has_no_last() -> None:
@@ -212,34 +212,34 @@ def test_countries_are_counted_within_the_window() -> None:
 
 
 def test_no_order_needs_the_database_while_its_user_keeps_ordering() -> None:
-    stored, look_back = StoredInMemory(), MemoryHistory()
+    stored, memory = StoredInMemory(), MemoryHistory()
     orders = [
         order(n, user_id=1 + n % 5, created_date=NOON + n * MINUTE - (n % 7) * 8 * MINUTE)
         for n in range(1, 3000)
     ]
     for n in range(0, len(orders), 10):
-        observed(look_back, stored, orders[n : n + 10])
+        observed(memory, stored, orders[n : n + 10])
     assert sorted(stored.asked) == [1, 2, 3, 4, 5]
 
 
 def test_memory_is_by_users_and_orders_in_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten times the users that have ever ordered, at the same rate: the same memory."""
+    """Ten times the users at the same rate of orders take the same memory."""
     monkeypatch.setattr(history, "_SWEEP_EVERY", 100)
     kept = {}
     for users in (5_000, 50_000):
         pick = random.Random(7)
-        stored, look_back = Nothing(), MemoryHistory()
+        stored, memory = Nothing(), MemoryHistory()
         for n in range(0, 20_000, 50):
             batch = [
                 order(i, user_id=pick.randint(1, users), created_date=NOON + i * 2 * MINUTE)
                 for i in range(n + 1, n + 51)
             ]
-            look_back.load(stored, batch)
+            memory.load(stored, batch)
             for o in batch:
-                look_back.observe(o)
-            look_back.committed(len(batch))
-        orders = sum(len(span.times) for span in look_back._users.values())
-        kept[users] = (len(look_back), orders)
+                memory.observe(o)
+            memory.committed(len(batch))
+        orders = sum(len(span.times) for span in memory._users.values())
+        kept[users] = (len(memory), orders)
     # 26 hours of an order every two minutes are 780 of them; a sweep comes after as many orders as are users.
     for users, orders in kept.values():
         assert users <= 2 * 780
@@ -247,51 +247,51 @@ def test_memory_is_by_users_and_orders_in_the_window(monkeypatch: pytest.MonkeyP
 
 
 class Nothing(StoredInMemory):
-    """A database that remembers nothing, so that a test need not search through it."""
+    """A database that remembers nothing, which makes a test fast."""
 
     def __init__(self) -> None:
         super().__init__([])
 
 
-def test_an_order_from_the_far_future_evicts_nobody_for_good() -> None:
-    stored, look_back = StoredInMemory(), MemoryHistory()
+def test_an_order_from_the_far_future_evicts_no_other_user() -> None:
+    stored, memory = StoredInMemory(), MemoryHistory()
     far = order(1, user_id=1, created_date=NOON.replace(year=2090))
     rest = [order(n, user_id=1 + n % 3, created_date=NOON + n * MINUTE) for n in range(2, 400)]
     topic = [far, *rest]
-    found = [v for n in range(0, len(topic), 5) for v in observed(look_back, stored, topic[n : n + 5])]
+    found = [v for n in range(0, len(topic), 5) for v in observed(memory, stored, topic[n : n + 5])]
     assert found == [plain_velocity(topic[:n], o) for n, o in enumerate(topic)]
     # Only the one user who did it is looked up again.
     assert {u for u in stored.asked if stored.asked.count(u) > 1} == {1}
 
 
-def test_beyond_so_many_users_all_are_dropped_and_the_answers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beyond_the_limit_of_users_all_are_dropped_and_answers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "MAX_USERS", 10)
-    stored, look_back = StoredInMemory(), MemoryHistory()
+    stored, memory = StoredInMemory(), MemoryHistory()
     topic = [order(n, user_id=1 + n % 25, created_date=NOON + n * SECOND) for n in range(1, 300)]
-    found = [v for n in range(0, len(topic), 4) for v in observed(look_back, stored, topic[n : n + 4])]
+    found = [v for n in range(0, len(topic), 4) for v in observed(memory, stored, topic[n : n + 4])]
     assert found == [plain_velocity(topic[:n], o) for n, o in enumerate(topic)]
-    assert len(look_back) <= 10 + 4
+    assert len(memory) <= 10 + 4
 
 
 def test_a_start_reads_the_users_of_the_newest_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "WARM_ORDERS", 3)
     stored = StoredInMemory([order(n, user_id=n, created_date=NOON + n * MINUTE) for n in range(1, 6)])
-    look_back = MemoryHistory()
-    look_back.reset(stored)
-    assert len(look_back) == 3
+    memory = MemoryHistory()
+    memory.reset(stored)
+    assert len(memory) == 3
     stored.asked.clear()
     new = order(9, user_id=5, created_date=NOON + 6 * MINUTE)
-    assert observed(look_back, stored, [new]) == [Velocity(2, 2, Decimal("6000.00"), 60, 1)]
+    assert observed(memory, stored, [new]) == [Velocity(2, 2, Decimal("6000.00"), 60, 1)]
     assert stored.asked == []
 
 
-def test_an_order_that_was_not_prepared_is_a_mistake_of_the_program() -> None:
-    look_back = MemoryHistory()
+def test_an_order_that_was_not_loaded_is_a_programming_error() -> None:
+    memory = MemoryHistory()
     with pytest.raises(LookupError, match="order 1 was not loaded"):
-        look_back.observe(order(1))
-    observed(look_back, StoredInMemory(), [order(1)])
-    look_back.observe(order(2, created_date=NOON - 400 * DAY))  # a user without a past is known for ever
+        memory.observe(order(1))
+    observed(memory, StoredInMemory(), [order(1)])
+    memory.observe(order(2, created_date=NOON - 400 * DAY))  # all is known of a user without orders
     stored = StoredInMemory([order(3, user_id=2)])
-    observed(look_back, stored, [order(4, user_id=2)])
+    observed(memory, stored, [order(4, user_id=2)])
     with pytest.raises(LookupError, match="order 5 was not loaded"):
-        look_back.observe(order(5, user_id=2, created_date=NOON - 400 * DAY))
+        memory.observe(order(5, user_id=2, created_date=NOON - 400 * DAY))

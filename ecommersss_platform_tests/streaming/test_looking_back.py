@@ -1,4 +1,4 @@
-"""What rules look back on, with a real server: history, lists of users, and a rule book that changes."""
+"""What rules look back on, on a real server: history, the user lists, and a rule book that changes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def store(url: str, *orders: Order) -> None:
         )
 
 
-def test_what_the_database_answers(url: str) -> None:
+def test_past_orders_of_the_database(url: str) -> None:
     times = [NOON - 30 * DAY, NOON - DAY, NOON - DAY, NOON - timedelta(microseconds=1), NOON, NOON + HOUR]
     store(url, *(order(n, created_date=t, amount=Decimal(n)) for n, t in enumerate(times, start=1)))
     store(url, order(9, user_id=2, country="SG"))
@@ -145,7 +145,7 @@ def test_verdicts_are_by_definition_through_restarts_and_evictions(
     kind: type[MemoryHistory],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Late orders of months ago, ties, repetitions, rejected ones; batches of every size, each a restart."""
+    """With orders months late, ties, repetitions, rejected lines, and a restart after each batch."""
     monkeypatch.setattr(history, "_SWEEP_EVERY", 50)
     pick = random.Random(5)
     clock = NOON
@@ -195,7 +195,7 @@ def test_verdicts_are_by_definition_through_restarts_and_evictions(
 def test_a_batch_that_collided_counts_its_orders_once(
     url: str, topic: JsonlTopic, stream: JsonlTopic
 ) -> None:
-    """The position is moved back: the first try to store the batch fails and is given up."""
+    """The position is moved back, so the first attempt to store the batch fails."""
     orders = [order(n, created_date=NOON + n * timedelta(seconds=1)) for n in range(1, 5)]
     topic.publish([encode(o) for o in orders[:3]])
     drain(url, topic, stream)
@@ -217,8 +217,7 @@ def test_a_batch_that_collided_counts_its_orders_once(
 def test_a_batch_that_collides_while_the_next_is_decided(
     url: str, topic: JsonlTopic, stream: JsonlTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Full batches are stored while the next one is decided. When one collides, so is the next one anew: its
-    orders were judged by some that were not stored."""
+    """Then the next one is decided again too, because it counted orders that were not stored."""
     seconds = iter(range(1, 100))
 
     def next_order(n: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Consumers of Pub/Sub, on the emulator and a real database: the same outcome as with a topic on disk."""
+"""Consumers of Pub/Sub, on the emulator and a real database, reach the outcome of a topic on disk."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ pytestmark = [
     pytest.mark.skipif(bool(emulator.missing()), reason=str(emulator.missing())),
 ]
 
-# Rules that look back decide, so that an order judged out of its turn would show.
+# The rules that look back are active, so that an order judged out of turn would show.
 BOOK = RuleBook.parse(RULES_PATH.read_text().replace("mode: shadow", "mode: active"))
 USERS = 40
 
@@ -57,7 +57,7 @@ def topic(pubsub: str) -> Iterator[PubSubTopic]:
 
 @pytest.fixture
 def topic_read_again(pubsub: str) -> Iterator[PubSubTopic]:
-    """One whose readers end while others go on: see `end_streams_soon`."""
+    """A topic that can be read again after a reader ended: see `end_streams_soon`."""
     with emulator.emulated(pubsub, streams_end=True) as topic:
         yield topic
 
@@ -83,7 +83,7 @@ def stream(tmp_path: Path) -> JsonlTopic:
 
 
 def traffic(count: int, seed: int) -> list[bytes]:
-    """Orders of few users close in time, late ones, repetitions, ids used again, and lines that are none."""
+    """Return lines of orders close in time and late, repetitions, reused ids, and invalid lines."""
     pick = random.Random(seed)
     lines: list[bytes] = []
     clock = NOON
@@ -96,7 +96,7 @@ def traffic(count: int, seed: int) -> list[bytes]:
         else:
             clock += timedelta(seconds=pick.choice([0, 0, 1, 60]))
             user = pick.randint(1, USERS)
-            # An id that the same user has used: order of messages decides which of the two is stored.
+            # The user has used this id before: the order of messages decides which one is stored.
             id = n if pick.random() > 0.03 else 1_000_000 + user
             new = order(
                 id,
@@ -113,7 +113,7 @@ def traffic(count: int, seed: int) -> list[bytes]:
 
 @contextmanager
 def running(*consumers: SharedConsumer) -> Iterator[None]:
-    """The consumers at work, each in a thread. Fails when one of them does, or does not stop in time."""
+    """Run each consumer in a thread. Fails if one of them does, or does not stop in time."""
     failures: list[BaseException] = []
 
     def work(consumer: SharedConsumer) -> None:
@@ -145,12 +145,12 @@ def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def dealt_with(*consumers: SharedConsumer) -> int:
+def processed(*consumers: SharedConsumer) -> int:
     return sum(c.counters.orders + c.counters.rejected.total() + c.counters.duplicates for c in consumers)
 
 
 def outcome(url: str) -> dict[str, object]:
-    """What is stored, apart from positions and the times at which it was decided."""
+    """Return what is stored, without positions and times of decisions."""
     return {
         "orders": sorted(
             query(
@@ -169,7 +169,7 @@ def outcome(url: str) -> dict[str, object]:
 
 
 def assert_sound(url: str, stream: JsonlTopic) -> None:
-    """Judged in the order of positions as one undisturbed consumer would, and the stream in that order."""
+    """Check verdicts against one undisturbed consumer in the order of positions, and the stream."""
     orders = sorted(stored_orders(url), key=lambda o: o.position)
     assert_judged_as_if_undisturbed(url, orders, BOOK)
     assert list(read_all(stream).values()) == [encode_flagged(o) for o in orders]
@@ -190,7 +190,7 @@ def test_three_consumers_store_what_one_of_a_topic_on_disk_does(
     three = [SharedConsumer(url, topic, stream, BOOK, max_lines=20) for _ in range(3)]
     with running(*three):
         topic.publish(lines)
-        eventually(lambda: dealt_with(*three) >= len(lines))
+        eventually(lambda: processed(*three) >= len(lines))
         eventually(lambda: len(read_all(stream)) == alone.counters.orders)
 
     assert outcome(url) == outcome(other_url)
@@ -204,7 +204,7 @@ def test_three_consumers_store_what_one_of_a_topic_on_disk_does(
     assert_sound(url, stream)
 
 
-def test_what_was_stored_and_not_acknowledged_comes_again_as_duplicates(
+def test_stored_but_unacknowledged_messages_come_again_as_duplicates(
     topic_read_again: PubSubTopic, url: str, stream: JsonlTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topic = topic_read_again
@@ -215,14 +215,14 @@ def test_what_was_stored_and_not_acknowledged_comes_again_as_duplicates(
     with monkeypatch.context() as patch:
         patch.setattr(PubSubReader, "acknowledge", lambda reader, batch: None)
         with running(forgetful):
-            eventually(lambda: dealt_with(forgetful) >= 11)  # the first order of each user, and what has none
+            eventually(lambda: processed(forgetful) >= 11)  # each user's first order, and the bad line
     stored = forgetful.counters.orders
     assert stored == 10
     assert query(url, "SELECT count(*) FROM rejected_orders") == [(1,)]
 
     consumer = SharedConsumer(url, topic, stream, BOOK)
     with running(consumer):
-        eventually(lambda: dealt_with(consumer) >= len(lines))
+        eventually(lambda: processed(consumer) >= len(lines))
         eventually(lambda: len(read_all(stream)) == 59)
     assert consumer.counters.orders == 59 - stored
     assert consumer.counters.duplicates == stored + 1  # and the rejected one, known by its message
@@ -230,13 +230,13 @@ def test_what_was_stored_and_not_acknowledged_comes_again_as_duplicates(
     assert_sound(url, stream)
 
 
-def test_a_user_who_arrives_later_and_lines_that_people_retry_are_published_again(
+def test_lines_are_published_again_when_their_user_arrives_or_people_retry(
     topic: PubSubTopic, url: str, stream: JsonlTopic
 ) -> None:
     topic.publish([encode(order(1, user_id=777)), encode(order(2)), encode(order(3, product_id=99))])
     consumer = SharedConsumer(url, topic, stream, BOOK)
     with running(consumer):
-        eventually(lambda: dealt_with(consumer) == 3)
+        eventually(lambda: processed(consumer) == 3)
         add_users(url, [777])
         eventually(lambda: consumer.counters.orders == 2)
         assert consumer.counters.retried == 1
@@ -248,7 +248,7 @@ def test_a_user_who_arrives_later_and_lines_that_people_retry_are_published_agai
     assert_sound(url, stream)
 
 
-def test_lists_that_change_meanwhile_are_known_by_position(
+def test_changes_of_the_user_lists_are_known_by_position(
     topic: PubSubTopic, url: str, stream: JsonlTopic
 ) -> None:
     three = [SharedConsumer(url, topic, stream, BOOK, max_lines=3) for _ in range(3)]
@@ -256,7 +256,7 @@ def test_lists_that_change_meanwhile_are_known_by_position(
         for n in range(1, 301, 30):
             topic.publish([encode(order(i, user_id=i % USERS + 1)) for i in range(n, n + 30)])
             add_entry(url, n % USERS + 1, "block", "stolen card")
-        eventually(lambda: dealt_with(*three) == 300)
+        eventually(lambda: processed(*three) == 300)
         eventually(lambda: len(read_all(stream)) == 300)
     [(blocked,)] = query(url, "SELECT count(*) FROM orders WHERE 'blacklisted_user' = ANY (fraud_reasons)")
     assert 0 < blocked < 300
@@ -280,7 +280,7 @@ def test_an_outage_of_the_database_is_waited_out(
     assert_sound(url, stream)
 
 
-def test_once_ends_when_nothing_comes_any_more(topic: PubSubTopic, url: str, stream: JsonlTopic) -> None:
+def test_once_ends_when_the_queue_is_silent(topic: PubSubTopic, url: str, stream: JsonlTopic) -> None:
     topic.publish([encode(order(n, user_id=n)) for n in range(1, 31)])
     consumer = SharedConsumer(url, topic, stream, BOOK, silence=2)
     consumer.run(once=True)
@@ -289,7 +289,7 @@ def test_once_ends_when_nothing_comes_any_more(topic: PubSubTopic, url: str, str
     assert_sound(url, stream)
 
 
-def test_without_a_stream_of_its_own_a_consumer_stores_only(
+def test_a_consumer_without_a_flagged_stream_only_stores(
     topic_read_again: PubSubTopic, url: str, stream: JsonlTopic
 ) -> None:
     topic = topic_read_again

@@ -1,4 +1,4 @@
-"""What history must answer, worked out the plain way, and orders to ask it about."""
+"""The features that look back, worked out the plain way, and stored orders in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streaming.velocity import DAY, TEN_MINUTES, PastOrder, Velocity
 
 
 def plain_velocity(earlier: Iterable[Order], order: Order) -> Velocity:
-    """The features of an order, given the stored orders at earlier positions: the definition, in words."""
+    """Return the features of an order by definition, given the stored orders at earlier positions."""
     t = order.created_date
     own = [o for o in earlier if o.user_id == order.user_id]
 
@@ -31,12 +31,12 @@ def plain_velocity(earlier: Iterable[Order], order: Order) -> Velocity:
 
 
 class StoredInMemory:
-    """Stored orders in a list, answering what the database answers. Counts what is asked."""
+    """Stored orders in a list, which answer as the database does."""
 
     def __init__(self, orders: list[Order] | None = None) -> None:
         self.orders = orders if orders is not None else []
         self.asked: list[int] = []
-        """The users of each question."""
+        """The users of each query."""
 
     def newest(self, user_ids: Sequence[int]) -> dict[int, datetime | None]:
         self.asked += user_ids

@@ -1,4 +1,4 @@
-"""A small marketplace and orders in it, for tests of the stream."""
+"""A small shop and orders in it, for tests of the stream."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from psycopg2.extras import execute_values
 from ecommersss_platform_tests.support.plain_velocity import StoredInMemory, plain_velocity
 from streaming.database import connect
 from streaming.database.catalogue import Catalogue
+from streaming.database.rows import SELECT_FLAGGED, flagged_from_row
 from streaming.database.user_lists import read_lists
 from streaming.decisions import features
 from streaming.decode import decode
 from streaming.history import MemoryHistory
 from streaming.lists import UserLists
-from streaming.orders import FIELDS, Flagged, Order, encode, encode_flagged, flag
+from streaming.orders import Flagged, Order, encode, encode_flagged, flag
 from streaming.rules import RuleBook
 from streaming.topics.jsonl import JsonlTopic
 
@@ -32,7 +33,7 @@ PRICE = Decimal("1500.00")
 
 
 def open_shop(url: str, users: int = 10, products: int = 5) -> None:
-    """Users 1..`users` and products 1..`products`, all of them there since `LONG_AGO`, at `PRICE`."""
+    """Add users 1..`users` and products 1..`products`, all since `LONG_AGO` and at `PRICE`."""
     add_users(url, range(1, users + 1))
     add_products(url, range(1, products + 1))
 
@@ -75,7 +76,7 @@ def query(url: str, statement: str, parameters: Any = None) -> list[tuple[Any, .
 
 
 def order(id: int = 1, **changes: Any) -> Order:
-    """A valid order that no house rule objects to."""
+    """Return a valid order that no house rule objects to."""
     fields: dict[str, Any] = {
         "id": id,
         "user_id": 1,
@@ -90,7 +91,7 @@ def order(id: int = 1, **changes: Any) -> Order:
 
 
 def flagged(id: int = 1, position: int | None = None, **changes: Any) -> Flagged:
-    """The same with a genuine verdict; `position` is 100 times the id unless given."""
+    """Return such an order with a genuine verdict; `position` is 100 times the id unless given."""
     verdict = {
         "fraud_reasons": changes.pop("fraud_reasons", []),
         "shadow_reasons": changes.pop("shadow_reasons", []),
@@ -101,7 +102,7 @@ def flagged(id: int = 1, position: int | None = None, **changes: Any) -> Flagged
 
 
 def read_all(topic: JsonlTopic) -> dict[int, bytes]:
-    """Every whole line of a topic by its position."""
+    """Return every whole line of a topic by its position."""
     lines: dict[int, bytes] = {}
     with topic.reader(topic.start()) as reader:
         while batch := reader.read(10_000, timeout=0):
@@ -110,10 +111,10 @@ def read_all(topic: JsonlTopic) -> dict[int, bytes]:
 
 
 def assert_stored_exactly_once(url: str, topic: JsonlTopic, flagged: JsonlTopic, book: RuleBook) -> set[int]:
-    """Check a drained topic against the database and the flagged stream, line by line; returns the order ids.
+    """Check a drained topic against the database and the flagged stream, and return the order ids.
 
-    Each line of the topic is an order, a rejected line or the repetition of an order; each order comes from
-    a line, with the verdict that the rules give it, and is in the flagged stream once, in topic order, as the
+    Each line of the topic is an order, a rejected line or the repetition of an order. Each order comes from a
+    line, has the verdict that the rules give it, and is in the flagged stream once, in topic order, as the
     bytes that its row encodes to.
     """
     published = read_all(topic)
@@ -141,14 +142,14 @@ def assert_stored_exactly_once(url: str, topic: JsonlTopic, flagged: JsonlTopic,
 
 
 def stored_orders(url: str) -> list[Flagged]:
-    """Every stored order, in no order."""
-    return [_row(row) for row in query(url, _ORDERS)]
+    """Return every stored order, in no particular order."""
+    return [flagged_from_row(row) for row in query(url, SELECT_FLAGGED)]
 
 
 def assert_judged_as_if_undisturbed(url: str, orders: list[Flagged], book: RuleBook) -> None:
-    """Check each verdict against one that is given in a single pass, without a stop or an eviction.
+    """Check each verdict against that of a single pass without stops and evictions.
 
-    A sample's look back is checked against its definition too, which takes too long for many.
+    The features that look back are also checked against their definition, for a sample: it is slow.
     """
     in_topic_order = sorted(orders, key=lambda o: o.position)
     by_definition = random.Random(1).sample(range(len(orders)), min(300, len(orders)))
@@ -169,14 +170,14 @@ def assert_judged_as_if_undisturbed(url: str, orders: list[Flagged], book: RuleB
 
 
 class Unforgetting(MemoryHistory):
-    """A history that keeps all that it has seen, so that it never has to read any of it again."""
+    """A history that keeps everything it has seen, so it never reads any of it again."""
 
     def _evict(self, orders: Sequence[Order]) -> None:
         pass
 
 
 class ListsAt:
-    """The lists of users that were known at places in the topic, by the consumer's own account of it."""
+    """The user lists that were known at each position, as the consumer recorded them."""
 
     def __init__(self, url: str) -> None:
         used = query(url, "SELECT position, version FROM user_lists_used ORDER BY position")
@@ -186,13 +187,3 @@ class ListsAt:
 
     def __call__(self, position: int) -> UserLists:
         return self._lists[bisect_right(self._positions, position)]
-
-
-_ORDERS = f"""
-    SELECT {", ".join(FIELDS)}, fraud_reasons, shadow_reasons, rules_version,
-           flagged_at, position FROM orders
-"""
-
-
-def _row(row: tuple[Any, ...]) -> Flagged:
-    return flag(Order(*row[: len(FIELDS)]), *row[len(FIELDS) :])

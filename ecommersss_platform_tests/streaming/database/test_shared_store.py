@@ -1,4 +1,4 @@
-"""The order store that several consumers share, on a real server: turns, positions, lists, and the stream."""
+"""The order store that consumers share, on a real server: turns, positions, lists, and the stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streaming.database.store import Collision, OrderStore
 from streaming.database.user_lists import add_entry, version_used
 from streaming.decisions import Rejected
 from streaming.flagged import FlaggedFollower
-from streaming.orders import Flagged, decode_flagged, encode_flagged
+from streaming.orders import Flagged, encode_flagged
 from streaming.topics import SHARED_POSITIONS
 from streaming.topics.jsonl import JsonlTopic
 
@@ -42,14 +42,14 @@ def order_at(position: int, id: int, user_id: int = 1) -> Flagged:
 
 
 def put(store: SharedOrderStore, *ids: int, user_id: int = 1) -> list[int]:
-    """One batch of orders by a user; returns their positions."""
+    """Store a batch of a user's orders and return their positions."""
     positions = store.take_turn({user_id}, len(ids))
     store.put([order_at(p, id, user_id) for p, id in zip(positions, ids, strict=True)], [], {})
     return positions
 
 
 class Background:
-    """A call in a thread of its own, whose end can be looked for."""
+    """A call that runs in a thread of its own."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self._failure: BaseException | None = None
@@ -83,7 +83,7 @@ def test_positions_are_ascending_and_above_any_on_disk(url: str) -> None:
     assert f"pg_advisory_xact_lock({TURN_LOCK})" in lists_trigger
 
 
-def test_a_users_next_batch_waits_for_the_last_and_sees_it_and_other_users_do_not(url: str) -> None:
+def test_a_users_next_batch_waits_for_the_last_and_other_users_do_not(url: str) -> None:
     with opened(url) as one, opened(url) as two, opened(url) as three:
         [first] = one.take_turn({3, 1, 2}, 1)
         second: list[int] = []
@@ -99,7 +99,7 @@ def test_a_users_next_batch_waits_for_the_last_and_sees_it_and_other_users_do_no
         two.put([], [], {})
 
 
-def test_batches_of_the_same_users_in_any_order_never_lock_each_other_out(url: str) -> None:
+def test_batches_of_the_same_users_never_deadlock(url: str) -> None:
     def many(store: SharedOrderStore, ids: range) -> None:
         for id in ids:
             [position] = store.take_turn(set(range(1, 11)), 1)
@@ -115,7 +115,7 @@ def test_batches_of_the_same_users_in_any_order_never_lock_each_other_out(url: s
     assert query(url, "SELECT count(*), count(DISTINCT position) FROM orders") == [(90, 90)]
 
 
-def test_a_dead_consumers_locks_are_free_and_its_batch_was_never_there(url: str) -> None:
+def test_a_dead_consumers_locks_are_released_and_its_batch_undone(url: str) -> None:
     with opened(url) as dead, opened(url) as alive:
         [position] = dead.take_turn({1}, 1)
         pid = dead.connection.get_backend_pid()
@@ -126,7 +126,7 @@ def test_a_dead_consumers_locks_are_free_and_its_batch_was_never_there(url: str)
     assert query(url, "SELECT id, position > %s FROM orders", (position,)) == [(2, True)]
 
 
-def test_the_same_order_id_by_different_users_collides_and_nothing_of_the_batch_is_stored(url: str) -> None:
+def test_an_order_id_of_two_users_collides_and_stores_nothing_of_the_batch(url: str) -> None:
     with opened(url) as one, opened(url) as two:
         [first] = one.take_turn({1}, 1)
         positions = two.take_turn({2}, 2)
@@ -138,7 +138,7 @@ def test_the_same_order_id_by_different_users_collides_and_nothing_of_the_batch_
         two.put([], [], {})
 
 
-def test_a_horizon_has_nothing_left_to_appear_below_it(url: str) -> None:
+def test_no_order_appears_below_a_horizon(url: str) -> None:
     with opened(url) as slow, opened(url) as quick, opened(url) as looking:
         assert looking.horizon(-1) is None or looking.horizon(-1) == FIRST - 1
         [early] = slow.take_turn({1}, 1)
@@ -216,23 +216,23 @@ def assert_whole(url: str, stream: JsonlTopic) -> None:
 
 
 def test_the_stream_is_the_stored_orders_by_position_each_once(url: str, stream: JsonlTopic) -> None:
-    tail = FlaggedFollower(stream)
+    follower = FlaggedFollower(stream)
     with opened(url) as one, opened(url) as two:
-        assert tail.advance(one) == 0
+        assert follower.advance(one) == 0
         put(one, 1, 2, 3)
         put(two, 4, user_id=2)
-        assert tail.advance(one) == 4
-        assert tail.advance(one) == 0
+        assert follower.advance(one) == 4
+        assert follower.advance(one) == 0
         put(two, *range(10, 60), user_id=2)
-        assert tail.advance(two) == 50
+        assert follower.advance(two) == 50
         put(one, 70)
-        assert tail.advance(one) == 1
-    tail.release()
+        assert follower.advance(one) == 1
+    follower.release()
     assert len(stream.segments()) > 1
     assert_whole(url, stream)
 
 
-def test_one_process_writes_and_the_next_goes_on_where_it_ended(url: str, stream: JsonlTopic) -> None:
+def test_one_process_writes_and_the_next_resumes_where_it_ended(url: str, stream: JsonlTopic) -> None:
     first, second = FlaggedFollower(stream), FlaggedFollower(JsonlTopic(stream.directory))
     with opened(url) as store:
         put(store, 1, 2)
@@ -248,39 +248,8 @@ def test_one_process_writes_and_the_next_goes_on_where_it_ended(url: str, stream
     assert_whole(url, stream)
 
 
-@pytest.mark.parametrize("kept", [0, 1, 150])
-def test_what_a_crash_left_of_a_line_is_completed(url: str, stream: JsonlTopic, kept: int) -> None:
-    with opened(url) as store:
-        put(store, 1, 2)
-        tail = FlaggedFollower(stream)
-        tail.advance(store)
-        tail.release()
-        [position] = put(store, 3)
-        [line] = [encode_flagged(o) for o in store.flagged_after(position - 1, LAST)]
-        with stream.path(stream.segments()[-1]).open("ab") as file:
-            file.write(line[:kept])
-        after = FlaggedFollower(stream)
-        assert after.advance(store) == 1
-        after.release()
-    assert_whole(url, stream)
-
-
-def test_lines_that_a_power_failure_took_are_written_again(url: str, stream: JsonlTopic) -> None:
-    with opened(url) as store:
-        put(store, *range(1, 31))
-        tail = FlaggedFollower(stream)
-        tail.advance(store)
-        tail.release()
-        last = stream.path(stream.segments()[-1])
-        last.write_bytes(last.read_bytes()[:100])
-        again = FlaggedFollower(stream)
-        assert again.advance(store) > 0
-        again.release()
-    assert_whole(url, stream)
-
-
 def test_a_stream_that_began_with_a_topic_on_disk_goes_on(url: str, stream: JsonlTopic) -> None:
-    """The stream has the first order of the topic on disk; the second was stored, but not written."""
+    """The first order of the topic on disk is in the stream; the second was stored but not written."""
     with OrderStore(url) as on_disk:
         position = on_disk.open()
         on_disk.commit(position, 900, [order_at(0, 1), order_at(450, 2)])
@@ -288,25 +257,9 @@ def test_a_stream_that_began_with_a_topic_on_disk_goes_on(url: str, stream: Json
         first, *_ = store.flagged_after(-1, LAST)
         stream.publish([encode_flagged(first)])
         put(store, 3)
-        tail = FlaggedFollower(stream)
-        assert tail.advance(store) == 2
+        follower = FlaggedFollower(stream)
+        assert follower.advance(store) == 2
         put(store, 4)
-        assert tail.advance(store) == 1
-        tail.release()
+        assert follower.advance(store) == 1
+        follower.release()
     assert_whole(url, stream)
-
-
-def test_somebody_elses_line_is_left_and_the_stream_goes_on(url: str, stream: JsonlTopic) -> None:
-    with opened(url) as store:
-        put(store, 1)
-        tail = FlaggedFollower(stream)
-        tail.advance(store)
-        stream.publish([b"somebody else's"])
-        put(store, 2)
-        assert tail.advance(store) == 1
-        put(store, 3)
-        assert tail.advance(store) == 1
-        tail.release()
-    lines = list(read_all(stream).values())
-    assert lines.pop(1) == b"somebody else's"
-    assert [decode_flagged(line).id for line in lines] == [1, 2, 3]

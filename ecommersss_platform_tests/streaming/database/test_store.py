@@ -1,4 +1,4 @@
-"""The order store on a real server: one transaction, one consumer, rows that read back as they were."""
+"""The order store on a real server: one transaction, one consumer, rows that read back unchanged."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ AWKWARD = [
 ]
 
 
-def test_an_order_reads_back_as_it_was_byte_for_byte(orders: OrderStore, shop: str) -> None:
+def test_an_order_reads_back_byte_for_byte(orders: OrderStore, shop: str) -> None:
     orders.commit(0, 700, orders=AWKWARD)
 
     back = list(orders.flagged_after(-1, 2**62))
@@ -122,7 +122,7 @@ def test_a_position_that_someone_else_moved_stores_nothing(orders: OrderStore, s
     assert position_of(shop) == 50
 
 
-def test_a_second_consumer_is_told_who_holds_the_topic(
+def test_a_second_consumer_learns_who_holds_the_topic(
     orders: OrderStore, shop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "LOCK_PATIENCE", 0.2)
@@ -144,8 +144,8 @@ def test_a_consumer_that_is_just_going_away_is_waited_for(orders: OrderStore, sh
         assert successor.open() == 123
 
 
-def test_opening_again_gets_rid_of_its_own_ghost(orders: OrderStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an outage the server may still believe in the connection of before."""
+def test_reopening_ends_its_own_lost_connection(orders: OrderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an outage the server may still believe the old connection to be alive."""
     ghost = orders.connection
     monkeypatch.setattr(OrderStore, "close", lambda self: None)
     assert orders.open() == 0
@@ -190,7 +190,7 @@ class TestCatalogue:
         assert catalogue.list_price(1, LONG_AGO - moment) is None
 
     def test_a_price_is_seen_that_commits_after_a_later_one(self, orders: OrderStore, shop: str) -> None:
-        """Versions are numbered when written and seen when committed: the lower number may come second."""
+        """Versions are numbered when written but visible when committed: the lower one may come second."""
         cheap, dear = Decimal("10.00"), Decimal("9000.00")
         with connect(shop) as slow, slow.cursor() as cursor:
             cursor.execute("UPDATE products SET price = %s WHERE id = 1", (cheap,))
