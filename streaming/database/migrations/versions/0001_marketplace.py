@@ -1,4 +1,4 @@
-"""Users, products and orders, the history of the first two, rejected orders and topic positions."""
+"""Users and products with their history, orders, rejected orders, and topic positions."""
 
 from alembic import op
 
@@ -51,14 +51,14 @@ CREATE TABLE products_history (
     updated_at   TIMESTAMPTZ NOT NULL
 );
 CREATE INDEX products_history_valid_from ON products_history (valid_from);
--- The price of a product as of an order.
+-- Finds the price of a product when it was ordered.
 CREATE INDEX products_history_product ON products_history (id, valid_from);
 
--- The clock of versions. Only who loads or simulates the past sets it, for one transaction.
+-- The time of new versions. Loading or simulating the past sets it, for one transaction.
 CREATE FUNCTION version_clock() RETURNS TIMESTAMPTZ LANGUAGE sql STABLE AS
 $$ SELECT coalesce(nullif(current_setting('ecommersss.clock', true), '')::timestamptz, now()) $$;
 
--- An update that changes nothing is no version, and leaves the row alone.
+-- An update that changes nothing makes no version and leaves the row alone.
 CREATE FUNCTION stamp_version() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'UPDATE' THEN
@@ -122,7 +122,7 @@ CREATE TABLE orders (
     flagged_at     TIMESTAMPTZ NOT NULL,
     position       BIGINT NOT NULL
 );
--- A day's partition, and a user's last day of orders, are read through these.
+-- Finds the orders of a day's partition.
 CREATE INDEX orders_created_date ON orders (created_date);
 
 CREATE TABLE rejected_orders (
@@ -132,7 +132,7 @@ CREATE TABLE rejected_orders (
     detail      TEXT NOT NULL,
     rejected_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     retried_at  TIMESTAMPTZ,
-    -- The user or product that was not there, when that is the reason.
+    -- The user or product that did not exist, if that is the reason.
     missing_id  BIGINT
 );
 CREATE INDEX rejected_orders_waiting ON rejected_orders (reason, missing_id)
@@ -145,8 +145,8 @@ CREATE TABLE topic_positions (
     PRIMARY KEY (topic, consumer)
 );
 
--- The last committed batch's lines in the flagged stream: where they begin and which orders they are,
--- so that a consumer that was killed in between can complete the stream, each order once.
+-- The flagged lines of the last committed batch: where they begin and which orders they are, so that a killed
+-- consumer can complete the stream. Dropped by migration 0004.
 CREATE TABLE flagged_emissions (
     stream         TEXT NOT NULL,
     consumer       TEXT NOT NULL,
@@ -155,7 +155,7 @@ CREATE TABLE flagged_emissions (
     PRIMARY KEY (stream, consumer)
 );
 
--- Hours of the marketplace that were applied: each is applied once, in the transaction of its rows.
+-- The simulated hours that were applied, each once, in the transaction of its rows.
 CREATE TABLE marketplace_hours (
     hour       TIMESTAMPTZ PRIMARY KEY,
     applied_at TIMESTAMPTZ NOT NULL DEFAULT now()
@@ -168,4 +168,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("the first migration has nothing to go back to: drop the database instead")
+    raise NotImplementedError("nothing precedes the first migration: drop the database instead")

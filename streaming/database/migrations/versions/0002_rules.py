@@ -1,4 +1,4 @@
-"""What rules look back on: a user's orders by time, and the lists of users with their history."""
+"""What rules look back on: an index of users' orders by time, and the user lists with their history."""
 
 from alembic import op
 
@@ -6,11 +6,11 @@ revision = "0002"
 down_revision = "0001"
 
 UPGRADE = """
--- A user's orders of a while, and the last one before an instant.
+-- Finds a user's orders of a period, and the last one before an instant.
 CREATE INDEX orders_user ON orders (user_id, created_date);
 
--- Users that orders are blocked from, or always allowed from (which wins). An entry is never changed or
--- deleted, only removed by setting removed_at: what was known when an order was decided can be told later.
+-- Users whose orders are suspect (block) or never are (allow, which wins). An entry is never changed or
+-- deleted, only removed by setting removed_at, so what was known when an order was decided stays on record.
 CREATE TABLE user_lists (
     entry           BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     user_id         INTEGER NOT NULL REFERENCES users (id),
@@ -20,20 +20,20 @@ CREATE TABLE user_lists (
     added_at        TIMESTAMPTZ NOT NULL DEFAULT now(),
     expires_at      TIMESTAMPTZ,
     removed_at      TIMESTAMPTZ,
-    -- The versions of the lists that the entry is in: [added_version, removed_version).
+    -- The entry is in the versions [added_version, removed_version) of the lists.
     added_version   BIGINT NOT NULL,
     removed_version BIGINT
 );
 CREATE UNIQUE INDEX user_lists_current ON user_lists (user_id, list, source) WHERE removed_at IS NULL;
 
--- Changes get their version under this row's lock, so versions become visible in their order.
+-- A change takes its version under this row's lock, so versions become visible in order.
 CREATE TABLE user_lists_version (
     only_row BOOLEAN PRIMARY KEY DEFAULT true CHECK (only_row),
     version  BIGINT NOT NULL
 );
 INSERT INTO user_lists_version (version) VALUES (0);
 
--- From this place in the topic on, a consumer decided with this version of the lists.
+-- From this position on, a consumer decided with this version of the lists.
 CREATE TABLE user_lists_used (
     topic    TEXT NOT NULL,
     consumer TEXT NOT NULL,
