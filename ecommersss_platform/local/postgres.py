@@ -298,6 +298,8 @@ class EmbeddedPostgres:
 
         `complete`: create missing databases. Raises `psycopg2.OperationalError` if there is no connection.
         """
+        if self._postmaster() is None:
+            return False  # whatever listens on our port meanwhile
         connection = psycopg2.connect(
             host=HOST,
             port=self.port(),
