@@ -33,8 +33,15 @@ _numbers = count(1)
 
 @pytest.fixture(scope="session")
 def open_directory() -> Iterator[Path]:
-    """A temporary directory that every account can enter. Those of pytest are for their owner only."""
-    with tempfile.TemporaryDirectory(prefix="ecommersss-tests-", ignore_cleanup_errors=True) as name:
+    """A temporary directory that every account can enter. Those of pytest are for their owner only.
+
+    It is in memory where there is room: creating databases keeps a disk busy.
+    """
+    memory = Path("/dev/shm")
+    fits = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2_000_000_000
+    with tempfile.TemporaryDirectory(
+        prefix="ecommersss-tests-", dir=memory if fits else None, ignore_cleanup_errors=True
+    ) as name:
         Path(name).chmod(0o711)
         yield Path(name)
 

@@ -29,11 +29,12 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the ser
 
 
 @pytest.fixture
-def place(open_directory: Path, tmp_path: Path) -> Path:
+def place(open_directory: Path, tmp_path: Path) -> Iterator[Path]:
     """A directory of the test's own that every account can enter."""
     place = open_directory / tmp_path.name
     place.mkdir(mode=0o755)
-    return place
+    yield place
+    shutil.rmtree(place)
 
 
 @pytest.fixture
