@@ -47,7 +47,8 @@ class Account:
 
     def succeeds(self, command: list[str | Path]) -> bool:
         """Run a command under the account and return whether it succeeds."""
-        return subprocess.run(command, cwd="/", **self.popen).returncode == 0
+        environment = {"PATH": os.defpath}
+        return subprocess.run(command, cwd="/", env=environment, **self.popen).returncode == 0
 
     def reaches(self, path: Path) -> bool:
         """Return whether the account can enter the directory, or execute the file."""

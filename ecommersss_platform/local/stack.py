@@ -199,27 +199,44 @@ def _children(
 ) -> list[Child]:
     """Return the platform's own processes in the order of starting. `database`: what all of them need."""
 
-    def child(name: str, what: str, *arguments: str, after: Sequence[str] = ()) -> Child:
+    def child(
+        name: str,
+        what: str,
+        *arguments: str | Callable[[], str],
+        after: Sequence[str] = (),
+        ready: Callable[[float], bool] | None = None,
+    ) -> Child:
         return Child(
             name,
             what,
-            command=lambda: [sys.executable, "-m", *arguments],
+            command=lambda: [sys.executable, "-m", *(a if isinstance(a, str) else a() for a in arguments)],
             environment=child_environment,
             log=settings.logs_dir / f"{name}.log",
             after=[*database, *after],
+            ready=ready,
         )
 
     cli, workspace = "ecommersss_platform.cli", ["-w", str(WORKSPACE)]
     consumer = child(_CONSUMER, "flags orders and stores them", cli, "consume")
     simulation = f"simulates {rate:g} orders a second"
     producer = child(_PRODUCER, simulation, cli, "produce", "--rate", str(rate), after=[_CONSUMER])
-    webserver = child(_WEBSERVER, "Dagster UI", "dagster_webserver", "-h", HOST, *workspace)
-    without_port = webserver.command
-    webserver.command = lambda: [*without_port(), "-p", str(interface.choose())]
-    webserver.ready = lambda _: interface.answers()
-    what = "Dagster schedules, sensors and run queue"
-    daemon = child(_DAEMON, what, "dagster._daemon", "run", *workspace)
-    daemon.ready = lambda started: ui.daemons_beat(interface.port, started)
+    webserver = child(
+        _WEBSERVER,
+        "Dagster UI",
+        "dagster_webserver",
+        *("-h", HOST, "-p"),
+        lambda: str(interface.choose()),
+        *workspace,
+        ready=lambda _: interface.answers(),
+    )
+    daemon = child(
+        _DAEMON,
+        "Dagster schedules, sensors and run queue",
+        "dagster._daemon",
+        "run",
+        *workspace,
+        ready=lambda started: ui.daemons_beat(interface.port, started),
+    )
     return [consumer, *([producer] if rate > 0 else []), webserver, daemon]
 
 
@@ -325,12 +342,9 @@ def _already_up(settings: Settings) -> str:
     status = running(settings)
     if status is None:
         return f"another `ecommersss up` is just starting or stopping {shown(settings.home)}"
-    pid, where = (
-        status["pid"],
-        f"Dagster UI: {status['ui']}" if status["ui"] else "the UI does not answer yet",
-    )
+    pid, where = status["pid"], status["ui"] or "not answering yet"
     return (
-        f"{shown(settings.home)} is already up since {status['started']}, process {pid}. {where}."
+        f"{shown(settings.home)} is already up since {status['started']}, process {pid}. Dagster UI: {where}."
         f" `ecommersss status` shows more. To stop it, press Ctrl-C in its terminal, or run `kill {pid}`."
     )
 

@@ -1,4 +1,4 @@
-"""Planned partitions written in batches: the same log as one by one, and a long range begins soon."""
+"""Planned partitions in batches leave the same log as one by one, and a run over years begins soon."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ USERS, ORDERS = AssetKey(["raw", "users"]), AssetKey(["raw", "orders"])
 
 @pytest.fixture
 def empty(postgres, request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """The URLs of two empty databases."""
+    """Yield the URLs of two empty databases."""
     names = ["events_a", "events_b"]
     for name in names:
         administer(postgres, f"CREATE DATABASE {name}")
@@ -106,7 +106,7 @@ def contents(storage: PostgresEventLogStorage) -> dict[str, Any]:
     }
 
 
-def test_a_batch_leaves_the_same_log_as_its_events_one_by_one(empty: list[str]) -> None:
+def test_batch_leaves_the_same_log_as_its_events_one_by_one(empty: list[str]) -> None:
     batching, single = BatchingEventLogStorage(empty[0]), PostgresEventLogStorage(empty[1])
     batching.store_event_batch(a_batch())
     for event in a_batch():
@@ -120,7 +120,7 @@ def test_a_batch_leaves_the_same_log_as_its_events_one_by_one(empty: list[str]) 
     assert len(found["checks"]) == 1
 
 
-def test_a_run_over_years_of_days_begins_within_seconds(
+def test_run_over_years_of_days_begins_within_seconds(
     empty: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(BATCH_VARIABLE, raising=False)

@@ -56,7 +56,7 @@ def on_another_disk(reachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "rename", rename_on_one_disk)
 
 
-def test_the_account_gets_nothing_of_roots(account: Account, tmp_path: Path) -> None:
+def test_account_gets_nothing_of_roots(account: Account, tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     (tmp_path / "secret").write_text("root's")
     assert account.succeeds(["true"])
@@ -102,7 +102,7 @@ def test_data_is_moved_and_linked_and_says_so_once(
 
 
 @pytest.mark.parametrize("step", ["mkdtemp", "copytree", "sync", "replace"])
-def test_an_interrupted_move_loses_nothing_and_is_completed(
+def test_interrupted_move_loses_nothing_and_is_completed(
     account: Account, home: Path, reachable: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*arguments: object, **options: object) -> None:
@@ -120,7 +120,7 @@ def test_an_interrupted_move_loses_nothing_and_is_completed(
     assert [path.name for path in home.iterdir()] == ["data"]
 
 
-def test_a_moved_home_keeps_its_data_and_a_copied_one_does_not_share_it(
+def test_moved_home_keeps_its_data_and_a_copied_one_does_not_share_it(
     account: Account, home: Path, reachable: Path, tmp_path: Path
 ) -> None:
     place_data(home, account, lambda _: None)
@@ -133,7 +133,7 @@ def test_a_moved_home_keeps_its_data_and_a_copied_one_does_not_share_it(
     place_data(moved, account, lambda _: None)
 
 
-def test_the_data_of_a_removed_home_is_kept_and_named(account: Account, home: Path, reachable: Path) -> None:
+def test_data_of_a_removed_home_is_kept_and_named(account: Account, home: Path, reachable: Path) -> None:
     place_data(home, account, lambda _: None)
     [earlier] = reachable.iterdir()
     (home / "data").unlink()
@@ -144,7 +144,7 @@ def test_the_data_of_a_removed_home_is_kept_and_named(account: Account, home: Pa
     assert (home / "data").readlink().parent not in (earlier, None)
 
 
-def test_the_place_must_be_roots(account: Account, home: Path, reachable: Path) -> None:
+def test_place_must_be_roots(account: Account, home: Path, reachable: Path) -> None:
     reachable.mkdir()
     reachable.chmod(0o777)
     with pytest.raises(ServerError, match="must belong to root and be writable by nobody else"):

@@ -35,7 +35,7 @@ def count(url: str, table: str) -> int:
         return int(cursor.fetchone()[0])
 
 
-def test_a_first_run_has_a_history_and_a_later_one_adds_none(settings: Settings, database: str) -> None:
+def test_first_run_has_a_history_and_a_later_one_adds_none(settings: Settings, database: str) -> None:
     said: list[str] = []
     first_run_history(settings, database, 20, said.append)
     end = orders_topic(settings).end()
@@ -49,7 +49,7 @@ def test_a_first_run_has_a_history_and_a_later_one_adds_none(settings: Settings,
 
 
 @pytest.mark.faults
-def test_a_first_run_that_was_interrupted_is_completed(
+def test_first_run_that_was_interrupted_is_completed(
     settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
@@ -75,9 +75,7 @@ def test_a_first_run_that_was_interrupted_is_completed(
     assert topic.end() == orders_topic(settings).end()
 
 
-def test_a_platform_with_orders_of_its_own_gets_no_simulated_history(
-    settings: Settings, database: str
-) -> None:
+def test_platform_with_orders_of_its_own_gets_no_simulated_history(settings: Settings, database: str) -> None:
     orders_topic(settings).publish([b"{}"])
     first_run_history(settings, database, 20, lambda _: None)
     assert count(database, "users") == 0

@@ -124,7 +124,7 @@ def test_cold_start_gives_two_databases_in_utf8_and_utc(running: EmbeddedPostgre
     ) == "Babé".replace("é", "É")
 
 
-def test_the_role_in_the_url_is_no_superuser(running: EmbeddedPostgres) -> None:
+def test_role_in_the_url_is_no_superuser(running: EmbeddedPostgres) -> None:
     assert ask(running.url(), "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         ask(running.url(), "COPY (SELECT 1) TO PROGRAM 'true'")
@@ -144,7 +144,7 @@ def test_up_and_down_are_idempotent(server: EmbeddedPostgres) -> None:
     assert ask(server.up().url(), "SELECT n FROM kept") == 42
 
 
-def test_the_port_is_kept_over_a_restart_and_changed_when_taken(server: EmbeddedPostgres) -> None:
+def test_port_is_kept_over_a_restart_and_changed_when_taken(server: EmbeddedPostgres) -> None:
     port = server.up().port()
     server.down()
     assert server.up().port() == port
@@ -154,7 +154,7 @@ def test_the_port_is_kept_over_a_restart_and_changed_when_taken(server: Embedded
         assert ask(server.url(), "SELECT 1") == 1
 
 
-def test_a_port_taken_between_the_look_and_the_start_is_given_up(
+def test_port_taken_between_the_look_and_the_start_is_given_up(
     server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -227,7 +227,7 @@ def test_secrets_are_for_their_owner_only_and_in_no_argument_or_log(running: Emb
         assert secret not in seen
 
 
-def test_the_log_holds_no_rows(running: EmbeddedPostgres) -> None:
+def test_log_holds_no_rows(running: EmbeddedPostgres) -> None:
     with pytest.raises(psycopg2.errors.UniqueViolation):
         ask(
             running.url(),
@@ -264,7 +264,7 @@ def test_kill_of_all_its_processes_loses_nothing(server: EmbeddedPostgres) -> No
 
 
 @pytest.mark.faults
-def test_a_busy_backend_of_a_killed_postmaster_does_not_keep_it_down(server: EmbeddedPostgres) -> None:
+def test_busy_backend_of_a_killed_postmaster_does_not_keep_it_down(server: EmbeddedPostgres) -> None:
     postmaster = psutil.Process(server.up().pid())
     put_row(server)
     connection = psycopg2.connect(server.url())
@@ -293,7 +293,7 @@ def test_a_busy_backend_of_a_killed_postmaster_does_not_keep_it_down(server: Emb
 
 
 @pytest.mark.faults
-def test_a_stale_pid_that_belongs_to_somebody_else_by_now_is_not_believed(server: EmbeddedPostgres) -> None:
+def test_stale_pid_that_belongs_to_somebody_else_by_now_is_not_believed(server: EmbeddedPostgres) -> None:
     server.up()
     put_row(server)
     kill_all(server)
@@ -312,7 +312,7 @@ def test_a_stale_pid_that_belongs_to_somebody_else_by_now_is_not_believed(server
 
 
 @pytest.mark.faults
-def test_a_killed_initdb_is_repeated(new_server: EmbeddedPostgres) -> None:
+def test_killed_initdb_is_repeated(new_server: EmbeddedPostgres) -> None:
     leftover = new_server.directory / ".initdb-killed" / "data"
     leftover.mkdir(parents=True)
     (leftover / "PG_VERSION").write_text("18\n")
@@ -322,7 +322,7 @@ def test_a_killed_initdb_is_repeated(new_server: EmbeddedPostgres) -> None:
 
 
 @pytest.mark.faults
-def test_a_killed_database_creation_is_completed(server: EmbeddedPostgres) -> None:
+def test_killed_database_creation_is_completed(server: EmbeddedPostgres) -> None:
     server.up()
     ask(server.url(DAGSTER), "SELECT 1")
     with closing(psycopg2.connect(server.url(DAGSTER))) as connection:
@@ -333,7 +333,7 @@ def test_a_killed_database_creation_is_completed(server: EmbeddedPostgres) -> No
     assert ask(server.url(), "SELECT current_database()::text") == OPERATIONAL
 
 
-def test_a_server_that_does_not_answer_is_waited_for_and_then_reported(server: EmbeddedPostgres) -> None:
+def test_server_that_does_not_answer_is_waited_for_and_then_reported(server: EmbeddedPostgres) -> None:
     pid = server.up().pid()
     said: list[str] = []
     os.kill(pid, signal.SIGSTOP)
@@ -349,7 +349,7 @@ def test_a_server_that_does_not_answer_is_waited_for_and_then_reported(server: E
 # What cannot work, and how it is said.
 
 
-def test_a_server_that_does_not_start_shows_the_end_of_its_log(server: EmbeddedPostgres) -> None:
+def test_server_that_does_not_start_shows_the_end_of_its_log(server: EmbeddedPostgres) -> None:
     server.up().down()
     (server.data / "postgresql.auto.conf").write_text("shared_bufers = 1\n")
     with pytest.raises(ServerError, match=r'did not start.*server\.log(?s:.*)unrecognized .*"shared_bufers"'):
@@ -366,7 +366,7 @@ def test_data_of_another_major_version_is_left_alone(server: EmbeddedPostgres) -
     (server.data / "PG_VERSION").write_text("18\n")
 
 
-def test_a_strange_data_directory_is_left_alone(new_server: EmbeddedPostgres) -> None:
+def test_strange_data_directory_is_left_alone(new_server: EmbeddedPostgres) -> None:
     new_server.data.mkdir(parents=True)
     (new_server.data / "thesis.txt").write_text("years of work")
     with pytest.raises(ServerError, match="is not empty and contains no PostgreSQL data"):
@@ -387,7 +387,7 @@ def test_lost_passwords_are_said(server: EmbeddedPostgres) -> None:
     assert server.ready()
 
 
-def test_a_copied_directory_is_a_server_of_its_own(server: EmbeddedPostgres, place: Path) -> None:
+def test_copied_directory_is_a_server_of_its_own(server: EmbeddedPostgres, place: Path) -> None:
     server.up()
     put_row(server)
     server.down()
@@ -410,7 +410,7 @@ def test_a_copied_directory_is_a_server_of_its_own(server: EmbeddedPostgres, pla
 # Leases.
 
 
-def test_the_last_lease_stops_the_server(server: EmbeddedPostgres) -> None:
+def test_last_lease_stops_the_server(server: EmbeddedPostgres) -> None:
     with server.lease() as first:
         pid = first.pid()
         with EmbeddedPostgres(server.directory).lease() as second:
@@ -419,7 +419,7 @@ def test_the_last_lease_stops_the_server(server: EmbeddedPostgres) -> None:
     assert server.pid() is None
 
 
-def test_a_lease_in_another_process_keeps_the_server_up_until_it_is_killed(server: EmbeddedPostgres) -> None:
+def test_lease_in_another_process_keeps_the_server_up_until_it_is_killed(server: EmbeddedPostgres) -> None:
     script = "with EmbeddedPostgres(Path(sys.argv[1])).lease(): print('up', flush=True); time.sleep(60)"
     with subprocess.Popen(python(script, server.directory), stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
@@ -454,7 +454,7 @@ for _ in range(6):
     assert server.pid() is None
 
 
-def test_an_error_in_the_block_still_stops_the_server(server: EmbeddedPostgres) -> None:
+def test_error_in_the_block_still_stops_the_server(server: EmbeddedPostgres) -> None:
     with pytest.raises(ZeroDivisionError), server.lease():
         raise ZeroDivisionError
     assert server.pid() is None
@@ -463,7 +463,7 @@ def test_an_error_in_the_block_still_stops_the_server(server: EmbeddedPostgres) 
 # Places and accounts.
 
 
-def test_a_path_with_special_characters_works(
+def test_path_with_special_characters_works(
     place: Path, copy_server: Callable[[Path], EmbeddedPostgres]
 ) -> None:
     home = place / ("deep" * 30) / "y ä'\"$HOME`id`\\"
@@ -529,7 +529,7 @@ def test_below_a_directory_that_only_root_can_enter_the_data_is_elsewhere(
 
 
 @AS_ROOT
-def test_a_home_of_the_previous_version_is_moved_where_the_account_can_reach_it(
+def test_home_of_the_previous_version_is_moved_where_the_account_can_reach_it(
     server: EmbeddedPostgres, tmp_path: Path, open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accounts, "REACHABLE", open_directory / "reachable")
@@ -578,7 +578,7 @@ def test_programs_that_the_account_cannot_reach_are_copied_once(
 
 
 @AS_ROOT
-def test_an_unknown_account_is_said(tmp_path: Path) -> None:
+def test_unknown_account_is_said(tmp_path: Path) -> None:
     with pytest.raises(
         ServerError, match="no unprivileged account nosuch: name one in ECOMMERSSS_POSTGRES_ACCOUNT"
     ):
@@ -604,7 +604,7 @@ print(server.pid())
 
 
 @AS_ROOT
-def test_an_ordinary_user_runs_it_as_themselves(place: Path) -> None:
+def test_ordinary_user_runs_it_as_themselves(place: Path) -> None:
     shutil.chown(place, "nobody")
     script = """
 server = EmbeddedPostgres(Path(sys.argv[1]))
@@ -629,7 +629,7 @@ print(server.pid(), oct(server.directory.stat().st_mode & 0o777))
 
 
 @AS_ROOT
-def test_a_home_that_root_made_tells_an_ordinary_user_so(server: EmbeddedPostgres) -> None:
+def test_home_that_root_made_tells_an_ordinary_user_so(server: EmbeddedPostgres) -> None:
     server.up().down()
     script = """
 try:

@@ -215,14 +215,14 @@ def test_up_says_which_processes_run_and_where_they_log(up: Up) -> None:
     assert f"consuming from {up.home}\ndagster at postgresql://dagster\n" in consumer_log(up)
 
 
-def test_a_taken_ui_port_is_said_with_who_has_it_and_the_next_free_one_is_used(up: Up, taken: int) -> None:
+def test_taken_ui_port_is_said_with_who_has_it_and_the_next_free_one_is_used(up: Up, taken: int) -> None:
     used = int(up.ready()["ui"].rpartition(":")[2])
     assert taken < used <= taken + 50
     socket.create_connection(("127.0.0.1", used)).close()
     assert re.search(rf"port {taken} is taken by .*process {os.getpid()}, using {used} instead", up.text())
 
 
-def test_the_consumer_gets_a_free_port_for_its_metrics_and_the_status_says_which(up: Up) -> None:
+def test_consumer_gets_a_free_port_for_its_metrics_and_the_status_says_which(up: Up) -> None:
     [port] = re.findall(r"^metrics on (\d+)$", consumer_log(up), re.M)
     assert up.ready()["metrics"] == f"http://127.0.0.1:{port}/metrics"
     assert int(port) >= stack.METRICS_PORT
@@ -234,7 +234,7 @@ def test_others_can_ask_what_runs(up: Up) -> None:
     assert (seen["pid"], seen["ui"]) == (up.process.pid, up.ready()["ui"])
 
 
-def test_a_second_up_says_where_the_first_one_is(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_up_says_where_the_first_one_is(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     status = up.ready()
     assert stack.up(Settings(home=up.home)) == 1
     said = capsys.readouterr().out
@@ -243,7 +243,7 @@ def test_a_second_up_says_where_the_first_one_is(up: Up, capsys: pytest.CaptureF
     assert up.status() == status
 
 
-def test_a_dead_child_is_restarted_and_its_last_words_are_shown(up: Up) -> None:
+def test_dead_child_is_restarted_and_its_last_words_are_shown(up: Up) -> None:
     pid = row(up.ready(), "producer")["pid"]
     os.kill(pid, signal.SIGKILL)
     status = up.wait(lambda status: row(status, "producer")["restarts"] == 1 and status["state"] == "ready")
@@ -270,7 +270,7 @@ def test_sigterm_stops_everything_in_order(up: Up) -> None:
 
 
 @pytest.mark.faults
-def test_the_next_up_ends_what_a_killed_one_left_and_a_second_ctrl_c_does_not_wait(
+def test_next_up_ends_what_a_killed_one_left_and_a_second_ctrl_c_does_not_wait(
     start: Callable[..., Up],
 ) -> None:
     first = start(ECOMMERSSS_METRICS_PORT="0")
@@ -298,7 +298,7 @@ def test_the_next_up_ends_what_a_killed_one_left_and_a_second_ctrl_c_does_not_wa
     assert "producer   did not end in" in second.text()
 
 
-def test_an_interrupted_preparation_leaves_nothing_running(
+def test_interrupted_preparation_leaves_nothing_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = Settings(home=tmp_path, database_url="postgresql://unused", dagster_url="postgresql://unused")

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
-from ecommersss_platform.local.logfiles import rotate, tail
 from ecommersss_platform.local.supervision import State, Supervisor, after_end
 from streaming.errors import PlatformError
 
@@ -24,7 +21,7 @@ class Clock:
 
 @dataclass
 class Fake:
-    """A process that does what the test says. `events` is shared, so that orders can be seen."""
+    """A process that does what the test says. All share `events`, which shows their order."""
 
     name: str
     events: list[str]
@@ -85,7 +82,7 @@ class Stage:
             self.supervisor.tick()
 
 
-def test_waits_double_up_to_the_longest_and_start_over_after_a_healthy_run() -> None:
+def test_backoff_doubles_up_to_a_minute_and_resets_after_a_healthy_run() -> None:
     failures, waits = 0, []
     for _ in range(9):
         failures, wait = after_end(failures, uptime=0.5)
@@ -96,7 +93,7 @@ def test_waits_double_up_to_the_longest_and_start_over_after_a_healthy_run() -> 
     assert after_end(100_000, uptime=0.0) == (100_001, 60.0)
 
 
-def test_a_process_starts_when_what_it_needs_is_ready(tmp_path: Path) -> None:
+def test_start_waits_for_dependencies(tmp_path: Path) -> None:
     stage = Stage(tmp_path, database=(), consumer=("database",), producer=("consumer",))
     stage.fakes["database"].ready = False
     stage.tick(times=3)
@@ -113,7 +110,7 @@ def test_a_process_starts_when_what_it_needs_is_ready(tmp_path: Path) -> None:
     ]
 
 
-def test_a_dead_process_is_started_again_after_the_wait_and_said_so(tmp_path: Path) -> None:
+def test_dead_process_is_restarted_after_the_backoff(tmp_path: Path) -> None:
     stage = Stage(tmp_path, consumer=())
     fake = stage.fakes["consumer"]
     stage.tick(times=2)
@@ -134,7 +131,7 @@ def test_a_dead_process_is_started_again_after_the_wait_and_said_so(tmp_path: Pa
     assert stage.supervisor.ready
 
 
-def test_the_log_of_an_earlier_run_is_not_shown_as_the_reason(tmp_path: Path) -> None:
+def test_restart_message_omits_the_log_of_earlier_runs(tmp_path: Path) -> None:
     (tmp_path / "consumer.log").write_text("an old error\n")
     stage = Stage(tmp_path, consumer=())
     stage.tick()
@@ -143,7 +140,7 @@ def test_the_log_of_an_earlier_run_is_not_shown_as_the_reason(tmp_path: Path) ->
     assert "an old error" not in "".join(stage.said)
 
 
-def test_each_failure_in_a_row_waits_longer(tmp_path: Path) -> None:
+def test_backoff_grows_with_each_failure_in_a_row(tmp_path: Path) -> None:
     stage = Stage(tmp_path, consumer=())
     started = []
     for _ in range(400):
@@ -163,7 +160,7 @@ def test_each_failure_in_a_row_waits_longer(tmp_path: Path) -> None:
     ]
 
 
-def test_what_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+def test_failed_start_is_retried(tmp_path: Path) -> None:
     stage = Stage(tmp_path, webserver=())
     stage.fakes["webserver"].cannot_start = "no port is free"
     stage.tick()
@@ -173,7 +170,7 @@ def test_what_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
     assert stage.fakes["webserver"].starts == 1
 
 
-def test_nothing_restarts_before_what_it_needs_is_back(tmp_path: Path) -> None:
+def test_restart_waits_for_dependencies(tmp_path: Path) -> None:
     stage = Stage(tmp_path, database=(), consumer=("database",))
     stage.tick(times=3)
     for fake in stage.fakes.values():
@@ -188,7 +185,7 @@ def test_nothing_restarts_before_what_it_needs_is_back(tmp_path: Path) -> None:
     assert stage.events[2:] == ["start database", "start consumer"]
 
 
-def test_a_slow_start_is_said_once(tmp_path: Path) -> None:
+def test_slow_start_is_reported_once(tmp_path: Path) -> None:
     stage = Stage(tmp_path, webserver=())
     stage.fakes["webserver"].ready = False
     stage.tick()
@@ -198,7 +195,7 @@ def test_a_slow_start_is_said_once(tmp_path: Path) -> None:
     assert stage.supervisor.state("webserver") is State.STARTING
 
 
-def test_stopping_goes_against_the_order_of_needs(tmp_path: Path) -> None:
+def test_stop_goes_against_the_order_of_dependencies(tmp_path: Path) -> None:
     stage = Stage(
         tmp_path, database=(), consumer=("database",), webserver=("database",), producer=("consumer",)
     )
@@ -211,7 +208,7 @@ def test_stopping_goes_against_the_order_of_needs(tmp_path: Path) -> None:
     assert {row["pid"] for row in stage.supervisor.rows()} == {None}
 
 
-def test_what_does_not_end_is_killed_before_what_it_needs_is_asked(tmp_path: Path) -> None:
+def test_stop_kills_a_stubborn_process_before_it_asks_the_dependency(tmp_path: Path) -> None:
     stage = Stage(tmp_path, database=(), consumer=("database",))
     stage.fakes["consumer"].obeys = False
     stage.fakes["consumer"].stop_timeout = -1.0  # the clock stands still
@@ -221,7 +218,7 @@ def test_what_does_not_end_is_killed_before_what_it_needs_is_asked(tmp_path: Pat
     assert stage.events == ["ask consumer", "kill consumer", "ask database"]
 
 
-def test_a_second_request_to_stop_does_not_wait(tmp_path: Path) -> None:
+def test_second_stop_request_kills_without_waiting(tmp_path: Path) -> None:
     stage = Stage(tmp_path, consumer=())
     stage.fakes["consumer"].obeys = False
     stage.fakes["consumer"].stop_timeout = 1e9
@@ -233,7 +230,7 @@ def test_a_second_request_to_stop_does_not_wait(tmp_path: Path) -> None:
     assert stage.events[-1] == "kill consumer"
 
 
-def test_what_is_kept_is_not_stopped(tmp_path: Path) -> None:
+def test_stop_spares_kept_processes(tmp_path: Path) -> None:
     stage = Stage(tmp_path, database=(), consumer=("database",))
     stage.fakes["database"].kept = True
     stage.tick(times=3)
@@ -242,7 +239,7 @@ def test_what_is_kept_is_not_stopped(tmp_path: Path) -> None:
     assert stage.fakes["database"].alive
 
 
-def test_a_restart_takes_only_those_named_and_does_not_wait(tmp_path: Path) -> None:
+def test_restart_affects_only_named_processes_and_skips_the_backoff(tmp_path: Path) -> None:
     stage = Stage(tmp_path, database=(), consumer=("database",))
     stage.tick(times=3)
     stage.supervisor.restart(["consumer"], "PostgreSQL has another port now")
@@ -250,39 +247,3 @@ def test_a_restart_takes_only_those_named_and_does_not_wait(tmp_path: Path) -> N
     assert stage.events == ["start database", "start consumer", "ask consumer", "start consumer"]
     assert stage.supervisor.ready
     assert stage.said[-1].startswith("consumer: ready")
-
-
-def test_a_log_is_kept_once_it_is_too_long(tmp_path: Path) -> None:
-    log = tmp_path / "consumer.log"
-    with log.open("ab") as writer:
-        writer.write(b"x" * 100)
-        writer.flush()
-        rotate(log, limit=100)
-        assert not (tmp_path / "consumer.log.1").exists()
-        writer.write(b"y")
-        writer.flush()
-        rotate(log, limit=100)
-        writer.write(b"new\n")  # whoever has it open goes on writing
-    assert (tmp_path / "consumer.log.1").read_bytes() == b"x" * 100 + b"y"
-    assert log.read_bytes() == b"new\n"
-    rotate(tmp_path / "none.log")
-
-
-@pytest.mark.parametrize(
-    ("content", "start", "expected"),
-    [
-        (b"", 0, []),
-        (b"one\n\n two \n", 0, ["one", " two"]),
-        (b"old\nnew\n", 4, ["new"]),
-        (b"rotated\n", 500, ["rotated"]),
-        (b"\xff\xfe\n", 0, ["\ufffd\ufffd"]),
-        (b"".join(b"%d\n" % n for n in range(5000)), 0, ["4994", "4995", "4996", "4997", "4998", "4999"]),
-    ],
-)
-def test_the_end_of_a_log(tmp_path: Path, content: bytes, start: int, expected: list[str]) -> None:
-    (tmp_path / "log").write_bytes(content)
-    assert tail(tmp_path / "log", start) == expected
-
-
-def test_the_end_of_no_log(tmp_path: Path) -> None:
-    assert tail(tmp_path / "none") == []
