@@ -20,10 +20,10 @@ from dagster import AssetKey, AssetMaterialization
 
 from ecommersss_platform.dbt.project import prepare_manifest
 from ecommersss_platform.instance.dagster_home import dagster_instance, environment
+from ecommersss_platform.local.ports import free_port
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.conftest import administer
-from ecommersss_platform_tests.support.ports import free_port
 from ecommersss_platform_tests.support.project import PROJECT
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
@@ -62,7 +62,7 @@ def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> 
                 AssetKey(["raw", "orders"]), partition="2025-01-02", metadata={"dagster/row_count": 42}
             )
         )
-    port = free_port()
+    port = free_port(0)
     log = home / "webserver.log"
     with log.open("wb") as output:
         webserver = subprocess.Popen(

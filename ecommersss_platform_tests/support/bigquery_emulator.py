@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from ecommersss_platform_tests.support.ports import free_port
+from ecommersss_platform.local.ports import free_port
 
 REQUIREMENTS = (
     "local-bigquery==0.3.2",
@@ -187,14 +187,14 @@ def _variables(place: Path) -> dict[str, str]:
 def running_emulator(directory: Path) -> Iterator[str]:
     """Run the emulator, with its data and log in the directory, and yield its address."""
     place = environment()
-    port = free_port()
+    port = free_port(0)
     log = directory / "local-bigquery.log"
     with log.open("w") as output:
         process = subprocess.Popen(
             [
                 *(str(place / "bin" / "python"), "-c", _START),
                 *("--host", "127.0.0.1", "--port", str(port)),
-                *("--grpc-port", str(free_port()), "--data-dir", str(directory / "data")),
+                *("--grpc-port", str(free_port(0)), "--data-dir", str(directory / "data")),
             ],
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ecommersss_platform_tests.support.ports import free_port
+from ecommersss_platform.local.ports import free_port
 from streaming.topics.pubsub import EMULATOR_VARIABLE, PubSubTopic
 
 JAR_VARIABLE = "PUBSUB_EMULATOR_JAR"
@@ -49,7 +49,7 @@ def missing() -> str | None:
 @contextmanager
 def running_emulator(directory: Path) -> Iterator[str]:
     """Run an emulator and return its address. Its log goes to the directory."""
-    port = free_port()
+    port = free_port(0)
     log = directory / "pubsub-emulator.log"
     with log.open("w") as output:
         process = subprocess.Popen(
