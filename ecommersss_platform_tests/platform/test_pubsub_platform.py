@@ -1,4 +1,4 @@
-"""Choosing Pub/Sub is one setting: the platform's commands on the emulator."""
+"""The platform with its topic on Pub/Sub: its commands, health, metrics and retention, on the emulator."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from ecommersss_platform.cli.status import print_status
 from ecommersss_platform.health import check
@@ -20,61 +19,19 @@ from ecommersss_platform.local.first_run import first_run_history
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.status import gather
 from ecommersss_platform.topic_retention import plan
-from ecommersss_platform.topics import flagged_stream, fraud_consumer, orders_topic
+from ecommersss_platform.topics import flagged_stream, fraud_consumer
 from ecommersss_platform_tests.support import pubsub_emulator as emulator
 from ecommersss_platform_tests.support.shop import open_shop, order, query, read_all, stored_orders
-from streaming.consumer import Consumer
 from streaming.metrics import registry
 from streaming.orders import decode_flagged, encode
-from streaming.shared_consumer import SharedConsumer
 from streaming.topics import SHARED_POSITIONS
-from streaming.topics.jsonl import JsonlTopic
 from streaming.topics.pubsub import EMULATOR_VARIABLE, PubSubTopic
 
-pytestmark = pytest.mark.integration
-
-
-def test_the_setting_needs_a_project_and_has_names_by_default(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="ECOMMERSSS_PUBSUB_PROJECT is needed when"):
-        Settings(home=tmp_path, topic="pubsub", _env_file=None)  # type: ignore[call-arg]
-    settings = Settings(  # type: ignore[call-arg]
-        home=tmp_path, topic="pubsub", pubsub_project="shop-1", _env_file=None
-    )
-    topic = orders_topic(settings)
-    assert isinstance(topic, PubSubTopic)
-    assert topic.path == "projects/shop-1/topics/orders"
-    assert topic.subscription_path == "projects/shop-1/subscriptions/orders-fraud"
-    shared = fraud_consumer(settings, "postgresql://nobody@127.0.0.1:1/none")
-    assert isinstance(shared, SharedConsumer)
-    assert shared.flagged is not None
-    without = settings.model_copy(update={"flagged_stream": False})
-    shared = fraud_consumer(without, "postgresql://nobody@127.0.0.1:1/none")
-    assert isinstance(shared, SharedConsumer)
-    assert shared.flagged is None
-    on_disk = Settings(home=tmp_path, _env_file=None)  # type: ignore[call-arg]
-    assert isinstance(orders_topic(on_disk), JsonlTopic)
-    assert isinstance(fraud_consumer(on_disk, "postgresql://nobody@127.0.0.1:1/none"), Consumer)
-
-
-def test_the_library_is_loaded_only_where_it_is_chosen() -> None:
-    code = (
-        "import sys, ecommersss_platform.cli.app, ecommersss_platform.topics, streaming.consumer\n"
-        "import streaming.shared_consumer\n"
-        "print([m for m in sys.modules if m.startswith(('google.cloud.pubsub', 'grpc'))])"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
-
-
-# On the emulator.
-
-
-def on_emulator(test: Callable[..., None]) -> Callable[..., None]:
-    """Skipped, with the reason, by the fixture `pubsub` where there is none."""
-    return pytest.mark.pubsub(pytest.mark.slow(test))
+pytestmark = [pytest.mark.integration, pytest.mark.pubsub, pytest.mark.slow]
 
 
 class Platform:
-    """A platform's home, with its topic on the emulator, and commands run on it."""
+    """A home whose topic is on the emulator, and the commands run there."""
 
     def __init__(self, home: Path, url: str, address: str, topic: PubSubTopic) -> None:
         self.topic = topic
@@ -138,8 +95,7 @@ def eventually(platform: Platform, statement: str, expected: int) -> None:
         time.sleep(0.1)
 
 
-@on_emulator
-def test_publish_consume_look_and_retry(platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_publish_consume_and_retry(platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [encode(order(n, user_id=n % 10 + 1)) for n in range(1, 31)] + [b"", b"no order"]
     (platform.home / "lines.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     assert platform.run("produce", "--file", "lines.jsonl", "--raw") == "published 32 lines, unchecked\n"
@@ -175,8 +131,7 @@ def test_publish_consume_look_and_retry(platform: Platform, capsys: pytest.Captu
     ]
 
 
-@on_emulator
-def test_the_producer_and_its_health(platform: Platform) -> None:
+def test_produce_simulates_a_past_day_and_is_healthy(platform: Platform) -> None:
     truth = platform.settings.ground_truth_path
     assert check("producer", platform.settings) == f"there is no {truth}: nothing was published yet"
     first = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 3 * 86_400))
@@ -188,8 +143,7 @@ def test_the_producer_and_its_health(platform: Platform) -> None:
     assert platform.run("consume", "--once").startswith(f"{published} orders, ")
 
 
-@on_emulator
-def test_a_first_runs_history_is_published_once(platform: Platform) -> None:
+def test_first_run_publishes_its_past_days_once(platform: Platform) -> None:
     said: list[str] = []
     settings = platform.settings
     settings.home.mkdir(exist_ok=True)
@@ -202,25 +156,17 @@ def test_a_first_runs_history_is_published_once(platform: Platform) -> None:
     assert len(said) == 2
 
 
-@on_emulator
-def test_only_the_flagged_stream_has_segments_to_remove(platform: Platform) -> None:
-    platform.topic.publish([encode(order(1))])
-    consumer = fraud_consumer(platform.settings, platform.url)
-    consumer.run(once=True)
-    [planned] = plan(platform.settings, platform.url, sensor_position=0)
-    assert planned.name == "flagged_orders"
-    assert [judgement.removable for judgement in planned.judgements] == [False]
-
-
-@on_emulator
-def test_metrics_have_no_lag_where_none_is_known(platform: Platform) -> None:
+def test_only_the_flagged_stream_has_segments_to_remove_and_a_known_lag(platform: Platform) -> None:
     from prometheus_client import generate_latest
 
     consumer = fraud_consumer(platform.settings, platform.url)
     platform.topic.publish([encode(order(1)), encode(order(1))])
     consumer.run(once=True)
-    text = generate_latest(registry(consumer)).decode()
-    assert 'ecommersss_orders_total{status="genuine"} 1.0' in text
-    assert "ecommersss_duplicates_total 1.0" in text
-    assert "ecommersss_read_to_flagged_seconds_count 2.0" in text
-    assert "ecommersss_lag_bytes" not in text
+    metrics = generate_latest(registry(consumer)).decode()
+    assert 'ecommersss_orders_total{status="genuine"} 1.0' in metrics
+    assert "ecommersss_duplicates_total 1.0" in metrics
+    assert "ecommersss_read_to_flagged_seconds_count 2.0" in metrics
+    assert "ecommersss_lag_bytes" not in metrics
+    [planned] = plan(platform.settings, platform.url, sensor_position=0)
+    assert planned.name == "flagged_orders"
+    assert [judgement.removable for judgement in planned.judgements] == [False]
