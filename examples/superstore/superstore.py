@@ -1,18 +1,18 @@
-"""How the Superstore sample maps to users, products and orders. Pure: an Arrow table in, rows out.
+"""The mapping of the Superstore sample to users, products and orders. Pure: an Arrow table in, rows out.
 
 The choices, and why:
 
-- A customer is a user, numbered by the order of customer ids. The file has names but neither addresses nor
-  sign-up dates: addresses are made of the customer id, in a domain that reaches nobody, and a user signed up
-  on the day of the first order.
-- A product is a pair of product id and name, because some product ids have two names. Its list price is
+- A customer becomes a user, numbered in the order of customer ids. The file has names, but no addresses or
+  sign-up dates. An address is made from the customer id, in a domain that reaches nobody. A user signs up on
+  the day of the first order.
+- A pair of product id and name becomes a product, because some product ids have two names. Its list price is
   sales / quantity / (1 - discount), which is the same for every sale of a pair.
-- A line is an order, with its row id as order id: the same product can be in one order twice.
-- One dollar is 10,000 rupiah. The rate is made up, and chosen so that every amount (four decimals in
-  dollars) is a whole number of rupiah: totals can be compared to the last digit.
-- An order is placed at noon in Jakarta: the file has days without times, and midnight would put every order
-  into the hours that the night rule looks at.
-- Payment methods are not in the file: all orders are paid by credit card.
+- A line becomes an order, with its row id as order id, because an order can hold the same product twice.
+- One dollar is 10,000 rupiah. This invented rate turns every amount (up to four decimals of a dollar) into
+  whole rupiah, so totals can be compared to the last digit.
+- An order is placed at noon in Jakarta. The file has days without times, and at midnight every order would
+  fall into the hours of the night rule.
+- Every order is paid by credit card: the file has no payment methods.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOON = time(12)
 
 @dataclass(frozen=True)
 class Superstore:
-    """The sample as the marketplace has it; users and products are rows for import, instants are aware."""
+    """The mapped sample: users and products as rows to import, orders with aware instants."""
 
     users: list[dict[str, object]]
     products: list[dict[str, object]]
@@ -54,10 +54,10 @@ class Superstore:
 
 
 def map_superstore(table: pa.Table) -> Superstore:
-    """Users, products and orders of the sample's lines.
+    """Map the sample's lines to users, products and orders.
 
-    Raises `ValueError` for a file that is not as described above: a list price that differs between sales,
-    a country without a code, or an amount that is no whole number of rupiah.
+    Raises `ValueError` for a file that differs from the description above: a list price that changes between
+    sales, a country without a known code, or an amount that is not a whole number of rupiah.
     """
     lines = sorted(table.to_pylist(), key=lambda line: (line["Order Date"], line["Row ID"]))
     customers = {id_: n for n, id_ in enumerate(sorted({line["Customer ID"] for line in lines}), start=1)}
@@ -96,15 +96,15 @@ def map_superstore(table: pa.Table) -> Superstore:
 
 
 def rupiah(dollars: float) -> Decimal:
-    """Dollars with at most four decimals as rupiah, exactly. Raises `ValueError` for more decimals."""
+    """Convert dollars with up to four decimals to rupiah, exactly. Raises `ValueError` for more decimals."""
     amount = Decimal(repr(dollars)) * RUPIAH_PER_DOLLAR
     if amount != amount.to_integral_value():
-        raise ValueError(f"{dollars!r} dollars are no whole number of rupiah at {RUPIAH_PER_DOLLAR} a dollar")
+        raise ValueError(f"{dollars!r} dollars are not a whole number of rupiah, at {RUPIAH_PER_DOLLAR}")
     return amount.quantize(Decimal("0.01"))
 
 
 def oddities(table: pa.Table) -> list[str]:
-    """What was odd in the data, each with what was made of it. Counted, not remembered."""
+    """Count the oddities of the data, and say how each was handled."""
     lines = table.to_pylist()
     names: dict[str, set[str]] = defaultdict(set)
     ids: dict[str, set[str]] = defaultdict(set)
@@ -126,23 +126,23 @@ def oddities(table: pa.Table) -> list[str]:
     other_year = sum(int(line["Order ID"].split("-")[1]) != line["Order Date"].year for line in lines)
     short_codes = sum(line["Postal Code"] < 10_000 for line in lines)
     return [
-        f"{_several(names)} product ids stand for two or more names: each pair became a product of its own "
+        f"{_several(names)} product ids have two or more names: each pair of id and name is a product "
         f"({len(pairs):,} products for {len(names):,} ids)",
-        f"{_several(ids)} product names have several ids ('{most_ids}' has {len(ids_of_it)}): kept apart",
+        f"{_several(ids)} product names have several ids ('{most_ids}' has {len(ids_of_it)}): kept separate",
         f"{len(repeated)} orders have the same product in two lines ({sum(repeated)} lines): each line "
-        "became an order, by its row id",
+        "is an order, with its row id",
         f"{len(discounted):,} lines were discounted (up to {max(discounted, default=0):.0%}): amounts "
         "are less than list price x quantity",
         f"{fractions:,} amounts have fractions of a cent: at {RUPIAH_PER_DOLLAR:,} rupiah a dollar each is a "
         "whole number of rupiah",
-        f"{losses:,} lines were sold at a loss: not an order's business, left out",
+        f"{losses:,} lines were sold at a loss: left out, an order has no profit",
         f"all dates are days without a time: orders are placed at {NOON:%H:%M} in Jakarta",
-        f"{other_year} lines have an order id of another year than their date: the date was believed",
+        f"{other_year} lines have an order id from another year than their date: the date counts",
         f"the country is always {' or '.join(countries)}: the rule foreign_country flags every order",
-        f"{short_codes} postal codes have lost their leading zero, being numbers: left out",
+        f"{short_codes} postal codes are numbers and lost their leading zero: left out",
         f"{len(unspaced)} customer name without a space ({', '.join(unspaced)}): split at the hyphen",
         f"{padded} product names end in white space: stripped; {no_break} hold no-break spaces: kept",
-        "neither payment methods, e-mail addresses nor sign-up dates are there: made up as the README says",
+        "there are no payment methods, e-mail addresses or sign-up dates: invented, as the README says",
     ]
 
 
@@ -185,23 +185,23 @@ def _list_price(line: dict) -> Decimal:
 
 def _country(line: dict) -> str:
     if line["Country"] not in COUNTRIES:
-        raise ValueError(f"row {line['Row ID']}: no code is known for the country {line['Country']!r}")
+        raise ValueError(f"row {line['Row ID']}: the country has no known code: {line['Country']!r}")
     return COUNTRIES[line["Country"]]
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What the source file adds up to, computed from it alone and not from what it was mapped to."""
+    """The totals of the source file, computed from the file alone and not from the mapping."""
 
     lines: int
     rupiah: Decimal
     per_customer: dict[str, tuple[int, Decimal]]
-    """Lines and rupiah of each customer id."""
+    """The number of lines and the rupiah of each customer id."""
     per_day: dict[date, int]
 
     @classmethod
     def of(cls, table: pa.Table) -> Totals:
-        """Sums over whole columns, in ten-thousandths of a dollar, which are rupiah."""
+        """Add up whole columns, in ten-thousandths of a dollar, which are rupiah."""
         sales = [round(value * RUPIAH_PER_DOLLAR) for value in table["Sales"].to_pylist()]
         lines: Counter[str] = Counter()
         spent: Counter[str] = Counter()
@@ -217,7 +217,7 @@ class Totals:
 
 
 def differences(expected: dict, found: dict, what: str, limit: int = 5) -> Iterable[str]:
-    """What differs between two mappings, the first few in words; nothing when they are equal."""
+    """Yield a sentence for each of the first `limit` differences between two mappings."""
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     for key in wrong[:limit]:
         yield f"{what} of {key}: {found.get(key)} in the warehouse, {expected.get(key)} in the file"
