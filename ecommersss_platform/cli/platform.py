@@ -66,7 +66,7 @@ def health(process: Annotated[Watched, typer.Argument(help="the process to check
     committed the whole topic or commits more of it within five seconds. A producer is healthy if it has
     published within two minutes.
     """
-    from ecommersss_platform.health import check
+    from ecommersss_platform.cli.health import check
 
     problem = check(process.value, read_settings())
     typer.echo(problem or f"the {process.value} is healthy")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ecommersss_platform.cli.health import check
 from ecommersss_platform.cli.status import print_status
-from ecommersss_platform.health import check
 from ecommersss_platform.local.first_run import first_run_history
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.status import gather

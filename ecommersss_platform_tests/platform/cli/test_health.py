@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ecommersss_platform import health
+from ecommersss_platform.cli.health import check
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import CONSUMER, TOPIC, orders_topic
 from streaming.database import connect
@@ -29,21 +30,21 @@ def test_consumer_is_judged_by_its_committed_position(
 ) -> None:
     monkeypatch.setattr(health, "CONSUMER_PATIENCE", 0.1)
     settings = Settings(home=tmp_path, database_url=database)
-    assert health.check("consumer", settings) is None, "an empty topic"
+    assert check("consumer", settings) is None, "an empty topic"
     end = orders_topic(settings).publish([b"{}", b"{}"])
     for committed in (0, 3):
         _commit(database, committed)
-        assert health.check("consumer", settings) == (
+        assert check("consumer", settings) == (
             f"the consumer is at position {committed}, {end - committed} bytes behind, and committed nothing"
             " for 0.1 s"
         )
     _commit(database, end)
-    assert health.check("consumer", settings) is None
+    assert check("consumer", settings) is None
 
 
 def test_consumer_without_its_database_is_unhealthy(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, database_url="postgresql://nobody@127.0.0.1:1/none")
-    problem = health.check("consumer", settings)
+    problem = check("consumer", settings)
     assert problem is not None
     assert problem.startswith("PostgreSQL is unreachable: ")
     assert "Connection refused" in problem
