@@ -259,36 +259,6 @@ def test_produce_and_consume_run_until_sigterm(home: Home, database: psycopg2.ex
     assert (producer.returncode, consumer.returncode) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (("produce", "--from", "2026-01-01"), "go together"),
-        (("produce", "--raw"), "--raw goes with --file"),
-        (("produce", "--file", "absent.jsonl"), "does not exist"),
-        (("query", "SELECT 1", "--format", "xml"), "xml"),
-        (("materialize", "--from", "yesterday", "--to", "2026-01-01"), "yesterday"),
-    ],
-)
-def test_wrong_usage_is_explained(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
-    printed = Home(tmp_path / "home").call(*arguments, exit_code=2).stderr
-    # Typer may draw a box around a usage error and break its lines.
-    assert expected in " ".join(printed.replace("│", " ").split())
-
-
-def test_wrong_settings_are_named(tmp_path: Path) -> None:
-    home = Home(tmp_path / "home")
-    home.variables["ECOMMERSSS_TOPIC"] = "kafka"
-    answer = home.call("status", exit_code=1)
-    assert answer.stderr.startswith("ecommersss: wrong settings\n  ECOMMERSSS_TOPIC: ")
-    assert "(got 'kafka')" in answer.stderr
-
-
-def test_status_and_query_of_an_empty_home_say_so(tmp_path: Path) -> None:
-    home = Home(tmp_path / "home")
-    assert "ecommersss up" in home.call("status", exit_code=1).stderr
-    assert home.call("query", "SELECT 1", exit_code=1).stderr.startswith("ecommersss: ")
-
-
 def test_materialize_refuses_impossible_days(home: Home) -> None:
     future, yesterday = str(TODAY + timedelta(days=2)), str(TODAY - timedelta(days=1))
     assert future in home.call("materialize", "--from", future, "--to", future, exit_code=1).stderr
@@ -359,9 +329,3 @@ def test_materialize_again_changes_no_table(home: Home, shown: str) -> None:
     assert len(new) == len(old) + 3 * 2
     day_table_rows_checksum = itemgetter(0, 1, 3, 4)
     assert set(map(day_table_rows_checksum, new)) == set(map(day_table_rows_checksum, old))
-
-
-def test_help_describes_each_command(tmp_path: Path) -> None:
-    help_text = Home(tmp_path / "home").call("--help").stdout
-    for command in ("up", "demo", "status", "db", "import", "produce", "consume", "rejected", "query"):
-        assert re.search(rf"^\s+{command}\s+\w+", help_text, re.MULTILINE), command
