@@ -36,7 +36,7 @@ def check(
         Path | None, typer.Argument(help="a rule book (default: the platform's)", dir_okay=False)
     ] = None,
 ) -> None:
-    """Check a rule book, and say where it is wrong. A running consumer keeps its old book if this one is."""
+    """Check a rule book, and say where it is wrong. A running consumer ignores a wrong book."""
     book = _book(file)
     modes: Counter[str] = Counter(rule.mode for rule in book.rules)
     counts = ", ".join(f"{modes[mode]} {mode}" for mode in ("active", "shadow", "off"))

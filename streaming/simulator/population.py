@@ -209,7 +209,7 @@ class _Category(NamedTuple):
     name: str
     lowest: int
     highest: int
-    things: tuple[str, ...]
+    products: tuple[str, ...]
 
 
 _CATEGORIES = (
@@ -320,7 +320,7 @@ def _plain(name: str) -> str:
 
 def _product(random: Random, id_: int, created: datetime) -> Product:
     category = random.choice(_CATEGORIES)
-    name = f"{random.choice(_MAKERS)} {random.choice(category.things)}{random.choice(_EDITIONS)}"
+    name = f"{random.choice(_MAKERS)} {random.choice(category.products)}{random.choice(_EDITIONS)}"
     # Uniform over the logarithm: like in a shop, there are more cheap products than expensive ones.
     price = exp(random.uniform(log(category.lowest), log(category.highest)))
     return Product(id_, name, category.name, _rounded(price), created)

@@ -356,7 +356,9 @@ def _fraud(pattern: str, moment: _Moment, random: Random) -> list[_Draft]:
     other = random.choice([method for method in PAYMENT_METHODS if method != user.default_payment])
     country = random.choice(_FAR_COUNTRIES)
     delays = accumulate(random.uniform(120, 600) for _ in range(random.randint(1, 3)))
-    abroad = [_Draft(timedelta(seconds=d), user.id, *_dear(moment, random), other, country) for d in delays]
+    abroad = [
+        _Draft(timedelta(seconds=d), user.id, *_expensive(moment, random), other, country) for d in delays
+    ]
     return [_Draft(at_once, user.id, *_small(moment, random), payment, _HOME), *abroad]
 
 
@@ -375,7 +377,7 @@ def _small(moment: _Moment, random: Random) -> tuple[int, int, Decimal]:
     return product_id, 1, price
 
 
-def _dear(moment: _Moment, random: Random) -> tuple[int, int, Decimal]:
+def _expensive(moment: _Moment, random: Random) -> tuple[int, int, Decimal]:
     """Draw product, quantity and price of an expensive order."""
     product_id, price = max((moment.product(random) for _ in range(3)), key=lambda item: item[1])
     return product_id, random.randint(2, 5), price
