@@ -34,7 +34,7 @@ _ELECTION_SECONDS = 1.0
 _LOCK = ".tail"
 
 
-class StoredOrders(Protocol):
+class FlaggedOrders(Protocol):
     """What a stream is completed from: the committed orders."""
 
     def flagged_after(self, position: int, last: int) -> Iterable[Flagged]:
@@ -42,7 +42,7 @@ class StoredOrders(Protocol):
         ...
 
 
-class GrowingOrders(StoredOrders, Protocol):
+class GrowingOrders(FlaggedOrders, Protocol):
     """The committed orders, to which other consumers add, not always in the order of positions."""
 
     def horizon(self, after: int) -> int | None:
@@ -69,7 +69,7 @@ class FlaggedStream:
         if orders:
             self._end = self.topic.publish_at(self._end, encode_all_flagged(orders))
 
-    def recover(self, stored: StoredOrders) -> int:
+    def recover(self, stored: FlaggedOrders) -> int:
         """Complete the stream from what is stored, and return how many lines were missing.
 
         Raises `OSError` if the stream cannot be written; the next call goes on where it ends.
@@ -80,7 +80,7 @@ class FlaggedStream:
             logger.warning(message, written, extra={"flagged_lines": written})
         return written
 
-    def resume(self, stored: StoredOrders) -> int:
+    def resume(self, stored: FlaggedOrders) -> int:
         """Find where the stream ends, and complete the lines of the other kind of topic.
 
         Returns how many of these were missing. Raises `OSError`.
@@ -97,7 +97,7 @@ class FlaggedStream:
         self.position = last_position(self.topic, own)
         return written
 
-    def follow(self, stored: StoredOrders, last: int) -> int:
+    def follow(self, stored: FlaggedOrders, last: int) -> int:
         """Write the stored orders after `position` up to `last`, and return how many. Needs `resume` first.
 
         Raises `OSError` if the stream cannot be written; `resume` then finds how far it came.
@@ -108,7 +108,7 @@ class FlaggedStream:
         self.position = last
         return written
 
-    def _write(self, stored: StoredOrders, after: int, last: int) -> int:
+    def _write(self, stored: FlaggedOrders, after: int, last: int) -> int:
         written = 0
         for chunk in chunks(stored.flagged_after(after, last), _CHUNK):
             try:
@@ -193,7 +193,7 @@ def _newest(topic: JsonlTopic) -> int:
     return next((position for position in positions if position >= 0), -1)
 
 
-def _any_stored(stored: StoredOrders, positions: range) -> bool:
+def _any_stored(stored: FlaggedOrders, positions: range) -> bool:
     return any(True for _ in stored.flagged_after(positions.start - 1, positions[-1]))
 
 

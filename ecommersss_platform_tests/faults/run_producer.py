@@ -1,7 +1,7 @@
 """A producer in a process of its own, to be killed: `python -m ... HOME SEED CRASH`.
 
 It publishes traffic without end, with a wall clock that jumps, and prints the topic's end after each burst:
-up to there it takes its lines for published. It kills itself with SIGKILL in the middle of its CRASHth write.
+up to there its lines are published. It kills itself with SIGKILL in the middle of its CRASHth write.
 """
 
 from __future__ import annotations

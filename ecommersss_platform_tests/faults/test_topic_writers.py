@@ -1,4 +1,4 @@
-"""Writers of a topic killed with -9 in mid-write: no line is lost that was acknowledged, none is glued."""
+"""Writers of a topic killed with -9 in mid-write lose no acknowledged line and merge no two lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ while True:
 
 
 def kill_writers(directory: Path, kills: int, seed: int) -> int:
-    """Kill so many writers, one after the other. Returns how many left a partial line behind."""
+    """Kill writers one after the other, and return how many left a partial line behind."""
     generator = random.Random(seed)
     topic = JsonlTopic(directory, 3_000_000)
     acknowledged: dict[int, int] = {}
@@ -48,7 +48,7 @@ def kill_writers(directory: Path, kills: int, seed: int) -> int:
         rest = process.stdout.read()
         process.wait()
         process.stdout.close()
-        # A number that was cut by the kill says nothing.
+        # The kill may have cut the last number.
         whole = rest[: rest.rfind("\n") + 1].split()
         acknowledged[run] = int(whole[-1]) if whole else 1
         cut += topic.open_end()[1] != b""

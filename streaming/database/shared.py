@@ -122,7 +122,7 @@ class SharedOrderStore(OrderStore):
         before and is delivered again is not stored again. Returns the positions of the others.
 
         Raises `Collision` if an order cannot be stored (take a turn again). Then, as for any error, nothing
-        was stored. Only after a `psycopg2.OperationalError` it is unknown; what is delivered again tells.
+        was stored. Only after a `psycopg2.OperationalError` it is unknown; a redelivery finds out.
         """
         try:
             with self._rollback_on_error(), self.connection.cursor() as cursor:

@@ -100,8 +100,8 @@ class OrderStore:
         self._reading: Connection | None = None
         self._had_lock = False
         self._used_lists = 0
-        # Identifies this store in pg_stat_activity (63 bytes at most). The token tells it from another store
-        # of this process.
+        # Identifies this store in pg_stat_activity (63 bytes at most). The token distinguishes it from
+        # other stores of this process.
         self._application = (
             f"consumer {consumer} pid {os.getpid()} {secrets.token_hex(4)} {socket.gethostname()}"[:63]
         )
@@ -162,7 +162,7 @@ class OrderStore:
 
     @property
     def lost(self) -> bool:
-        """Whether an open connection broke. The class of a broken COPY's error does not tell."""
+        """Whether an open connection broke, which the class of a broken COPY's error does not say."""
         connections = self._connection, self._reading
         return any(connection is not None and connection.closed != 0 for connection in connections)
 
@@ -261,7 +261,7 @@ class OrderStore:
 
         Raises `Collision` if an order cannot be stored (call `catalogue.forget`, then `stored` and `refresh`,
         and decide again), and `PositionMoved`. In both cases, as for any error, nothing was stored. Only
-        after a `psycopg2.OperationalError` it is unknown whether all or nothing was; `open` tells.
+        after a `psycopg2.OperationalError` it is unknown whether all or nothing was; `open` finds out.
         """
         rows = orders if isinstance(orders, Rows) else Rows.of(orders)
         names = {"topic": self.topic, "consumer": self.consumer}
