@@ -20,7 +20,8 @@ from dagster._core.definitions.run_request import InstigatorType
 
 from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.jobs import EXECUTOR
-from ecommersss_platform.sensors import ORDER_STREAM_SENSOR, Cursor
+from ecommersss_platform.order_stream import Cursor
+from ecommersss_platform.sensors import ORDER_STREAM_SENSOR
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import FLAGGED, RetainedStream, order_broker
 from streaming.database import connect

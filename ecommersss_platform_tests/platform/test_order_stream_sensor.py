@@ -12,7 +12,7 @@ from dagster import define_asset_job
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecommersss_platform.sensors import (
+from ecommersss_platform.order_stream import (
     FIRST_RETRY,
     LONGEST_RETRY,
     MOST_REQUESTS_PER_TICK,
@@ -21,10 +21,10 @@ from ecommersss_platform.sensors import (
     Outcome,
     Request,
     Window,
-    decide,
-    order_stream_sensor,
+    plan_tick,
     retry_delay,
 )
+from ecommersss_platform.sensors import order_stream_sensor
 from ecommersss_platform.settings import Settings
 
 FIRST_DAY = date(2025, 1, 1)
@@ -58,7 +58,7 @@ def tick(
     asked = outcome if callable(outcome) else lambda key: outcome
     # Every cursor goes through the text that Dagster keeps.
     cursor = Cursor.parse(cursor.text())
-    return decide(cursor, outcome=asked, read=read, first_day=FIRST_DAY, now=now)
+    return plan_tick(cursor, outcome=asked, read=read, first_day=FIRST_DAY, now=now)
 
 
 def test_an_empty_stream_asks_for_nothing_and_says_where_it_stands() -> None:
@@ -160,7 +160,7 @@ def test_orders_on_many_single_days_are_asked_for_a_few_at_a_time_and_all_of_the
 def test_days_before_the_first_partition_are_reported() -> None:
     decision = tick(Cursor(), orders(date(2024, 12, 30), date(2024, 12, 31), FIRST_DAY))
     assert decision.requests == (Request(FIRST_DAY, FIRST_DAY, 1),)
-    assert "2 orders are of days before the first partition 2025-01-01" in decision.notes[0]
+    assert "2 orders are from days before the first partition 2025-01-01" in decision.notes[0]
     alone = tick(Cursor(), orders(date(2024, 12, 31)))
     assert alone.requests == ()
     assert alone.cursor == Cursor(10, 10)
@@ -170,7 +170,7 @@ def test_days_before_the_first_partition_are_reported() -> None:
 def test_days_that_have_not_begun_in_jakarta_are_reported() -> None:
     decision = tick(Cursor(), orders(TODAY, date(2025, 2, 1)))
     assert decision.requests == (Request(TODAY, TODAY, 1),)
-    assert "1 orders are of days after today 2025-01-31" in decision.notes[0]
+    assert "1 orders are from days after today, 2025-01-31" in decision.notes[0]
     # 17:00 UTC is midnight in Jakarta, so the first of February has begun.
     later = tick(Cursor(), orders(date(2025, 2, 1)), now=datetime(2025, 1, 31, 17, tzinfo=UTC))
     assert later.requests == (Request(date(2025, 2, 1), date(2025, 2, 1), 1),)
@@ -189,7 +189,7 @@ def test_a_replaced_stream_is_read_from_its_start_and_it_says_so() -> None:
 def test_lines_that_are_no_flagged_orders_do_not_stop_it() -> None:
     decision = tick(Cursor(), lambda position: Window(0, 30, Counter([TODAY]), unreadable=2))
     assert decision.requests == (Request(TODAY, TODAY, 1),)
-    assert decision.notes[0].startswith("2 lines of the flagged stream in [0, 30) are no flagged orders")
+    assert decision.notes[0].startswith("2 lines of the flagged stream in [0, 30) are not flagged orders")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"position": "x"}', "null"])
@@ -222,7 +222,7 @@ def test_every_day_of_the_stream_ends_in_a_run_that_succeeded_after_it_was_read(
 
     cursor, now = Cursor(), NOW
     for _ in range(400):
-        decision = decide(
+        decision = plan_tick(
             cursor, outcome=lambda key: runs.get(key, Outcome.NONE), read=read, first_day=FIRST_DAY, now=now
         )
         for request in decision.requests:

@@ -46,8 +46,8 @@ from ecommersss_platform.instance.runs import fail_orphaned_runs
 from ecommersss_platform.jobs import DAILY_PIPELINE
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.materialize import Kind, MaterializeError, Progress, materialize
+from ecommersss_platform.order_stream import Cursor, Request
 from ecommersss_platform.partitions import Days
-from ecommersss_platform.sensors import Cursor, Request
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import flagged_stream
 from ecommersss_platform.warehouse import make_warehouse

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ecommersss_platform.sensors import LINES_PER_READ, Window, read_window
+from ecommersss_platform.order_stream import Window
+from ecommersss_platform.stream_window import LINES_PER_READ, read_window
 from streaming.orders import Order, encode_flagged, flag
 from streaming.topics.jsonl import JsonlTopic
 

@@ -24,7 +24,8 @@ from ecommersss_platform import topic_retention as retention
 from ecommersss_platform.cli.app import main
 from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.local.postgres import EmbeddedPostgres
-from ecommersss_platform.sensors import ORDER_STREAM_SENSOR, Cursor
+from ecommersss_platform.order_stream import Cursor
+from ecommersss_platform.sensors import ORDER_STREAM_SENSOR
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topic_retention import plan, remove, retention_job, sensor_position
 from ecommersss_platform.topics import TOPIC, flagged_stream, orders_topic

@@ -1,0 +1,55 @@
+"""The reader of the flagged stream for `order_stream_sensor`: which days do its new orders belong to?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import date
+
+from ecommersss_platform.order_stream import Window
+from streaming.business_days import business_day
+from streaming.orders import decode_flagged
+from streaming.topics.jsonl import JsonlTopic
+from streaming.topics.jsonl_reader import TopicTruncated
+
+LINES_PER_READ = 1000
+
+
+def read_window(topic: JsonlTopic, position: int, max_bytes: int) -> Window:
+    """Read the flagged stream from `position`: whole lines, until `max_bytes` are reached.
+
+    A position past the end means that the stream was replaced; it is then read from its start. Lines that
+    retention removed are skipped: their days were closed long ago.
+    """
+    note = ""
+    if position > topic.end():
+        note = (
+            f"the cursor {position} is past the end {topic.end()} of the flagged stream, which must have been"
+            " replaced: reading it from its start"
+        )
+        position = topic.start()
+    try:
+        return _read(topic, position, max_bytes, note)
+    except TopicTruncated as error:
+        return _read(topic, topic.start(), max_bytes, f"reading the flagged stream from its start: {error}")
+
+
+def _read(topic: JsonlTopic, position: int, max_bytes: int, note: str) -> Window:
+    orders: Counter[date] = Counter()
+    unreadable = read = 0
+    begin = position
+    reader = topic.reader(position)
+    try:
+        while read < max_bytes:
+            batch = reader.read(LINES_PER_READ, timeout=0)
+            position = batch.next_position
+            if not batch.lines:
+                break
+            read += sum(map(len, batch.lines))
+            for line in batch.lines:
+                try:
+                    orders[business_day(decode_flagged(line).created_date)] += 1
+                except ValueError:
+                    unreadable += 1
+    finally:
+        reader.close()
+    return Window(begin, position, orders, unreadable, note)
