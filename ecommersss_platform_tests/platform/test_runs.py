@@ -1,7 +1,7 @@
-"""How Dagster runs the platform's job: ranges, backfills, the pool, sensors in the daemon, dead processes.
+"""How Dagster runs the daily job: ranges, backfills, the pool, sensors in the daemon, dead processes.
 
-The assets are stand-ins of the same shape (`standin.py`); instance, code server, run workers and the daemon's
-own iterations are real.
+The assets are stubs of the same shape (`support/stub_definitions.py`). The instance, the code server, the run
+workers and the iterations of the daemon are real.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from ecommersss_platform_tests.conftest import administer
 from streaming.business_days import JAKARTA, business_day
 from streaming.orders import Order, encode_flagged, flag
 
-STANDIN = "ecommersss_platform_tests.support.stub_definitions"
+STUB = "ecommersss_platform_tests.support.stub_definitions"
 FIRST_DAY = date(2025, 1, 1)
 MONTH = Days(date(2025, 1, 2), date(2025, 2, 1))
 SOME_DAYS = Days(date(2025, 1, 2), date(2025, 1, 5))
@@ -193,7 +193,7 @@ def platform(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactor
         for name, value in environment(settings, url).items():
             patch.setenv(name, value)
         target = ModuleTarget(
-            STANDIN, attribute="defs", working_directory=None, location_name="ecommersss_platform"
+            STUB, attribute="defs", working_directory=None, location_name="ecommersss_platform"
         )
         with (
             dagster_instance(settings, url) as instance,
@@ -253,14 +253,12 @@ def test_a_backfill_of_the_job_is_one_run(platform: Platform) -> None:
         assert line["days"] == (["2025-01-02", "2025-01-31"] if set(line["assets"]) <= PARTITIONED else None)
 
 
-def test_a_backfill_of_the_assets_makes_each_of_them_once_in_the_order_of_the_lineage(
-    platform: Platform,
-) -> None:
-    """What the UI asks for with "Materialize all" on the lineage page, which knows of no job.
+@pytest.mark.faults
+def test_a_backfill_of_the_assets_builds_each_of_them_once_in_lineage_order(platform: Platform) -> None:
+    """What the UI requests with "Materialize all" on the lineage page, which knows no job.
 
-    Dagster starts a new run where partitioned assets meet others; none is left out, none made twice.
-
-    Without its edge straight from `raw/orders`, `fact_orders` would be left out of it without a word.
+    Dagster starts a new run where partitioned assets meet unpartitioned ones. Without its direct edge from
+    `raw/orders`, Dagster would silently leave out `fact_orders`.
     """
     graph = platform.context.create_request_context().asset_graph
     with disable_dagster_warnings():  # as in Platform.backfill
@@ -329,7 +327,7 @@ def test_materialize_runs_the_job_once_for_the_range(platform: Platform) -> None
     (platform.settings.home / "OLD").touch()
     told: list[Progress] = []
     result = materialize(
-        platform.settings, SOME_DAYS, progress=told.append, dagster_url=platform.url, definitions=STANDIN
+        platform.settings, SOME_DAYS, progress=told.append, dagster_url=platform.url, definitions=STUB
     )
     assert {line["run"] for line in platform.ran()} == {result.run_id}
     assert len(platform.ran()) == 5
@@ -354,7 +352,7 @@ def test_materialize_runs_the_job_once_for_the_range(platform: Platform) -> None
 def test_materialize_says_which_step_failed_and_why(platform: Platform) -> None:
     platform.fail("raw_orders", "nothing was published: password='s3cret' for 2025-01-02")
     with pytest.raises(MaterializeError) as caught:
-        materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions=STANDIN)
+        materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions=STUB)
     assert list(caught.value.steps) == ["raw_orders"]
     assert "raw_orders: ValueError: nothing was published" in str(caught.value)
     assert "s3cret" not in str(caught.value)
@@ -369,7 +367,7 @@ def test_materialize_says_that_its_process_died(platform: Platform) -> None:
     with pytest.raises(
         MaterializeError, match="did not finish: its process ended with exit code 7"
     ) as caught:
-        materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions=STANDIN)
+        materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions=STUB)
     assert caught.value.run_id is not None
     run = platform.instance.get_run_by_id(caught.value.run_id)
     assert run is not None
@@ -392,7 +390,7 @@ def test_materialize_says_that_the_code_location_is_broken(platform: Platform) -
 )
 def test_materialize_refuses_days_without_a_partition(platform: Platform, days: Days, message: str) -> None:
     with pytest.raises(MaterializeError, match=message):
-        materialize(platform.settings, days, dagster_url=platform.url, definitions=STANDIN)
+        materialize(platform.settings, days, dagster_url=platform.url, definitions=STUB)
     assert platform.ran() == []
 
 
@@ -404,7 +402,7 @@ def start_worker(platform: Platform, run_id: str) -> subprocess.Popen[bytes]:
             sys.executable,
             "-m",
             "ecommersss_platform.materialize",
-            STANDIN,
+            STUB,
             run_id,
             "2025-01-02",
             "2025-01-03",
@@ -458,9 +456,7 @@ def test_materialize_waits_for_its_turn(platform: Platform) -> None:
             worker.terminate()
 
     try:
-        materialize(
-            platform.settings, SOME_DAYS, progress=tell, dagster_url=platform.url, definitions=STANDIN
-        )
+        materialize(platform.settings, SOME_DAYS, progress=tell, dagster_url=platform.url, definitions=STUB)
     finally:
         worker.kill()
         worker.wait()

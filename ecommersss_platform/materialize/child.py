@@ -1,0 +1,45 @@
+"""The child process that executes a run: `python -m ecommersss_platform.materialize`.
+
+A process of its own, because Dagster takes over the standard output of the process that executes a run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from ecommersss_platform.partitions import Days
+
+STOP_SECONDS = 30
+
+
+@contextmanager
+def child_process(
+    definitions: str, run_id: str, days: Days, environment: Mapping[str, str], output: BinaryIO
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Execute the run in a child process, which is ended with the context if it still runs.
+
+    `definitions`: the module of the code location. `environment`: variables besides our own. `output` takes
+    the standard output and error of the child.
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-m", __package__, definitions, run_id, str(days.first), str(days.end)],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.terminate()  # Dagster records a terminated run as cancelled; a killed one stays "started"
+            try:
+                child.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
