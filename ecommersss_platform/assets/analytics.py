@@ -19,9 +19,9 @@ from dagster import (
 )
 from dagster_dbt import DbtCliResource, dbt_assets
 
+from ecommersss_platform.dbt.lock import dbt_lock
 from ecommersss_platform.dbt.project import MANIFEST, DbtError, build_arguments
 from ecommersss_platform.dbt.resource import keep_parse, metadata_from_event
-from ecommersss_platform.dbt.turn import dbt_turn
 from ecommersss_platform.partitions import SINGLE_RUN, Days
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse, WarehouseError
@@ -76,7 +76,7 @@ def build(
         warehouse.check_access()
     except WarehouseError as error:
         raise Failure(str(error)) from None
-    with dbt_turn(warehouse, postgres, context.log):
+    with dbt_lock(warehouse, postgres, context.log):
         yield from _run_dbt(context, dbt, days)
 
 

@@ -1,1 +1,1 @@
-"""dbt around the project `dbt_project/`: manifest, arguments, the Dagster resource, and taking turns."""
+"""Around `dbt_project/`: manifest, arguments, sources, the Dagster resource, and the lock."""

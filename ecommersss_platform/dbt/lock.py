@@ -1,4 +1,4 @@
-"""Turns: what steps of different runs must not do at once, where no pool keeps the runs themselves apart."""
+"""The lock that keeps dbt runs apart where no Dagster pool does."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from logging import Logger
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse
 
-DBT_TURN = 6203544
-"""The advisory lock in PostgreSQL of whoever runs dbt on the warehouse."""
+DBT_LOCK = 6203544
+"""The PostgreSQL advisory lock that is held while dbt runs on the warehouse."""
 
 _PAUSE = 1.0
 
 
 @contextmanager
-def dbt_turn(warehouse: Warehouse, postgres: PostgresResource, log: Logger) -> Iterator[None]:
-    """Run dbt on the warehouse as the only one, however many runs are under way.
+def dbt_lock(warehouse: Warehouse, postgres: PostgresResource, log: Logger) -> Iterator[None]:
+    """Hold the lock of the warehouse's dbt runs, however long the wait.
 
-    Runs that load different days may go at once, but their models are the same tables: a mart that is tested
-    while another run changes the facts under it does not agree with them, and BigQuery refuses a MERGE when
-    too many wait for its table. Who dies loses the turn with the connection. Waits as long as it takes.
-    Raises `psycopg2.OperationalError` when PostgreSQL is not reached.
+    Runs over different days may overlap, but they build the same tables. A mart that is tested while another
+    run changes the facts below it would fail, and BigQuery refuses a MERGE when too many wait for its table.
+    If the holder dies, the lock ends with its connection. Raises `psycopg2.OperationalError` if PostgreSQL is
+    unreachable.
     """
-    if warehouse.pool is not None:  # one run at a time
+    if warehouse.pool is not None:  # the pool allows one run at a time
         yield
         return
-    with postgres.connect("ecommersss dbt turn") as connection, closing(connection.cursor()) as cursor:
-        # The lock is the session's: no transaction is left open while dbt works.
+    with postgres.connect("ecommersss dbt lock") as connection, closing(connection.cursor()) as cursor:
+        # The lock belongs to the session, so no transaction stays open while dbt works.
         connection.autocommit = True
         waited = False
         while True:
-            cursor.execute("SELECT pg_try_advisory_lock(%s)", (DBT_TURN,))
+            # Polled, because a wait inside the server could not be interrupted.
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", (DBT_LOCK,))
             if cursor.fetchone() == (True,):
                 break
             if not waited:
-                log.info("another run has dbt at work on the warehouse: waiting for the turn")
+                log.info("another run is using dbt on the warehouse: waiting for it")
             waited = True
-            time.sleep(_PAUSE)  # asked again and again, because a wait in the server cannot be interrupted
+            time.sleep(_PAUSE)
         yield

@@ -1,8 +1,8 @@
-"""dbt around the project `dbt_project/`: its manifest, its environment, its arguments.
+"""The dbt project's manifest, environment and arguments.
 
-`python -m ecommersss_platform.dbt` prepares the manifest, which the code location reads when it loads: at
-set-up and in the image, so that loading never has to parse the project. Light: imports neither dbt nor
-dagster-dbt. The Dagster resource is in `dbt_resource.py`.
+`python -m ecommersss_platform.dbt` parses the project into the manifest that the code location loads. Set-up
+and the image build run it, so that loading never parses. Imports neither dbt nor dagster-dbt; the Dagster
+resource is in `resource.py`.
 """
 
 from __future__ import annotations
@@ -33,24 +33,21 @@ PROJECT_DIR = Path(__file__).resolve().parents[2] / "dbt_project"
 TARGET_DIR = PROJECT_DIR / "target"
 MANIFEST = TARGET_DIR / "manifest.json"
 PARTIAL_PARSE = "partial_parse.msgpack"
-"""What dbt keeps of a parse to save itself the next one: seconds, when target and connection are the same."""
+"""What dbt saves of a parse. It makes the next one seconds faster if target and connection are the same."""
 
 _NOT_THE_PROJECT = {"target", "logs", "dbt_packages"}
 _log = logging.getLogger("ecommersss.dbt")
 
 
 class DbtError(PlatformError):
-    """The dbt project is wrong, or dbt could not work on it."""
-
-
-# Decisions
+    """The dbt project is invalid, or dbt could not run."""
 
 
 def build_arguments(days: Days | None = None) -> list[str]:
-    """The arguments of a `dbt build` that replaces these days in the incremental models.
+    """Return the arguments of a `dbt build` that replaces these days in the incremental models.
 
-    None: the build is not about days; an incremental model would be built anew. Unit tests judge the
-    project, not the data: they belong to `make test`.
+    None: a build without days, which would rebuild an incremental model in full. Unit tests are excluded:
+    they test the project, not the data, and run in `make test`.
     """
     arguments = ["build", "--exclude-resource-type", "unit_test"]
     if days is not None:
@@ -60,9 +57,9 @@ def build_arguments(days: Days | None = None) -> list[str]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What dbt reads from its environment: the connection of `profiles.yml`, where to write, no telemetry.
+    """Return dbt's environment: the connection for `profiles.yml`, where to write, no telemetry.
 
-    A setting that is unset is there too, empty: what this process's environment has of it must not count.
+    An unset setting is included as an empty variable, so that this process's environment cannot supply it.
     """
     return {
         **{
@@ -84,15 +81,15 @@ def _text(value: object) -> str:
 
 
 def artifacts_dir(settings: Settings) -> Path:
-    """Where dbt's runs write their artifacts and logs, each run a folder of its own: never in the project."""
+    """Return the folder for the artifacts and logs of dbt runs, one subfolder each."""
     return settings.home / "dbt"
 
 
 def outdated(project_dir: Path, manifest: Path, target: str, dbt_version: str) -> str | None:
-    """Why the manifest has to be made anew, as a clause; None: it is up to date.
+    """Return why the manifest must be parsed again, as a clause; None if it is up to date.
 
-    It is out of date when a file or a folder of the project is newer (a folder that lost a file is), or when
-    it was made by another dbt or for another target.
+    It is out of date if a file or folder of the project is newer (removing a file touches its folder), or if
+    another dbt version or another target made it.
     """
     try:
         made = manifest.stat().st_mtime_ns
@@ -120,11 +117,8 @@ def _project_paths(folder: Path) -> Iterator[Path]:
             yield from _project_paths(path)
 
 
-# Doing
-
-
 def executable() -> Path:
-    """The dbt of this Python environment, whether it is activated or not. Raises `DbtError`."""
+    """Return the dbt of this Python environment, activated or not. Raises `DbtError`."""
     own = Path(sysconfig.get_path("scripts")) / "dbt"
     if own.exists():
         return own
@@ -133,12 +127,12 @@ def executable() -> Path:
     raise DbtError(f"dbt is not installed in {sys.prefix}: run `make setup`")
 
 
-def prepare_manifest(settings: Settings | None = None, project_dir: Path = PROJECT_DIR) -> Path:
-    """Parse the dbt project into `target/manifest.json` if that is out of date. Returns its path.
+def ensure_manifest(settings: Settings | None = None, project_dir: Path = PROJECT_DIR) -> Path:
+    """Parse the dbt project into `target/manifest.json` if that is out of date, and return its path.
 
-    Touches no warehouse and no network. Any number of processes may do it at once: one parses, the others
-    wait and find it done; readers see the old manifest or the new one, never half of one. Raises `DbtError`
-    with dbt's own words when the project is wrong.
+    Touches no warehouse and no network. Safe in many processes at once: one parses and the others wait;
+    readers see the old manifest or the new one, never half of one. Raises `DbtError` with dbt's own message
+    if the project is invalid.
     """
     if settings is None:
         from ecommersss_platform.settings import Settings
@@ -160,8 +154,8 @@ def prepare_manifest(settings: Settings | None = None, project_dir: Path = PROJE
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         raise DbtError(
-            f"{manifest} is out of date ({outdated(*asked)}), and {error.filename} may not be written "
-            "by this account: run `make setup` as the owner of the checkout"
+            f"{manifest} is out of date ({outdated(*asked)}), and this account may not write "
+            f"{error.filename}: run `make setup` as the owner of the checkout"
         ) from error
     return manifest
 
@@ -176,7 +170,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _parse(settings: Settings, project_dir: Path, target_dir: Path) -> None:
-    # A file that is changed while dbt reads must be newer than the manifest.
+    # A file that changes while dbt reads must count as newer than the manifest.
     began = time.time_ns()
     with tempfile.TemporaryDirectory(prefix=".parse-", dir=target_dir) as folder:
         command = [
@@ -204,7 +198,7 @@ def _parse(settings: Settings, project_dir: Path, target_dir: Path) -> None:
 def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     try:
-        prepare_manifest()
+        ensure_manifest()
     except PlatformError as error:
         _log.error("%s", error)
         return 1

@@ -1,4 +1,4 @@
-"""The Dagster resource that runs dbt, and what a run tells about what it built."""
+"""The Dagster resource that runs dbt, and the metadata that a run reports about what it built."""
 
 from __future__ import annotations
 
@@ -30,23 +30,18 @@ if TYPE_CHECKING:
     from ecommersss_platform.settings import Settings
 
 KEPT_RUNS = 15
-"""How many runs of dbt keep their artifacts (compiled SQL, results, log) on disk."""
+"""How many dbt runs keep their artifacts (compiled SQL, results, log) on disk."""
 
 RUN_ID = "DBT_ENV_CUSTOM_ENV_DAGSTER_RUN_ID"
-"""What dbt knows the run by: in the labels of its jobs (macro `job_labels`), and in its artifacts."""
+"""The variable that carries the Dagster run id into dbt's artifacts and job labels (macro `job_labels`)."""
 
 _METADATA = "metadata "
 
 
 class PlatformDbt(DbtCliResource):
-    """dagster-dbt's resource for the dbt project, with the environment that the settings ask for.
+    """dagster-dbt's resource for our dbt project, run with the environment that the settings ask for."""
 
-    Left out of it is what costs seconds in each step and gives nothing here: asking `dbt --version`, which
-    asks the package registry for news, and an adapter in this process, which would open the warehouse again
-    (and keep DuckDB's file) to count rows; the project's macro `log_table_metadata` counts them in the run.
-    """
-
-    environment: dict[str, str] = Field(description="Variables that dbt is run with, besides our own.")
+    environment: dict[str, str] = Field(description="Variables for dbt, besides those of this process.")
 
     def cli(self, args: Sequence[str], **options: Any) -> DbtCliInvocation:
         artifacts = Path(self.environment["DBT_TARGET_PATH"])
@@ -54,22 +49,31 @@ class PlatformDbt(DbtCliResource):
         prune(artifacts, KEPT_RUNS - 1)
         if not (artifacts / PARTIAL_PARSE).exists() and (TARGET_DIR / PARTIAL_PARSE).exists():
             _copy(TARGET_DIR / PARTIAL_PARSE, artifacts / PARTIAL_PARSE)
-        told = dict(self.environment)
+        variables = dict(self.environment)
         if context := options.get("context"):
-            told[RUN_ID] = context.run_id
-        with _environment(told):
+            variables[RUN_ID] = context.run_id
+        with _environment(variables):
             return super().cli(args, **options)
+
+    # dagster-dbt offers no option for either of these two private members, each of which would cost seconds
+    # in every step. They can go when it does, or when it counts rows and reads the version without them. A
+    # test fails if dagster-dbt renames one.
 
     @property
     def _cli_version(self) -> Version:
+        """The installed version. Upstream runs `dbt --version`, which queries the package index."""
         return Version(version("dbt-core"))
 
     def _initialize_dbt_core_adapter(self, args: Sequence[str]) -> BaseAdapter | None:  # type: ignore[override]
+        """Return no adapter. Upstream opens the warehouse in this process, to count rows after the run.
+
+        That would keep DuckDB's file locked; our macro `log_table_metadata` counts inside the run instead.
+        """
         return None
 
 
 def dbt_resource(settings: Settings) -> PlatformDbt:
-    """The resource for these settings. Opens, runs and writes nothing yet."""
+    """Return the resource for these settings. Opens, runs and writes nothing yet."""
     return PlatformDbt(
         project_dir=str(PROJECT_DIR),
         profiles_dir=str(PROJECT_DIR),
@@ -81,12 +85,12 @@ def dbt_resource(settings: Settings) -> PlatformDbt:
 
 
 def metadata_from_event(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The node and its metadata, if this event of dbt is how the project tells them; else None.
+    """Return the node and its metadata if the macro `log_table_metadata` logged this dbt event, else None.
 
-    `dagster/row_count`: rows of the table; `rows_in_window`: those in the days that the run replaced. Of the
-    service that built it, where there is one: `job` (a link) and `job_id` of the statement that replaced the
-    table, and over all its statements `job_bytes` (scanned), `job_bytes_billed` and `job_slot_ms`
-    (milliseconds of a slot). What was not said is left out.
+    `dagster/row_count` is the number of rows of the table, `rows_in_window` that in the days the run
+    replaced. A service adds the `job` (a link) and `job_id` of the statement that replaced the table, and,
+    summed over all statements, `job_bytes` (scanned), `job_bytes_billed` and `job_slot_ms` (slot
+    milliseconds). Figures that were not reported are left out.
     """
     message = raw_event["info"]["msg"]
     if raw_event["info"]["name"] != "JinjaLogInfo" or not message.startswith(_METADATA):
@@ -106,39 +110,39 @@ def _job_metadata(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "job_bytes_billed": "bytes_billed",
         "job_slot_ms": "slot_ms",
     }
-    said = {
+    reported = {
         name: [int(job[figure]) for job in jobs if job.get(figure) is not None]
         for name, figure in figures.items()
     }
     return {
         "job": MetadataValue.url(console_url(last["project_id"], last["location"], last["job_id"])),
         "job_id": last["job_id"],
-        **{name: sum(values) for name, values in said.items() if values},
+        **{name: sum(values) for name, values in reported.items() if values},
     }
 
 
 def keep_parse(invocation: DbtCliInvocation) -> None:
-    """Keep what dbt remembers of this run's parse for the runs to come."""
+    """Keep the partial parse of this run for later runs."""
     made = invocation.target_path / PARTIAL_PARSE
     if made.exists():
         _copy(made, invocation.target_path.parent / PARTIAL_PARSE)
 
 
 def prune(artifacts: Path, keep: int) -> None:
-    """Remove the folders of all runs but the newest `keep`."""
+    """Remove the folders of all but the newest `keep` runs."""
     runs = sorted((path for path in artifacts.iterdir() if path.is_dir()), key=_age)
     for run in runs[keep:]:
         shutil.rmtree(run, ignore_errors=True)
 
 
 def _age(path: Path) -> float:
-    with suppress(FileNotFoundError):  # another run prunes too
+    with suppress(FileNotFoundError):  # another run may have removed it
         return -path.stat().st_mtime
     return 0.0
 
 
 def _copy(source: Path, destination: Path) -> None:
-    """Copy so that a reader sees the old file or the new one."""
+    """Copy atomically: a reader sees the old file or the new one."""
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}")
     shutil.copy(source, temporary)
     temporary.replace(destination)
@@ -146,7 +150,7 @@ def _copy(source: Path, destination: Path) -> None:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """dagster-dbt hands the environment of this process to dbt: change it for as long as dbt is started."""
+    """Set variables while dbt is started, because dagster-dbt passes on the environment of this process."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

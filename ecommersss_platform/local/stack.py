@@ -45,12 +45,12 @@ def prepare_home(settings: Settings) -> None:
     Raises `PlatformError`.
     """
     from ecommersss_platform.cli.prepare import migrate_databases
-    from ecommersss_platform.dbt.project import prepare_manifest
+    from ecommersss_platform.dbt.project import ensure_manifest
 
     record_first_day(settings)
     # Before the webserver and the daemon start: creating Dagster's tables, they get in each other's way.
     migrate_databases(settings)
-    prepare_manifest(settings)
+    ensure_manifest(settings)
 
 
 def up(settings: Settings, *, rate: float = 2.0, orders_per_day: int = 2000) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ecommersss_platform.contracts import ORDERS
-from ecommersss_platform.dbt.project import prepare_manifest
+from ecommersss_platform.dbt.project import ensure_manifest
 from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig, label
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 from ecommersss_platform_tests.support import shop
@@ -113,7 +113,7 @@ def platform(database: str, tmp_path: Path) -> Iterator[Platform]:
         f"INSERT INTO orders ({', '.join(names)}) VALUES %s",
         [tuple(row[name] for name in names) for row in rows],
     )
-    prepare_manifest()
+    ensure_manifest()
     with running_emulator(tmp_path) as address:
         variables = {
             "ECOMMERSSS_HOME": str(tmp_path / "home"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ecommersss_platform.dbt.project import prepare_manifest
+from ecommersss_platform.dbt.project import ensure_manifest
 from ecommersss_platform.settings import Settings
 
 LOAD = """
@@ -108,7 +108,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def location(home: Path) -> dict[str, Any]:
-    prepare_manifest(Settings(home=home))
+    ensure_manifest(Settings(home=home))
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ECOMMERSSS_", "DAGSTER_"))}
     done = subprocess.run(
         [sys.executable, "-c", LOAD],

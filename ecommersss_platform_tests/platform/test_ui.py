@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 import pytest
 from dagster import AssetKey, AssetMaterialization
 
-from ecommersss_platform.dbt.project import prepare_manifest
+from ecommersss_platform.dbt.project import ensure_manifest
 from ecommersss_platform.instance.dagster_home import dagster_instance, environment
 from ecommersss_platform.local.ports import free_port
 from ecommersss_platform.local.postgres import EmbeddedPostgres
@@ -55,7 +55,7 @@ def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> 
     url = postgres.url("dagster_ui")
     home = tmp_path_factory.mktemp("home")
     settings = Settings(home=home, first_day=date(2025, 1, 1), dagster_url=url)
-    prepare_manifest(settings)
+    ensure_manifest(settings)
     with dagster_instance(settings, url) as instance:
         instance.report_runless_asset_event(
             AssetMaterialization(

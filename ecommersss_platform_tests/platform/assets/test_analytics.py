@@ -25,7 +25,7 @@ from dagster import (
 
 from ecommersss_platform.assets.analytics import analytics_assets
 from ecommersss_platform.contracts import ORDERS
-from ecommersss_platform.dbt.project import PROJECT_DIR, artifacts_dir, prepare_manifest
+from ecommersss_platform.dbt.project import PROJECT_DIR, artifacts_dir, ensure_manifest
 from ecommersss_platform.dbt.resource import dbt_resource
 from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
@@ -54,14 +54,14 @@ MARTS = {
 
 @pytest.fixture(scope="module")
 def assets() -> list[AssetsDefinition]:
-    prepare_manifest()
+    ensure_manifest()
     return analytics_assets(PARTITIONS, "duckdb")
 
 
 def resources(settings: Settings) -> dict[str, Any]:
     return {
         "dbt": dbt_resource(settings),
-        POSTGRES: PostgresResource(url="postgresql://nobody.invalid/"),  # DuckDB's pool needs no turns
+        POSTGRES: PostgresResource(url="postgresql://nobody.invalid/"),  # DuckDB's pool needs no lock
         WAREHOUSE: make_warehouse(settings),
     }
 

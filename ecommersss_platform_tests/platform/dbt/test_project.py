@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from dagster import MetadataValue
+from dagster_dbt import DbtCliResource
 
 from ecommersss_platform.assets.analytics import analytics_assets, table_metadata
 from ecommersss_platform.dbt import project as dbt_module
@@ -22,10 +23,10 @@ from ecommersss_platform.dbt.project import (
     PROJECT_DIR,
     DbtError,
     build_arguments,
+    ensure_manifest,
     environment,
     executable,
     outdated,
-    prepare_manifest,
 )
 from ecommersss_platform.dbt.resource import dbt_resource, metadata_from_event, prune
 from ecommersss_platform.dbt.sources import SOURCES, sources_yaml
@@ -158,6 +159,7 @@ def test_the_resource_asks_dbt_nothing_when_it_is_made(
     resource = dbt_resource(Settings(home=tmp_path / "home", _env_file=None))
     assert (resource.project_dir, resource.target) == (str(PROJECT_DIR), "duckdb")
     assert resource._cli_version.major == 1
+    assert {"_cli_version", "_initialize_dbt_core_adapter"} <= set(vars(DbtCliResource)), "still overridden?"
     assert resource._initialize_dbt_core_adapter([]) is None
     assert not (tmp_path / "home").exists()
 
@@ -245,14 +247,14 @@ def fake_dbt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_preparing_parses_once_however_many_ask(small: Path, fake_dbt: Path, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", _env_file=None)
     (small / "target" / "manifest.json").unlink()
-    threads = [threading.Thread(target=prepare_manifest, args=(settings, small)) for _ in range(5)]
+    threads = [threading.Thread(target=ensure_manifest, args=(settings, small)) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(fake_dbt.read_text().splitlines()) == 1
     assert judged(small) is None
-    assert prepare_manifest(settings, small) == small / "target" / "manifest.json"
+    assert ensure_manifest(settings, small) == small / "target" / "manifest.json"
     assert len(fake_dbt.read_text().splitlines()) == 1
     assert {path.name for path in (small / "target").iterdir()} == {
         ".prepare.lock",
@@ -268,10 +270,10 @@ def test_a_file_changed_during_the_parse_is_parsed_the_next_time(
     settings = Settings(home=tmp_path / "home", _env_file=None)
     (small / "target" / "manifest.json").unlink()
     (tmp_path / "edit").touch()
-    prepare_manifest(settings, small)
+    ensure_manifest(settings, small)
     assert judged(small) == "models/marts/one.sql is newer"
     (tmp_path / "edit").unlink()
-    prepare_manifest(settings, small)
+    ensure_manifest(settings, small)
     assert judged(small) is None
 
 
@@ -281,7 +283,7 @@ def test_a_wrong_project_is_told_in_dbts_words_and_the_old_manifest_stays(
     (tmp_path / "fail").touch()
     touch_later(small / "dbt_project.yml")
     with pytest.raises(DbtError, match=r"could not parse .*project:\nCompilation Error in model one"):
-        prepare_manifest(Settings(home=tmp_path / "home", _env_file=None), small)
+        ensure_manifest(Settings(home=tmp_path / "home", _env_file=None), small)
     assert json.loads((small / "target" / "manifest.json").read_text()) == PARSED
 
 
@@ -293,12 +295,12 @@ def test_a_checkout_that_may_not_be_written_is_said_so(
 
     settings = Settings(home=tmp_path / "home", _env_file=None)
     monkeypatch.setattr(dbt_module, "_locked", refused)
-    prepare_manifest(settings, small)  # up to date: nothing to write
+    ensure_manifest(settings, small)  # up to date: nothing to write
     touch_later(small / "dbt_project.yml")
     with pytest.raises(
         DbtError, match=r"out of date \(dbt_project.yml is newer\).*\.prepare\.lock.*make setup"
     ):
-        prepare_manifest(settings, small)
+        ensure_manifest(settings, small)
 
 
 def test_assets_without_a_manifest_say_what_to_do(tmp_path: Path) -> None:
