@@ -1,4 +1,4 @@
-{# A model's dataset is exactly the one that it states: bronze, silver or gold, never with a target's prefix. #}
+{# Use exactly the dataset that a model states (bronze, silver or gold), without the target's prefix. #}
 {% macro generate_schema_name(custom_schema_name, node) -%}
     {{ (custom_schema_name or target.schema) | trim }}
 {%- endmacro %}

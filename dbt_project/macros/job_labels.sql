@@ -1,6 +1,6 @@
 {#
-    What every statement says of itself, as JSON, in a comment; on BigQuery its keys and values are the labels of the job.
-    `dagster_run_id` and `asset` are those of the jobs that load the raw tables.
+    The comment of every statement, as JSON. BigQuery turns its keys and values into job labels. `dagster_run_id` and
+    `asset` mean the same as in the jobs that load the raw tables.
 #}
 {% macro job_labels(node) -%}
     {%- set labels = {'managed_by': project_name} -%}

@@ -1,10 +1,10 @@
 {#
-    Tells Dagster what was built, from inside the run: the columns, (of a table) the number of rows, also of those in the
-    days that the run replaced, and the jobs of a service that did it. So nobody has to open the warehouse again to learn
-    them. Says nothing to whoever runs dbt by hand.
+    Log for Dagster what was built: the columns, the row counts of a table (in total and in the days that the run
+    replaced), and the jobs that built it. Logging inside the run saves opening the warehouse a second time. Logs nothing
+    when a person runs dbt.
 
-    The columns go out as dagster-dbt's own macro `log_column_level_metadata` writes them; the rest after the word
-    `metadata`, for our own asset functions.
+    The columns have the format of dagster-dbt's macro `log_column_level_metadata`. The rest follows the word `metadata`,
+    which `ecommersss_platform/dbt/resource.py` reads.
 #}
 {% macro log_table_metadata() -%}
     {%- if execute and flags.WHICH in ('run', 'build') and env_var('DAGSTER_DBT_CLI', '') == 'true' -%}
@@ -16,20 +16,20 @@
             }}) -%}
         {%- endfor -%}
         {%- do log(tojson({'columns': columns}), info=true) -%}
-        {%- set told = {'jobs': _jobs()} -%}
+        {%- set reported = {'jobs': _jobs()} -%}
         {%- if model.config.materialized != 'view' -%}
-            {%- do told.update({'dagster/row_count': _count_rows()}) -%}
+            {%- do reported.update({'dagster/row_count': _count_rows()}) -%}
             {%- if model.config.materialized == 'incremental' and window() is not none -%}
-                {%- do told.update({'rows_in_window': _count_rows(in_window('partition_date'))}) -%}
+                {%- do reported.update({'rows_in_window': _count_rows(in_window('partition_date'))}) -%}
             {%- endif -%}
         {%- endif -%}
-        {%- do log('metadata ' ~ tojson(told), info=true) -%}
+        {%- do log('metadata ' ~ tojson(reported), info=true) -%}
     {%- endif -%}
 {%- endmacro %}
 
 {#
-    What the warehouse's service says of its jobs that built the model, in order: where an incremental model was prepared
-    first, that job too. Empty where there is no service.
+    The service's figures about the jobs that built the model, in order. For an incremental model this includes the job
+    that built its temporary table. Empty on a warehouse without a service.
 #}
 {% macro _jobs() -%}
     {%- set jobs = [] -%}

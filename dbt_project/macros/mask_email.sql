@@ -1,6 +1,6 @@
 {#
-    An e-mail address without the person: the first character and the domain, as in 'b***@gmail.com'. What is no
-    address becomes '***', so that nothing slips through; NULL stays NULL.
+    Mask an e-mail address: keep its first character and its domain, as in 'b***@gmail.com'. Text that is not an address
+    becomes '***', so that nothing slips through. NULL stays NULL.
 #}
 {% macro mask_email(email) -%}
     case

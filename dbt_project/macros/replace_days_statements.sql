@@ -1,4 +1,4 @@
-{# On DuckDB: what dbt calls for the strategy `replace_days`, in its transaction. #}
+{# DuckDB: dbt calls this for the strategy `replace_days`, in its transaction. #}
 {% macro get_incremental_replace_days_sql(arg_dict) -%}
     {%- set columns = get_quoted_csv(arg_dict['dest_columns'] | map(attribute='name')) -%}
     delete from {{ arg_dict['target_relation'] }} where {{ _in_days_to_replace('partition_date') }};
@@ -8,9 +8,9 @@
 {%- endmacro %}
 
 {#
-    On BigQuery, in place of dbt's own statement of `insert_overwrite`, which asks for `date(partition_date) in (...)`:
-    BigQuery is sure to leave partitions alone only where the column stands by itself beside constants. Nor may a new row
-    of another day come in.
+    BigQuery: replaces dbt's statement for `insert_overwrite`, which filters on `date(partition_date) in (...)`. BigQuery
+    prunes partitions reliably only if the bare column is compared with constants. This one also keeps out new rows of
+    other days.
 #}
 {% macro bigquery__get_insert_overwrite_merge_sql(target, source, dest_columns, predicates, include_sql_header) -%}
     {%- set columns = get_quoted_csv(dest_columns | map(attribute='name')) -%}
@@ -23,7 +23,7 @@
 
 {% macro _in_days_to_replace(column) -%}
     {%- if window() is none -%}
-        {{ exceptions.raise_compiler_error("which days to replace? give the vars first_day and end_day") }}
+        {{ exceptions.raise_compiler_error("no days to replace: give the vars first_day and end_day") }}
     {%- endif -%}
     {{ in_window(column) }}
 {%- endmacro %}

@@ -1,6 +1,6 @@
 {#
-    The half-open window of business days that this run replaces, from the vars: {'first': date, 'end': date};
-    none when no window was given. Raises when it is half given, empty, or not dates.
+    The half-open window of business days that this run replaces, from the vars: {'first': date, 'end': date}, or none
+    if no window was given. Raises an error if only one var is given, or if they are not dates or an empty window.
 #}
 {% macro window() -%}
     {%- set first_day, end_day = var('first_day', none), var('end_day', none) -%}
@@ -14,7 +14,7 @@
     {%- set pattern = '^[0-9]{4}-[0-9]{2}-[0-9]{2}$' -%}
     {%- if not (modules.re.match(pattern, first_day | string) and modules.re.match(pattern, end_day | string)) -%}
         {{ exceptions.raise_compiler_error(
-            "the vars first_day and end_day are days as YYYY-MM-DD; got first_day=" ~ first_day ~ ", end_day=" ~ end_day
+            "the vars first_day and end_day must be days as YYYY-MM-DD; got first_day=" ~ first_day ~ ", end_day=" ~ end_day
         ) }}
     {%- endif -%}
     {%- set first = modules.datetime.date.fromisoformat(first_day | string) -%}
@@ -27,7 +27,7 @@
     {{ return({'first': first, 'end': end}) }}
 {%- endmacro %}
 
-{# Whether a DATE column lies in the window; in every day when no window was given. #}
+{# The condition that a DATE column lies in the window; true for every day if no window was given. #}
 {% macro in_window(column) -%}
     {%- set days = window() -%}
     {%- if days is none -%}
@@ -37,14 +37,14 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# True for every day there is. The raw tables on BigQuery refuse a query that does not filter on the partition. #}
+{# A condition that is true for every day. On BigQuery the raw tables refuse queries without a filter on the partition. #}
 {% macro in_any_day(column) -%}
     {{ column }} >= date '0001-01-01'
 {%- endmacro %}
 
 {#
-    The window's days as SQL literals: the partitions that BigQuery replaces; none without a window. Raises when they are
-    more than one run can replace.
+    The days of the window as SQL literals, which are the partitions that BigQuery replaces; none without a window. Raises
+    an error if the window has more days than one run can replace.
 #}
 {% macro window_days() -%}
     {%- set days = window() -%}
@@ -54,8 +54,8 @@
     {%- set number, most = (days['end'] - days['first']).days, most_days() -%}
     {%- if most is not none and number > most -%}
         {{ exceptions.raise_compiler_error(
-            "the window from " ~ days['first'] ~ " to before " ~ days['end'] ~ " has " ~ number ~ " days, and one run replaces "
-            ~ most ~ " at most: ask for it in parts"
+            "the window from " ~ days['first'] ~ " to before " ~ days['end'] ~ " has " ~ number ~ " days, but one run replaces "
+            ~ "at most " ~ most ~ ": split it"
         ) }}
     {%- endif -%}
     {%- set literals = [] -%}

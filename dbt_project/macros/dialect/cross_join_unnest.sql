@@ -1,4 +1,4 @@
-{# One row per text in an array column, under the name `element`; a row with an empty array gives none. #}
+{# One row for each text of an array column, named `element`. A row with an empty array yields none. #}
 {% macro cross_join_unnest(array, element) -%}
     {{ return(adapter.dispatch('cross_join_unnest')(array, element)) }}
 {%- endmacro %}

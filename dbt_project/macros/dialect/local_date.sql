@@ -1,4 +1,4 @@
-{# The business day (DATE, in the time zone of the business) on which an instant lies. #}
+{# The business day of an instant: its DATE in the time zone of the business. #}
 {% macro local_date(instant) -%}
     {{ return(adapter.dispatch('local_date')(instant)) }}
 {%- endmacro %}

@@ -1,4 +1,4 @@
-{# Rupiah, exact: wide enough for any sum of amounts, never a float. #}
+{# Exact rupiah: never a float, and wide enough for any sum of amounts. #}
 {% macro money(expression) -%}
     {{ return(adapter.dispatch('money')(expression)) }}
 {%- endmacro %}

@@ -1,7 +1,8 @@
 {#
-    The config `partition_by` of a table with one partition per day. DuckDB's own tables have no partitions. Not for a
-    mart: it is made anew in each run, and BigQuery counts every partition of that towards what a table may change in a
-    day (30,000), while a MERGE counts nothing. Their days are clustered instead.
+    The config `partition_by` of a table with one partition per day. DuckDB's tables have no partitions.
+
+    Do not use it for a mart. A mart is rebuilt in each run, and BigQuery counts every rebuilt partition towards the daily
+    limit of partition changes per table (30,000); a MERGE counts none. Cluster a mart by day instead.
 #}
 {% macro partition_by_day(column) -%}
     {{ return(adapter.dispatch('partition_by_day')(column)) }}

@@ -1,9 +1,9 @@
 {#
-    What percentage of `whole` is `part`, both counts: 0 to 100 with two decimals, a half rounded up; NULL when
+    The count `part` as a percentage of the count `whole`: 0 to 100 with two decimals, halves rounded up. NULL if
     the whole is zero.
 
-    Rounded in whole hundredths, as integers: a rounded float is not the same number on every warehouse.
-    It is floor(10000 * part / whole + 1/2) hundredths, exact up to 4 * 10^14 rows.
+    Computed in integer hundredths, floor(10000 * part / whole + 1/2), because warehouses round floats differently.
+    Exact up to 4 * 10^14 rows.
 #}
 {% macro percentage(part, whole) -%}
     {{ return(adapter.dispatch('percentage')(part, whole)) }}

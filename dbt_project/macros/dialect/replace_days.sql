@@ -1,22 +1,22 @@
 {#
-    How an incremental model replaces whole days in one atomic step. Everything that the table holds of the days
-    goes, whether the new rows have such a day or key or not, so a row or a day that vanished upstream vanishes.
+    How an incremental model replaces whole days in one atomic step. It removes all rows of these days, even if the
+    new rows lack a day or a key, so that rows and days that vanished upstream vanish here too.
 #}
 {% macro replace_days_strategy() -%}
     {{ return(adapter.dispatch('replace_days_strategy')()) }}
 {%- endmacro %}
 
-{# Our own strategy: delete and insert, in dbt's transaction. #}
+{# Our own strategy: delete and insert in dbt's transaction (see replace_days_statements.sql). #}
 {% macro duckdb__replace_days_strategy() -%}
     {{ return('replace_days') }}
 {%- endmacro %}
 
-{# One MERGE; replace_days_statements.sql has both. #}
+{# dbt's strategy with our MERGE (see replace_days_statements.sql). #}
 {% macro bigquery__replace_days_strategy() -%}
     {{ return('insert_overwrite') }}
 {%- endmacro %}
 
-{# How many days one run can replace; none: any number. #}
+{# The most days that one run can replace; none: no limit. #}
 {% macro most_days() -%}
     {{ return(adapter.dispatch('most_days')()) }}
 {%- endmacro %}
@@ -26,8 +26,8 @@
 {%- endmacro %}
 
 {#
-    Partitions that BigQuery lets one job modify. So a table with more days than that is not built anew in one go either, only
-    in windows; and it holds 10,000 at most, 27 years.
+    The most partitions that one BigQuery job may modify. A table with more days cannot be rebuilt at once either, only in
+    windows. A table holds at most 10,000 partitions, which is 27 years.
 #}
 {% macro bigquery__most_days() -%}
     {{ return(4000) }}

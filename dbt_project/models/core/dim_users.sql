@@ -1,6 +1,6 @@
 {{ config(cluster_by=['user_id']) }}
 
--- Personal data ends here: names stay in bronze, addresses go on masked.
+-- Personal data stops here: names stay in bronze, and addresses are masked.
 with
 
 users as (
@@ -9,7 +9,7 @@ users as (
 
 select
     user_id,
-    -- Some people sign in with their address.
+    -- Some people use their e-mail address as username.
     case when strpos(username, '@') > 0 then {{ mask_email('username') }} else username end as username,
     {{ mask_email('email') }} as masked_email,
     default_payment,

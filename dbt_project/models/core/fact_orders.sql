@@ -1,5 +1,5 @@
--- With a window (vars first_day and end_day) exactly its days are read and replaced; without one the table is
--- built anew, as it is when it does not exist yet.
+-- With a window (vars first_day and end_day), exactly its days are read and replaced. Without one, or if the table
+-- does not exist yet, all days are built.
 {{
     config(
         materialized='incremental',
@@ -11,8 +11,8 @@
         cluster_by=['user_id', 'product_id'],
     )
 }}
--- Built after the dimensions, so that these are never older than the orders; and a day of it is made of a day of
--- raw orders, whatever view is in between, which is how Dagster knows the partitions it needs:
+-- Built after the dimensions, so that these are never older than the orders. The edge from raw orders, which skips
+-- the view between, tells Dagster which partitions a day needs:
 -- depends_on: {{ source('raw', 'orders') }}
 -- depends_on: {{ ref('dim_users') }}
 -- depends_on: {{ ref('dim_products') }}

@@ -1,5 +1,5 @@
--- Built anew in each run, so without partitions: BigQuery takes so many changed partitions of a table a day, and each
--- run would change all of them.
+-- Rebuilt in each run, and therefore without partitions: each run would change all of them, and BigQuery limits
+-- partition changes per table and day.
 {{ config(cluster_by=['business_day']) }}
 
 with

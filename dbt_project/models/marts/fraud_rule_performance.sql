@@ -1,4 +1,4 @@
--- Without partitions for the reason that daily_fraud_summary has none.
+-- Without partitions, for the reason given in daily_fraud_summary.
 {{ config(cluster_by=['business_day', 'rule_name']) }}
 
 with
@@ -19,7 +19,7 @@ active as (
     {{ cross_join_unnest('orders.fraud_reasons', 'rule_name') }}
 ),
 
--- A shadow rule changes no status: it is the only reason where no active rule held either.
+-- A shadow rule changes no status. It is the only reason if no active rule held either.
 shadow as (
     select
         orders.partition_date,

@@ -26,7 +26,7 @@ per_user_and_product as (
     group by user_id, product_id
 )
 
--- Left joins: a dimension that lags behind costs a name, never an order.
+-- Left joins: if a dimension lags behind, a name is missing, never an order.
 select
     per_user_and_product.user_id,
     users.username,

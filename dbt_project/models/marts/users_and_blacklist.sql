@@ -23,7 +23,7 @@ per_user as (
     group by user_id
 ),
 
--- Users without orders count, and so do users that the dimension does not have yet.
+-- Keeps users without orders, and users who are missing from the dimension.
 joined as (
     select
         coalesce(users.user_id, per_user.user_id) as user_id,

@@ -1,5 +1,5 @@
--- An order is written once and lies in one day, so there is no version to choose: a plain projection, through
--- which a filter on partition_date reaches the raw partitions.
+-- An order is written once and belongs to one day, so there are no versions to choose from. In this plain
+-- projection a filter on partition_date reaches the raw partitions.
 with
 
 orders as (

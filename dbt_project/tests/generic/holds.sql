@@ -1,6 +1,6 @@
 {#
-    A condition that is true of every row; NULL is not true. May stand at a column or at the model.
-    With `day_column` only the days that the run replaces are looked at.
+    The condition is true for every row; NULL counts as false. Usable on a column or a model. With `day_column`, only the
+    days that the run replaces are tested.
 #}
 {% test holds(model, condition, column_name=none, day_column=none) %}
     select * from {{ model }}

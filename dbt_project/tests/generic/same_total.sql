@@ -1,11 +1,11 @@
-{# An expression over the whole of this model has the same value as one over another: nothing lost, nothing doubled. #}
+{# An expression over this model equals an expression over another one: nothing is lost or counted twice. #}
 {% test same_total(model, expression, to, to_expression, to_where="true") %}
     with
-    here as (select {{ expression }} as total from {{ model }}),
-    there as (select {{ to_expression }} as total from {{ to }} where {{ to_where }})
+    this_model as (select {{ expression }} as total from {{ model }}),
+    other_model as (select {{ to_expression }} as total from {{ to }} where {{ to_where }})
 
-    select here.total as total, there.total as expected_total
-    from here
-    cross join there
-    where here.total is distinct from there.total
+    select this_model.total as total, other_model.total as expected_total
+    from this_model
+    cross join other_model
+    where this_model.total is distinct from other_model.total
 {% endtest %}
