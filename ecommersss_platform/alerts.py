@@ -1,6 +1,6 @@
-"""Alerts: a run that failed becomes one JSON line in `alerts.jsonl` under the home, and a line in the log.
+"""Alerts: each failed run becomes one JSON line in `alerts.jsonl` in the home, and a line in the log.
 
-Whoever wants mail or chat follows that file; nothing is sent anywhere from here.
+Nothing is sent from here. To get mail or chat messages, follow that file.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _PASSWORD = re.compile(r"(?i)(password|passwd|secret|token)(\s*[=:]\s*)(?:'[^']*
 
 
 def without_secrets(text: str) -> str:
-    """The text without what looks like a credential: users in URLs, values of passwords and tokens."""
+    """Remove what looks like a credential: users in URLs, values of passwords and tokens."""
     return _PASSWORD.sub(r"\1\2***", _CREDENTIALS.sub("***@", text))
 
 
 def alert(
     *, at: datetime, run_id: str, job: str, tags: Mapping[str, str], steps: Mapping[str, str], message: str
 ) -> dict[str, Any]:
-    """One alert. `steps` gives each failed step its error; what ran and who asked for it come from `tags`."""
+    """Return one alert. `steps` maps failed steps to errors; `tags` are those of the run."""
     return {
         "at": at.isoformat(timespec="seconds"),
         "alert": "run_failed",
@@ -48,7 +48,7 @@ def _tags(tags: Mapping[str, str], *names: str) -> dict[str, str]:
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Append one JSON line, whole or not at all, readable by its owner only."""
+    """Append one JSON line in a single write, to a file that only its owner may read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -58,7 +58,7 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def run_failure_alerts(settings: Settings) -> SensorDefinition:
-    """The sensor that writes an alert for every run of this code location that fails."""
+    """Return the sensor that writes an alert for every failed run of this code location."""
 
     @run_failure_sensor(
         name="run_failure_alerts",
@@ -86,10 +86,7 @@ def run_failure_alerts(settings: Settings) -> SensorDefinition:
 
 
 def root_message(error: Any) -> str:
-    """The message of the exception that a Dagster error wraps: the one that says what went wrong.
-
-    `error` is a `SerializableErrorInfo` or None.
-    """
+    """Return the message of the root cause of a Dagster error, a `SerializableErrorInfo` or None."""
     if error is None:
         return ""
     while error.cause is not None:

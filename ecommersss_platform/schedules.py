@@ -1,4 +1,4 @@
-"""Schedules. All are in Asia/Jakarta, switched on, and shown in the UI."""
+"""The schedules. All use Asia/Jakarta and are on by default."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ TOPIC_RETENTION_CRON = "30 4 * * *"
 
 
 def daily_close(job: UnresolvedAssetJobDefinition, first_day: date) -> ScheduleDefinition:
-    """Materialises yesterday at 03:00, when late orders of the evening and the last hour's users have come.
+    """Return the schedule that materialises yesterday at 03:00, when late orders have arrived.
 
-    Not built from the job's partitions: those include today, so its newest one is never the day to close.
+    It is not built from the job's partitions: these include today, so the newest one is never the day to
+    close.
     """
 
     @schedule(
@@ -39,7 +40,7 @@ def daily_close(job: UnresolvedAssetJobDefinition, first_day: date) -> ScheduleD
         cron_schedule=DAILY_CLOSE_CRON,
         execution_timezone=str(JAKARTA),
         default_status=DefaultScheduleStatus.RUNNING,
-        description="Yesterday, from the raw tables to the marts, once all of its orders have come.",
+        description="Yesterday, from the raw tables to the marts, once all its orders have arrived.",
     )
     def close(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
         yesterday = business_day(context.scheduled_execution_time) - DAY
@@ -51,9 +52,9 @@ def daily_close(job: UnresolvedAssetJobDefinition, first_day: date) -> ScheduleD
 
 
 def marketplace_hourly(job: JobDefinition) -> ScheduleDefinition:
-    """Applies the hour that has just ended: while an hour lasts, its partition does not exist.
+    """Return the schedule that applies the hour that has just ended. An hour has no partition before its end.
 
-    The hour from 23:00 is applied at midnight, three hours before `daily_close` reads its day.
+    The last hour of a day is applied at midnight, three hours before `daily_close` reads the day.
     """
     partitions = cast(TimeWindowPartitionsDefinition, job.partitions_def)
 
@@ -63,29 +64,29 @@ def marketplace_hourly(job: JobDefinition) -> ScheduleDefinition:
         cron_schedule=MARKETPLACE_HOURLY_CRON,
         execution_timezone=str(JAKARTA),
         default_status=DefaultScheduleStatus.RUNNING,
-        description="New users, new and re-priced products of the hour that has just ended.",
+        description="New users, new products and new prices of the hour that has just ended.",
     )
     def hourly(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
         hour = last_closed_hour(context.scheduled_execution_time)
         if hour < partitions.start:
-            return SkipReason(f"no hour has ended since the first, {partitions.start:%Y-%m-%d %H:%M}")
+            return SkipReason(f"the first hour, {partitions.start:%Y-%m-%d %H:%M}, has not ended yet")
         return RunRequest(partition_key=hour.strftime(partitions.fmt))
 
     return hourly
 
 
 def topic_retention(job: JobDefinition) -> ScheduleDefinition:
-    """Removes old segments once a day, after `daily_close` has done with yesterday."""
+    """Return the schedule that removes old segments once a day, after `daily_close`."""
     return ScheduleDefinition(
         name="topic_retention",
         job=job,
         cron_schedule=TOPIC_RETENTION_CRON,
         execution_timezone=str(JAKARTA),
         default_status=DefaultScheduleStatus.RUNNING,
-        description="Segments of both streams that are old enough and that every reader is past.",
+        description="Removes segments that are old enough and that every reader has passed.",
     )
 
 
 def last_closed_hour(moment: datetime) -> datetime:
-    """When the last hour that has ended at `moment` began, in Jakarta time."""
+    """Return the begin of the last hour that has ended by `moment`, in Jakarta time."""
     return moment.astimezone(JAKARTA).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)

@@ -1,4 +1,4 @@
-"""Every setting of the platform, read from the environment (and `.env`), typed, complete or refused."""
+"""Every setting of the platform, typed, read from the environment and `.env`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from streaming.business_days import business_day
 HISTORY_DAYS = 7
 """Days of history that a new embedded platform starts with."""
 
-# On DuckDB one that opens the warehouse, and beside it one that does not (the hourly marketplace).
+# On DuckDB, one run that opens the warehouse and one that does not (marketplace_hourly).
 _RUNS_AT_ONCE = {"duckdb": 2, "bigquery": 10}
 
 
 class Settings(BaseSettings):
-    """The platform's settings. Every field is the environment variable `ECOMMERSSS_<FIELD>`.
+    """The platform's settings. Each field is read from the environment variable `ECOMMERSSS_<FIELD>`.
 
-    Raises `pydantic.ValidationError`, naming the variable, for a value that is missing or wrong.
+    Raises `pydantic.ValidationError`, which names the variable, for a missing or invalid value.
     """
 
     model_config = SettingsConfigDict(
         env_prefix="ECOMMERSSS_", env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
     )
 
-    home: Path = Field(default=Path(".ecommersss"), description="where a running platform keeps its state")
+    home: Path = Field(default=Path(".ecommersss"), description="where the platform keeps its state")
     database_url: str | None = Field(
         default=None, description="PostgreSQL with users, products and orders; unset: the embedded server"
     )
@@ -37,10 +37,10 @@ class Settings(BaseSettings):
     )
     postgres_account: str | None = Field(
         default=None,
-        description="who runs the embedded server when root starts it; unset: postgres, else nobody",
+        description="account that runs the embedded server when root starts it; unset: postgres, else nobody",
     )
     rules: Path | None = Field(
-        default=None, description="the fraud rule book; unset: the one that the platform ships"
+        default=None, description="file of the fraud rule book; unset: the shipped one"
     )
     topic: Literal["jsonl", "pubsub"] = Field(default="jsonl", description="where orders are published")
     pubsub_project: str | None = Field(
@@ -49,12 +49,12 @@ class Settings(BaseSettings):
     )
     pubsub_topic: str = Field(default="orders", description="the topic that orders are published to")
     pubsub_subscription: str = Field(
-        default="orders-fraud", description="what the consumers read the topic through, together"
+        default="orders-fraud", description="the subscription that all consumers share"
     )
     flagged_stream: bool = Field(
         default=True,
-        description="whether a consumer of Pub/Sub keeps the flagged stream in its home; false for one whose"
-        " home no Dagster reads",
+        description="whether a consumer of Pub/Sub writes the flagged stream to its home; false if no Dagster"
+        " reads that home",
     )
     warehouse: Literal["duckdb", "bigquery"] = Field(
         default="duckdb", description="where partitions are published"
@@ -63,67 +63,65 @@ class Settings(BaseSettings):
     bigquery_project: str | None = Field(
         default=None, description="the Google Cloud project that holds the datasets; needed on BigQuery"
     )
-    bigquery_location: str = Field(
-        default="asia-southeast2", description="where the datasets are, and jobs run"
-    )
+    bigquery_location: str = Field(default="asia-southeast2", description="location of the datasets and jobs")
     bigquery_billing_project: str | None = Field(
-        default=None, description="the project that runs and pays the jobs; unset: the one with the datasets"
+        default=None, description="the project that pays for the jobs; unset: the project of the datasets"
     )
     bigquery_key_file: Path | None = Field(
         default=None,
         description="a service account's JSON key; unset: the application default credentials",
     )
     bigquery_impersonate: str | None = Field(
-        default=None, description="e-mail address of a service account to act as; unset: nobody else"
+        default=None, description="e-mail of a service account to impersonate; unset: no impersonation"
     )
     bigquery_maximum_bytes_billed: int | None = Field(
         default=None,
         ge=1,
-        description="a statement that would scan more bytes is refused before it costs; unset: no bound",
+        description="refuse a statement that would scan more bytes, at no cost; unset: no limit",
     )
     bigquery_endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://",
-        description="address of an emulator, for tests: no credentials are sent; unset: Google's",
+        description="address of an emulator, for tests; no credentials are sent to it; unset: Google",
     )
     first_day: date | None = Field(
         default=None,
-        description="first daily partition; unset: the day recorded in the home when it was made",
+        description="first daily partition; unset: the day recorded in the home at its creation",
     )
     concurrent_runs: int | None = Field(
         default=None,
         ge=1,
-        description="Dagster runs at once, of those that need not take turns at DuckDB; unset: 2 on DuckDB,"
-        " 10 on BigQuery",
+        description="maximum Dagster runs at once; runs that open DuckDB always wait for each other;"
+        " unset: 2 on DuckDB, 10 on BigQuery",
     )
-    ui_port: int = Field(default=3000, ge=0, le=65535, description="port of the Dagster UI; 0: any free one")
+    ui_port: int = Field(default=3000, ge=0, le=65535, description="port of the Dagster UI; 0: any free port")
     metrics_port: int | None = Field(
         default=None,
         ge=0,
         le=65535,
-        description="loopback port of the consumer's Prometheus metrics; unset: a free one in `up`, none in"
+        description="loopback port of the consumer's Prometheus metrics; unset: a free port in `up`, none in"
         " `consume`; 0: none",
     )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="how producer and consumer log: for people, or one JSON object a line"
+        default="text", description="log format of producer and consumer: text, or one JSON object per line"
     )
     topic_retention_days: int = Field(
         default=30,
         ge=0,
-        description="days that the orders topic keeps its segments, longer until consumed; 0: for ever",
+        description="days that the orders topic keeps a segment, longer until consumed; 0: for ever",
     )
     flagged_retention_days: int = Field(
         default=30,
         ge=0,
-        description="days that the flagged stream keeps its segments, longer until materialised; 0: for ever",
+        description="days that the flagged stream keeps a segment, longer until materialised; 0: for ever",
     )
     stream_interval_seconds: int = Field(
         default=30,
         ge=1,
-        description="seconds between two looks of the stream sensor: fewer runs, where each is paid for",
+        description="seconds between ticks of the stream sensor; longer means fewer, larger runs",
     )
     flagged_max_bytes_per_tick: int = Field(
-        default=4_000_000, ge=1, description="most that the stream sensor reads of the flagged stream a tick"
+        default=4_000_000, ge=1, description="most bytes of the flagged stream that the sensor reads per tick"
     )
 
     @field_validator("home", mode="after")
@@ -141,18 +139,18 @@ class Settings(BaseSettings):
 
     @property
     def runs_at_once(self) -> int:
-        """How many runs may be in progress at the same time: as many processes of a few hundred megabytes."""
+        """The maximum number of runs at the same time. Each is a process of a few hundred megabytes."""
         return self.concurrent_runs or _RUNS_AT_ONCE[self.warehouse]
 
     @property
     def rules_path(self) -> Path:
-        """The rule book's file, absolute. A running consumer takes changes of it up."""
-        # Here, because the rules load an SQL parser, which few who need settings want.
+        """The absolute path of the rule book. A running consumer picks up changes of it."""
+        # Imported here, because the rules load an SQL parser that most users of the settings do not need.
         from streaming.rules import RULES_PATH
 
         return (self.rules or RULES_PATH).expanduser().absolute()
 
-    # Places under the home, each written once.
+    # Paths in the home
 
     @property
     def postgres_dir(self) -> Path:
@@ -168,7 +166,7 @@ class Settings(BaseSettings):
 
     @property
     def ground_truth_path(self) -> Path:
-        """The simulator's side file: which fraud pattern, if any, it gave each order."""
+        """The simulator's record of the fraud pattern, if any, that it gave each order."""
         return self.home / "ground_truth.jsonl"
 
     @property
@@ -192,10 +190,10 @@ class Settings(BaseSettings):
         return self.home / "first_day"
 
     def first_partition_day(self, now: datetime | None = None) -> date:
-        """The first daily partition (a business day, Asia/Jakarta).
+        """Return the first daily partition (a business day, Asia/Jakarta).
 
-        The setting if it is given, else the day recorded in the home, else a week before `now`: what a
-        home that is made now would record.
+        This is the setting, else the day recorded in the home, else a week before `now`, which is what a new
+        home would record.
         """
         if self.first_day is not None:
             return self.first_day

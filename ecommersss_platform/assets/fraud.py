@@ -1,6 +1,6 @@
-"""Fraud: what the marts found out, given back to the stream."""
+"""Fraud: what the marts found, fed back to the stream."""
 
-# Annotations must be real here: Dagster judges the resources by them.
+# Annotations must be real here: Dagster inspects those of the resources.
 from dagster import AssetKey, AssetsDefinition, MaterializeResult, ResourceParam, asset
 
 from ecommersss_platform.jobs import RETRY
@@ -14,14 +14,14 @@ BLACKLIST = f"SELECT user_id, fraud_orders FROM {USERS_AND_BLACKLIST} WHERE stat
 
 
 def fraud_assets(pool: str | None) -> list[AssetsDefinition]:
-    """The asset of the block list. `pool` is the warehouse's (`Warehouse.pool`)."""
+    """Return the asset of the block list. `pool` is `Warehouse.pool`."""
 
     @asset(
         key=[GROUP, "user_lists"],
         description=(
-            "The platform's own entries of the block list in PostgreSQL: users whose status in"
-            f" {USERS_AND_BLACKLIST} is Blacklist. The running consumer takes changes up. Entries by people"
-            " are left alone, and an allow entry by a person wins."
+            "The platform's own entries in PostgreSQL's block list: users with the status Blacklist in"
+            f" {USERS_AND_BLACKLIST}. The running consumer picks up changes. Entries made by people are left"
+            " alone, and an allow entry made by a person wins."
         ),
         deps=[AssetKey(USERS_AND_BLACKLIST.split("."))],
         pool=pool,
@@ -46,9 +46,9 @@ def fraud_assets(pool: str | None) -> list[AssetsDefinition]:
 
 
 def block_blacklist(postgres: PostgresResource, warehouse: Warehouse) -> Synchronised:
-    """Make the platform's block entries the warehouse's blacklist. Doing it twice changes nothing.
+    """Set the platform's block entries to the blacklist of the warehouse. Repeating it changes nothing.
 
-    Raises `TableNotFound` before the mart was ever built.
+    Raises `TableNotFound` if the mart has never been built.
     """
     rows = warehouse.query(BLACKLIST).to_pylist()
     reasons = {row["user_id"]: f"{row['fraud_orders']} fraud orders ({USERS_AND_BLACKLIST})" for row in rows}

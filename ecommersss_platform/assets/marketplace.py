@@ -1,10 +1,10 @@
-"""The marketplace, hour by hour: new users, new products and new prices, written to PostgreSQL.
+"""The marketplace by the hour: simulated new users, new products and new prices, written to PostgreSQL.
 
-An hour's users all have one of three e-mail formats. Which one is a branch of the job: only that format's
-output is emitted, and the steps of the two others show as skipped in the run.
+All users of an hour have the same of three e-mail formats. The job branches on it: only the output of that
+format is emitted, and a run shows the steps of the other two as skipped.
 """
 
-# Annotations must be real here: ops check the type of `context` by it.
+# Annotations must be real here: Dagster inspects those of `context`.
 from collections.abc import Iterator
 from datetime import date, datetime
 
@@ -38,19 +38,19 @@ MARKETPLACE_HOURLY = "marketplace_hourly"
 
 
 def hourly_partitions(first_day: date) -> HourlyPartitionsDefinition:
-    """The hours from the first business day on. An hour is there when it has ended."""
+    """Return the hours from the first business day on. An hour has a partition once it has ended."""
     return HourlyPartitionsDefinition(start_date=f"{first_day}-00:00", timezone=str(JAKARTA))
 
 
 def marketplace_job(first_day: date) -> JobDefinition:
-    """The hourly job, from this business day on. Needs the resource `postgres` (`PostgresResource`)."""
+    """Return the hourly job, from this business day on. It needs the resource `postgres`."""
 
     @job(
         name=MARKETPLACE_HOURLY,
         partitions_def=hourly_partitions(first_day),
         executor_def=EXECUTOR,
-        description="New users (one of three e-mail formats), new products and new prices of an hour. "
-        "An hour is applied once: running it again changes nothing.",
+        description="New users (in one of three e-mail formats), new products and new prices of an hour. "
+        "An hour is applied once; repeating it changes nothing.",
     )
     def marketplace_hourly() -> None:
         signed_up = choose_email_format()
@@ -63,13 +63,13 @@ def marketplace_job(first_day: date) -> JobDefinition:
 @op(
     out={
         style.value: Out(
-            list, is_required=False, description=f"The hour's people, for addresses as {style.value}."
+            list, is_required=False, description=f"The people of the hour, for addresses as {style.value}."
         )
         for style in EmailFormat
     }
 )
 def choose_email_format(context: OpExecutionContext) -> Iterator[Output[list[Person]]]:
-    """Who signs up in the hour, sent down the branch of the hour's e-mail format."""
+    """Send the people who sign up in the hour down the branch of its e-mail format."""
     hour = _hour(context)
     style = email_format(hour)
     found = people(hour)
@@ -91,7 +91,7 @@ EMAIL_STEPS: dict[EmailFormat, OpDefinition] = {style: _email_step(style) for st
 
 @op
 def list_products(context: OpExecutionContext) -> list:
-    """What is newly listed in the hour."""
+    """Return the products that are listed in the hour."""
     return new_products(_hour(context))
 
 
@@ -99,9 +99,9 @@ def list_products(context: OpExecutionContext) -> list:
 def store_hour(
     context: OpExecutionContext, users: list[list], products: list, postgres: PostgresResource
 ) -> None:
-    """Store the hour and re-price what is listed, in one transaction, unless the hour is there already.
+    """Store the hour and change prices, in one transaction, unless the hour was applied before.
 
-    `users` has the one branch that was taken.
+    `users` holds the one branch that was taken.
     """
     hour = _hour(context)
     new_users: list[User] = [user for branch in users for user in branch]
