@@ -1,5 +1,5 @@
-# The platform's image: one for every service of docker-compose.yml, which says what each runs.
-# Hashes are checked for every package; nothing is compiled; no secret is in it; it runs as user 10001.
+# The image of every service in docker-compose.yml, which sets the command of each.
+# Every package is checked against its hash, nothing is compiled, it holds no secret and runs as user 10001.
 
 FROM python:3.12-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -8,7 +8,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /opt/ecommersss
-# The requirements alone first: a change of code does not install them again.
+# Requirements come first, so that a change of code does not reinstall them.
 COPY requirements/base.txt requirements/base.txt
 RUN pip install --require-hashes --no-deps --requirement requirements/base.txt
 COPY pyproject.toml README.md LICENSE ./
@@ -31,13 +31,13 @@ ENV PATH=/opt/venv/bin:$PATH \
     ECOMMERSSS_HOME=/var/lib/ecommersss \
     DAGSTER_HOME=/var/lib/ecommersss/dagster
 WORKDIR /opt/ecommersss
-# Newer than every file it is made from, so that no container parses the dbt project when it starts. It is made for
-# one warehouse; deploy/bigquery.yml asks for the other.
+# Parses dbt's manifest after the last file is copied, so that no container has to when it starts. A manifest is for
+# one warehouse; deploy/bigquery.yml builds the other image.
 ARG ECOMMERSSS_WAREHOUSE=duckdb
 ARG ECOMMERSSS_BIGQUERY_PROJECT
 RUN python -m ecommersss_platform.dbt
 USER 10001:10001
-# What the image is when nothing else is said: the code location, for the webserver and the daemon to talk to.
+# By default a container is the code location that the webserver and the daemon connect to.
 HEALTHCHECK --interval=30s --timeout=20s --start-period=60s --retries=3 \
     CMD ["dagster", "api", "grpc-health-check", "--port", "4000"]
 CMD ["dagster", "api", "grpc", "--module-name", "ecommersss_platform.definitions", "--host", "0.0.0.0", "--port", "4000"]

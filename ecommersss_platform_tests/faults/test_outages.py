@@ -418,7 +418,7 @@ def test_a_database_on_a_full_disk_loses_nothing(tmp_path: Path, open_directory:
             server.down()
 
 
-@pytest.mark.skipif(not LONG, reason="part of make faults: a server that dies of it takes long to come back")
+@pytest.mark.long  # a server that dies of it takes long to come back
 def test_a_write_ahead_log_on_a_full_disk_is_waited_for(tmp_path: Path, open_directory: Path) -> None:
     """PostgreSQL ends itself then. To the consumer that is an outage: it waits until the server has room."""
     log_disk = open_directory / "log"

@@ -1,6 +1,7 @@
-# Datasets, a service account that may write to them and run jobs, and nothing more. No key is made.
-# docs/bigquery.md explains it. Whoever applies it may make datasets, service accounts and
-# bindings in the project, and bindings in the billing project. State is a file in this folder until you add a backend.
+# Creates the datasets and a service account that may write to them and run jobs, and nothing more. It creates no
+# key. docs/bigquery.md explains how to use it. Whoever applies it needs the right to create datasets, service
+# accounts and bindings in the project, and bindings in the billing project. The state is a file in this folder
+# until you add a backend.
 
 provider "google" {
   project = var.project
@@ -10,9 +11,9 @@ locals {
   billing_project = coalesce(var.billing_project, var.project)
   account         = "serviceAccount:${google_service_account.platform.email}"
 
-  # The datasets that the platform publishes to; their tables and views it makes itself.
+  # The datasets that the platform publishes to. It creates their tables and views itself.
   published = {
-    raw    = "Users, products and orders as PostgreSQL has them, in daily partitions. Personal data."
+    raw    = "Users, products and orders as in PostgreSQL, in daily partitions. Personal data."
     bronze = "Views of raw: newest version per key, types, names. Personal data."
     silver = "Dimensions and facts. E-mail addresses are masked."
     gold   = "Marts."
@@ -32,7 +33,7 @@ resource "google_project_service" "needed" {
   disable_on_destroy = false
 }
 
-# Made here, since roles/bigquery.dataEditor on a dataset does not allow making one.
+# Created here, because roles/bigquery.dataEditor on a dataset does not allow creating one.
 resource "google_bigquery_dataset" "published" {
   for_each = local.published
 
@@ -42,7 +43,7 @@ resource "google_bigquery_dataset" "published" {
   location    = var.location
   labels      = merge(var.labels, { platform = "ecommersss", layer = each.key })
 
-  # Neither a plan that would replace a dataset (another location, another name) nor a destroy takes days with it.
+  # Published days survive a destroy, and a plan that would replace the dataset (new location, new name).
   delete_contents_on_destroy = false
 
   lifecycle {
@@ -52,11 +53,11 @@ resource "google_bigquery_dataset" "published" {
   depends_on = [google_project_service.needed]
 }
 
-# Tables live here while a run loads and audits them: it drops them, and what it could not drop expires.
+# Tables are here while a run loads and audits them. The run drops them; what it could not drop expires.
 resource "google_bigquery_dataset" "staging" {
   project     = var.project
   dataset_id  = "staging"
-  description = "Rows that are not published yet. Personal data, for a day at most."
+  description = "Rows that are not published yet. Personal data, kept for a day at most."
   location    = var.location
   labels      = merge(var.labels, { platform = "ecommersss", layer = "staging" })
 
@@ -76,7 +77,7 @@ resource "google_service_account" "platform" {
   depends_on = [google_project_service.needed]
 }
 
-# Tables of these datasets: make, read, write, change, drop. Not: make or delete datasets, or hand on access.
+# Create, read, write, alter and drop tables of these datasets; not create or delete datasets, or grant access.
 resource "google_bigquery_dataset_iam_member" "editor" {
   for_each = local.datasets
 
@@ -86,7 +87,7 @@ resource "google_bigquery_dataset_iam_member" "editor" {
   member     = local.account
 }
 
-# To run jobs. Not roles/bigquery.user, which also makes datasets.
+# Run jobs. Not roles/bigquery.user, which may also create datasets.
 resource "google_project_iam_member" "jobs" {
   project = local.billing_project
   role    = "roles/bigquery.jobUser"

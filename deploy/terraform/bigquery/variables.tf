@@ -1,28 +1,28 @@
 variable "project" {
-  description = "Project of the datasets and the service account: ECOMMERSSS_BIGQUERY_PROJECT. Best one of its own: whoever has a basic role (viewer, editor, owner) in it reads every dataset."
+  description = "Project of the datasets and the service account (ECOMMERSSS_BIGQUERY_PROJECT). Use a separate project: anyone with a basic role (viewer, editor, owner) in it can read every dataset."
   type        = string
 }
 
 variable "location" {
-  description = "Where the datasets are, for good: ECOMMERSSS_BIGQUERY_LOCATION."
+  description = "Location of the datasets (ECOMMERSSS_BIGQUERY_LOCATION). It cannot be changed later."
   type        = string
   default     = "asia-southeast2"
 }
 
 variable "billing_project" {
-  description = "Project that runs and pays the jobs: ECOMMERSSS_BIGQUERY_BILLING_PROJECT. Null: the one of the datasets."
+  description = "Project that runs and pays for the jobs (ECOMMERSSS_BIGQUERY_BILLING_PROJECT). Null: the project of the datasets."
   type        = string
   default     = null
 }
 
 variable "maximum_bytes_billed" {
-  description = "ECOMMERSSS_BIGQUERY_MAXIMUM_BYTES_BILLED. Null: no bound."
+  description = "Most bytes a statement may bill (ECOMMERSSS_BIGQUERY_MAXIMUM_BYTES_BILLED). Null: no limit."
   type        = number
   default     = null
 
   validation {
     condition     = var.maximum_bytes_billed == null ? true : var.maximum_bytes_billed >= 10485760
-    error_message = "BigQuery bills 10 MB (10485760 bytes) for a statement at the least: a smaller bound refuses every one."
+    error_message = "BigQuery bills at least 10 MB (10485760 bytes) for a statement, so a smaller limit would refuse every statement."
   }
 }
 
@@ -33,7 +33,7 @@ variable "service_account_id" {
 }
 
 variable "impersonators" {
-  description = "Who may act as the service account, for a time and without a key, such as user:ana@example.com or group:data@example.com. With any, the settings ask for it: ECOMMERSSS_BIGQUERY_IMPERSONATE."
+  description = "Who may impersonate the service account without a key, such as user:ana@example.com or group:data@example.com. If there are any, the output sets ECOMMERSSS_BIGQUERY_IMPERSONATE."
   type        = set(string)
   default     = []
 }
@@ -51,7 +51,7 @@ variable "readers" {
 }
 
 variable "reader_datasets" {
-  description = "What readers read. Personal data is in raw and bronze; bronze is views, which read raw with the reader's own rights."
+  description = "Datasets that readers may read. Raw and bronze hold personal data. Bronze consists of views, which read raw with the rights of the reader."
   type        = set(string)
   default     = ["gold"]
 
@@ -62,7 +62,7 @@ variable "reader_datasets" {
 }
 
 variable "labels" {
-  description = "Labels of the datasets besides ours, for the bill."
+  description = "More labels for the datasets, for the bill."
   type        = map(string)
   default     = {}
 }
