@@ -1,1 +1,1 @@
-"""Measurements: `python -m benchmarks` runs all, `python -m benchmarks NAME` one; it keeps the results."""
+"""Benchmarks: `python -m benchmarks` runs all, `python -m benchmarks NAME` one, and keeps the results."""

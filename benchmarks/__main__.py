@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME ...] [--short]`: run benchmarks, all by default, and keep their results.
 
-Each keeps `benchmarks/results/NAME.json`, and the files that its function `files` makes of it. With `--short`
-they are smaller, and nothing is kept.
+Each writes `benchmarks/results/NAME.json` and the files that its function `files` derives from it. With
+`--short` they measure less and write nothing.
 """
 
 from __future__ import annotations

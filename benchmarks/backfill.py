@@ -34,10 +34,10 @@ DBT_ROUNDS = 3
 
 
 def measure(short: bool = False) -> dict[str, Any]:
-    """All figures. `short`: two days of few orders."""
+    """Return all figures. With `short`, measure two days with few orders."""
     days, orders_per_day = (2, 300) if short else (30, 3_000)
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as home:
-        Path(home).chmod(0o711)  # so that PostgreSQL's account reaches its data
+        Path(home).chmod(0o711)  # PostgreSQL's account must reach its data
         settings = Settings(
             home=Path(home), first_day=None, database_url=None, dagster_url=None, _env_file=None
         )
@@ -75,7 +75,7 @@ def _measured(settings: Settings, days: int, orders_per_day: int) -> dict[str, A
 
 
 def dbt_build(settings: Settings, day: date) -> float:
-    """Seconds of a `dbt build` for that day. The first parses the project, later ones remember."""
+    """Return the seconds of a `dbt build` for the day. Only the first one parses the project."""
     folder = dbt.artifacts_dir(settings) / "benchmark"
     command = [str(dbt.executable()), "--no-use-colors", "--quiet"]
     command += dbt.build_arguments(Days.between(day, day))
@@ -88,14 +88,14 @@ def dbt_build(settings: Settings, day: date) -> float:
 
 
 def _totals(settings: Settings) -> dict[str, int]:
-    """Rows of some tables, which must not depend on how the days came."""
+    """Return the row counts of some tables, which must not depend on how the days were loaded."""
     warehouse = make_warehouse(settings)
     tables = ("raw.users", "raw.products", "raw.orders", "silver.fact_orders", "gold.users_and_blacklist")
     return {t: warehouse.query(f"SELECT count(*) AS n FROM {t}").to_pylist()[0]["n"] for t in tables}
 
 
 def files(report: dict[str, Any]) -> dict[str, str]:
-    """The results as a Markdown table."""
+    """Return the results as a Markdown table."""
     lines = [
         f"Measured {report['when'][:10]} on {report['machine']}, Python {report['python']}.",
         "",

@@ -1,6 +1,6 @@
 """How long the code location takes to load, beside importing only dagster and dagster-dbt.
 
-Each load is a fresh interpreter; the two kinds take turns, so that a busy machine slows both.
+Each load is a new interpreter. The two kinds alternate, so that a busy machine slows both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOCATION = f"{FLOOR}; from ecommersss_platform.definitions import defs; defs.get
 
 
 def seconds(statement: str, home: str) -> float:
-    """Wall time of a fresh interpreter that runs the statement."""
+    """Return the wall time of a new interpreter that runs the statement, in seconds."""
     began = time.perf_counter()
     subprocess.run(
         [sys.executable, "-c", statement],
@@ -27,7 +27,7 @@ def seconds(statement: str, home: str) -> float:
 
 
 def measure(short: bool = False) -> dict[str, float]:
-    """Medians in seconds, after one round that fills the caches."""
+    """Return the medians in seconds, after one round that fills the caches."""
     rounds = 1 if short else 5
     floor, location = [], []
     with tempfile.TemporaryDirectory() as home:

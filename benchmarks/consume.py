@@ -1,8 +1,7 @@
-"""A consumer in a process of its own: `python -m benchmarks.consume DIRECTORY [options]`.
+"""A consumer in its own process: `python -m benchmarks.consume DIRECTORY [options]`.
 
-The database's URL comes in the environment, because it holds a password. When the process ends it prints, as
-JSON, the samples that it took while it worked: seconds since the start, orders done, CPU seconds of this
-process, resident megabytes.
+The environment holds the database's URL, because it contains a password. At its end the process prints, as
+JSON, the samples it took: seconds since the start, finished orders, its CPU seconds, resident megabytes.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ SAMPLE_SECONDS = 0.25
 
 
 class PerOrder:
-    """The simple way: for each order a connection, an INSERT, a commit, and a line in the flagged stream.
+    """The simple way: a connection, an INSERT, a commit and a flagged line for each order.
 
-    Its rules are three comparisons, and nothing looks back: less work for each order than the consumer's.
+    Its rules are three comparisons without history: less work for each order than the consumer does.
     """
 
     def __init__(self, url: str, topic: JsonlTopic, flagged: JsonlTopic, book: RuleBook) -> None:

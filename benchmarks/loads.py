@@ -1,4 +1,4 @@
-"""One load in a process of its own: `python -m benchmarks.loads WAY DIRECTORY DAY`.
+"""One load in its own process: `python -m benchmarks.loads WAY DIRECTORY DAY`.
 
 The database's URL comes in the environment, because it holds a password. Modules are imported before the
 clock starts. At the end it prints, as JSON, the seconds, the rows, and the most memory that the process ever
@@ -28,20 +28,20 @@ Load = Callable[[str, Path, Days], int]
 
 
 def platform(url: str, directory: Path, days: Days) -> int:
-    """The platform's own way: extract, stage, audit, publish."""
+    """Load as the platform does: extract, stage, audit, publish."""
     sql, params = ORDERS.select(days)
     rows = PostgresResource(url=url).stream(sql, params, ORDERS.arrow_schema)
     return DuckDbWarehouse(directory / "platform.duckdb").publish(ORDERS, rows, days, "benchmark").rows
 
 
 def extraction(url: str, directory: Path, days: Days) -> int:
-    """The platform's extraction alone: typed Arrow batches, thrown away."""
+    """Extract as the platform does, and discard the typed Arrow batches."""
     sql, params = ORDERS.select(days)
     return sum(b.num_rows for b in PostgresResource(url=url).stream(sql, params, ORDERS.arrow_schema))
 
 
 def copy(url: str, directory: Path, days: Days) -> int:
-    """The floor of extracting: COPY TO STDOUT of the same SELECT through psycopg2, thrown away."""
+    """Extract at the floor: COPY TO STDOUT of the same SELECT through psycopg2, discarded."""
     sql, params = ORDERS.select(days)
     with (
         closing(connect(url)) as connection,
@@ -54,7 +54,7 @@ def copy(url: str, directory: Path, days: Days) -> int:
 
 
 def floor(url: str, directory: Path, days: Days) -> int:
-    """The floor of loading: COPY TO STDOUT, and DuckDB's reading the same rows from a Parquet file."""
+    """Load at the floor: COPY TO STDOUT, then DuckDB reads the same rows from a Parquet file."""
     rows = copy(url, directory, days)
     with duckdb.connect(str(directory / "floor.duckdb")) as warehouse:
         warehouse.execute(

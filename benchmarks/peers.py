@@ -1,7 +1,7 @@
-"""A peer's load in a process of its own, in the peers' environment: `python peers.py WAY DIRECTORY DAY`.
+"""A peer's load in its own process, in the peers' environment: `python peers.py WAY DIRECTORY DAY`.
 
-Imports nothing of the platform. The database's URL and the SELECT of the day, with `start` and `end` to be
-filled in, come in the environment. It prints what `benchmarks.loads` prints.
+It imports nothing of the platform. The environment holds the database's URL and the SELECT of the day, with
+`start` and `end` as parameters. It prints what `benchmarks.loads` prints.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ URL, START, END = os.environ["BENCHMARK_URL"], os.environ["BENCHMARK_START"], os
 
 
 def dlt_default(directory: Path) -> int:
-    """dlt's replace of the table, as its documentation begins: rows through SQLAlchemy."""
+    """Replace the table with dlt, as in its first example: rows through SQLAlchemy."""
     return _dlt(directory, "sqlalchemy")
 
 
@@ -26,7 +26,7 @@ def dlt_pyarrow(directory: Path) -> int:
 
 
 def dlt_connectorx(directory: Path) -> int:
-    """What dlt's documentation calls its fastest, streamed so that a day fits into memory."""
+    """Replace the table with the backend that dlt calls its fastest, streamed to fit in memory."""
     return _dlt(directory, "connectorx", backend_kwargs={"return_type": "arrow_stream"})
 
 
@@ -51,7 +51,7 @@ def _dlt(directory: Path, backend: Any, **options: Any) -> int:
 
 
 def duckdb_pandas(directory: Path) -> int:
-    """dagster-duckdb-pandas's IO manager, given a frame of pandas's read_sql."""
+    """Store a frame of pandas's read_sql with the IO manager of dagster-duckdb-pandas."""
     import pandas
     from dagster import asset, materialize
     from dagster_duckdb_pandas import DuckDBPandasIOManager

@@ -1,7 +1,7 @@
-"""Appends orders to a topic at a rate: `python -m benchmarks.produce DIRECTORY USERS FIRST RATE SECONDS`.
+"""Append orders to a topic at a rate: `python -m benchmarks.produce DIRECTORY USERS FIRST RATE SECONDS`.
 
-A thousand times a second at most, whatever is due is appended. At the end it prints, as JSON, when each order
-was about to be appended, in seconds of the machine's monotonic clock, which all its processes share.
+It appends the orders that are due, at most a thousand times a second. At its end it prints, as JSON, when
+each order was about to be appended, in seconds of the monotonic clock that all processes share.
 """
 
 from __future__ import annotations

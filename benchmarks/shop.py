@@ -19,7 +19,7 @@ _METHODS = ("Bank Transfer", "Paylater", "Credit Card", "Gopay", "OVO", "DANA")
 
 @dataclass(frozen=True)
 class Shop:
-    """`users` who each place `orders_per_day` orders a day, at random times, of `PRODUCTS` products."""
+    """`users` who each place `orders_per_day` orders a day at random times, from `PRODUCTS` products."""
 
     users: int
     orders_per_day: float = 5.0

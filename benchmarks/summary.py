@@ -13,7 +13,7 @@ _TO_DLT, _TO_FASTEST_DLT = "load: platform / dlt's default", "load: platform / d
 
 
 def summary(results: Path = RESULTS) -> str:
-    """A Markdown table of what was measured, what it is measured beside, and the file that has all of it."""
+    """Return a Markdown table of each figure, what it is compared with, and the file with all results."""
     found = {path.stem: json.loads(path.read_text())["results"] for path in sorted(results.glob("*.json"))}
     rows = [*_stream(found["stream"]), *_warehouse(found["warehouse"]), *_rest(found)]
     lines = [f"| {what} | {measured} | {beside} |" for what, measured, beside in rows]

@@ -1,4 +1,4 @@
-"""Bars with a logarithmic or linear scale as an SVG, which every browser and GitHub shows."""
+"""Draw bars on a logarithmic or linear scale as an SVG, which browsers and GitHub display."""
 
 from __future__ import annotations
 
