@@ -1,6 +1,6 @@
-"""Removing old segments of the two streams: who reads them and how far, and the daily job.
+"""Retention: the daily job that removes old segments of the two streams.
 
-The decision is `streaming.topics.retention.judge_segments`; this fetches what it needs to know.
+`streaming.topics.retention.judge_segments` decides; this module finds out how far each reader has read.
 
 | stream | readers |
 |---|---|
@@ -8,7 +8,7 @@ The decision is `streaming.topics.retention.judge_segments`; this fetches what i
 | flagged_orders | `order_stream_sensor` by its cursor; a consumer needs only the last line |
 """
 
-# Annotations must be real here: Dagster checks the type of `context` by them.
+# Annotations must be real here: Dagster inspects those of `context`.
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,14 +33,14 @@ TOPIC_RETENTION = "topic_retention"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to become of each segment of a stream."""
+    """The segments of a stream, each judged removable or not."""
 
     name: str
     topic: JsonlTopic
     judgements: list[Judgement]
 
     def as_rows(self) -> list[dict[str, Any]]:
-        """A row a segment, for people and programs; times in UTC."""
+        """Return one row for each segment. Times are in UTC."""
         return [
             {
                 "stream": self.name,
@@ -57,10 +57,10 @@ class Plan:
 def plan(
     settings: Settings, url: str, sensor_position: int | None, now: datetime | None = None
 ) -> list[Plan]:
-    """What is to become of the segments of both streams. Removes nothing.
+    """Judge the segments of the streams on disk. Removes nothing.
 
-    `url` is the operational database's; `sensor_position` is where `order_stream_sensor` is in the flagged
-    stream, None if that is not known. Raises `psycopg2.OperationalError` and `OSError`.
+    `url`: the operational database. `sensor_position`: the position of `order_stream_sensor` in the flagged
+    stream, None if unknown. Raises `psycopg2.OperationalError` and `OSError`.
     """
     now = now or datetime.now(UTC)
     with closing(connect(url, "ecommersss retention")) as connection:
@@ -83,15 +83,15 @@ def _plan(stream: RetainedStream, readers: Mapping[str, int | None], now: dateti
 
 
 def remove(plans: list[Plan]) -> dict[str, list[int]]:
-    """Remove what the plans say; for each stream the segments that are gone. Raises `OSError`."""
+    """Remove the removable segments, and return them for each stream. Raises `OSError`."""
     return {planned.name: remove_segments(planned.topic, planned.judgements) for planned in plans}
 
 
 def sensor_position(instance: DagsterInstance) -> int | None:
-    """Up to where the days of the flagged stream are materialised, by the cursor of `order_stream_sensor`.
+    """Return the position up to which the flagged stream is materialised, from the sensor's cursor.
 
-    None when the sensor has never ticked. Where several code locations had the sensor, the one that is
-    furthest behind counts. Raises `ValueError` for a cursor that the sensor did not write.
+    None if the sensor has never ticked. If several code locations have had the sensor, the one furthest
+    behind counts. Raises `ValueError` for a cursor that the sensor did not write.
     """
     positions = [
         Cursor.parse(getattr(state.instigator_data, "cursor", None)).position
@@ -102,9 +102,9 @@ def sensor_position(instance: DagsterInstance) -> int | None:
 
 
 def retention_job(settings: Settings) -> JobDefinition:
-    """The job that removes old segments of both streams. It does no harm at any time, or twice at once."""
+    """Return the job that removes old segments of both streams. It may run at any time."""
 
-    @op(description="Removes segments that are old enough and that every reader is past.")
+    @op(description="Removes segments that are old enough and that every reader has passed.")
     def remove_old_segments(context: OpExecutionContext) -> None:
         plans = plan(settings, database_url(settings), sensor_position(context.instance))
         removed = remove(plans)

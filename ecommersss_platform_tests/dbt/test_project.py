@@ -61,8 +61,8 @@ class Project:
 
     def results(self) -> dict[str, str]:
         """Return the status of each node in the last run, by name."""
-        told = json.loads((self.settings.home / "dbt" / "run_results.json").read_text())
-        return {result["unique_id"]: result["status"] for result in told["results"]}
+        report = json.loads((self.settings.home / "dbt" / "run_results.json").read_text())
+        return {result["unique_id"]: result["status"] for result in report["results"]}
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         return read(self.settings.warehouse_path, sql)
@@ -92,7 +92,7 @@ def test_every_unit_test_and_data_test_of_the_project_passes(project: Project) -
     assert len(unit_tests) == 16
     assert {results[name] for name in unit_tests} == {"pass"}
     not_passed = {
-        name.split(".")[2]: told for name, told in results.items() if told not in ("pass", "success")
+        name.split(".")[2]: status for name, status in results.items() if status not in ("pass", "success")
     }
     # The sample has orders of a user and a product that the dimensions lack: a warning, and nothing more.
     assert not_passed == {"fact_orders_user_is_known": "warn", "fact_orders_product_is_known": "warn"}
@@ -163,8 +163,8 @@ def test_dimensions_have_the_newest_versions_and_no_address(project: Project) ->
 
 def test_no_address_and_no_name_of_a_person_leaves_bronze(project: Project) -> None:
     everything = json.dumps(project.tables(), default=str, ensure_ascii=False)
-    for told in ("siti.rahma", "siti@", "budi@", "éva@", "First1", "Last2"):
-        assert told not in everything
+    for text in ("siti.rahma", "siti@", "budi@", "éva@", "First1", "Last2"):
+        assert text not in everything
     assert project.rows("SELECT email, first_name FROM bronze.stg_users WHERE user_id = 2") == [
         ("budi@mail.id", "First2")
     ]
@@ -239,8 +239,8 @@ def test_a_run_replaces_its_window_and_nothing_else(project: Project) -> None:
             (108, Decimal("8.88"), date(2024, 2, 29)),
             (111, Decimal("1.11"), date(2024, 3, 1)),
         ]
-    [told] = [status for name, status in project.results().items() if name.startswith("model.")]
-    assert told == "success"
+    [built] = [status for name, status in project.results().items() if name.startswith("model.")]
+    assert built == "success"
     # The run did not build the marts, so it compared nothing with them.
     assert not [name for name in project.results() if "count_every_order" in name]
 
@@ -262,8 +262,8 @@ def test_an_invalid_window_is_refused(project: Project) -> None:
         "import json, sys; from dbt.cli.main import dbtRunner\n"
         "for target, variables in json.loads(sys.argv[1]):\n"
         "    asked = ['--quiet', 'parse', '--target', target, '--vars', json.dumps(variables)]\n"
-        "    told = dbtRunner().invoke(asked)\n"
-        "    print('refused:', ' '.join(str(told.exception).split()))"
+        "    result = dbtRunner().invoke(asked)\n"
+        "    print('refused:', ' '.join(str(result.exception).split()))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, json.dumps(list(refused.values()))],
@@ -273,9 +273,9 @@ def test_an_invalid_window_is_refused(project: Project) -> None:
         text=True,
         check=True,
     )
-    told = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
-    assert len(told) == len(refused)
-    assert all(message in line for message, line in zip(refused, told, strict=True)), told
+    answers = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
+    assert len(answers) == len(refused)
+    assert all(message in line for message, line in zip(refused, answers, strict=True)), answers
 
 
 def test_the_project_parses_for_bigquery_too(project: Project, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import dagster, dagster_dbt
 socket.socket.connect = socket.socket.bind = socket.getaddrinfo = refuse
 subprocess.Popen.__init__ = refuse
 before = set(sys.modules)
-with warnings.catch_warnings(record=True) as told:
+with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     from ecommersss_platform.definitions import days, defs
     defs.get_repository_def()
@@ -35,7 +35,7 @@ jobs = {job.name: job for job in repository.get_all_jobs()}
 json.dump(
     {
         "loaded": loaded,
-        "warnings": [w.category.__name__ for w in told],
+        "warnings": [w.category.__name__ for w in caught],
         "assets": {
             key.to_user_string(): {
                 "group": graph.get(key).group_name,

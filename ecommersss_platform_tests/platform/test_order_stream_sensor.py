@@ -116,7 +116,7 @@ def test_a_failure_is_asked_for_again_with_a_new_key_after_a_pause_that_grows() 
         waits.append(waiting.again_at - now)
         early = tick(failed.cursor, never_read, Outcome.FAILED, waiting.again_at - timedelta(seconds=1))
         assert early.requests == ()
-        assert early.cursor == failed.cursor  # the pause is not begun anew
+        assert early.cursor == failed.cursor  # the pause does not start again
         now = waiting.again_at
         again = tick(failed.cursor, never_read, Outcome.FAILED, now)
         assert again.requests == (Request(TODAY, TODAY, attempt + 1),)

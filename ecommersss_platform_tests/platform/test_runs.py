@@ -96,8 +96,8 @@ class Platform:
             (self.settings.home / name).unlink(missing_ok=True)
 
     def fail(self, step: str, error: str, day: date | None = None) -> None:
-        told = {"step": step, "error": error, "day": day and day.isoformat()}
-        (self.settings.home / "FAIL").write_text(json.dumps(told))
+        failure = {"step": step, "error": error, "day": day and day.isoformat()}
+        (self.settings.home / "FAIL").write_text(json.dumps(failure))
 
     def slow(self, seconds: float) -> None:
         (self.settings.home / "SECONDS").write_text(str(seconds))
@@ -325,9 +325,9 @@ def test_runs_of_single_days_take_turns_in_the_queue_and_the_failed_ones_are_ask
 
 def test_materialize_runs_the_job_once_for_the_range(platform: Platform) -> None:
     (platform.settings.home / "OLD").touch()
-    told: list[Progress] = []
+    reports: list[Progress] = []
     result = materialize(
-        platform.settings, SOME_DAYS, progress=told.append, dagster_url=platform.url, definitions=STUB
+        platform.settings, SOME_DAYS, progress=reports.append, dagster_url=platform.url, definitions=STUB
     )
     assert {line["run"] for line in platform.ran()} == {result.run_id}
     assert len(platform.ran()) == 5
@@ -342,11 +342,13 @@ def test_materialize_runs_the_job_once_for_the_range(platform: Platform) -> None
         "not_too_old",
         "too old",
     )
-    done = [(p.name, p.done, p.total) for p in told if p.kind is Kind.MATERIALIZED]
+    done = [(p.name, p.done, p.total) for p in reports if p.kind is Kind.MATERIALIZED]
     assert [number for _, number, _ in done] == list(range(1, 8))
     assert {total for _, _, total in done} == {7}
     assert done[-1][0] == "gold/users_and_blacklist"
-    assert [p.name for p in told if p.kind is Kind.CHECK_FAILED] == ["gold/users_and_blacklist: not_too_old"]
+    assert [p.name for p in reports if p.kind is Kind.CHECK_FAILED] == [
+        "gold/users_and_blacklist: not_too_old"
+    ]
 
 
 def test_materialize_says_which_step_failed_and_why(platform: Platform) -> None:
@@ -448,10 +450,10 @@ def test_materialize_waits_for_its_turn(platform: Platform) -> None:
     other = "6f1c5a52-0000-4000-8000-000000000002"
     worker = start_worker(platform, other)
     platform.forget()
-    told: list[Progress] = []
+    reports: list[Progress] = []
 
     def tell(progress: Progress) -> None:
-        told.append(progress)
+        reports.append(progress)
         if progress.kind is Kind.WAITING:
             worker.terminate()
 
@@ -460,8 +462,8 @@ def test_materialize_waits_for_its_turn(platform: Platform) -> None:
     finally:
         worker.kill()
         worker.wait()
-    assert (told[0].kind, told[0].name) == (Kind.WAITING, other)
-    assert Kind.WAITING not in [progress.kind for progress in told[1:]]
+    assert (reports[0].kind, reports[0].name) == (Kind.WAITING, other)
+    assert Kind.WAITING not in [progress.kind for progress in reports[1:]]
 
 
 def lines(*days: date) -> list[bytes]:

@@ -111,9 +111,9 @@ def test_the_command_shows_what_it_would_do_and_then_does_it(
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert counts(settings) == (10, 10)
     assert [row["removable"] for row in rows if row["stream"] == "orders"] == [True] * 9 + [False]
-    told = [row for row in rows if row["stream"] == "flagged_orders"]
-    assert [row["removable"] for row in told] == [True] * 5 + [False] * 5
-    assert told[5]["why"].startswith(f"order_stream_sensor is at position {half}, before its end ")
+    flagged_rows = [row for row in rows if row["stream"] == "flagged_orders"]
+    assert [row["removable"] for row in flagged_rows] == [True] * 5 + [False] * 5
+    assert flagged_rows[5]["why"].startswith(f"order_stream_sensor is at position {half}, before its end ")
 
     run()
     assert "removed 14 of 20 segments" in capsys.readouterr().out

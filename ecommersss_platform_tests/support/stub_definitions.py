@@ -45,11 +45,11 @@ def ran(context: AssetExecutionContext, step: str) -> None:
     if context.assets_def.partitions_def is not None:
         days = [context.partition_key_range.start, context.partition_key_range.end]
     failure = SETTINGS.home / "FAIL"
-    if failure.exists() and (told := json.loads(failure.read_text()))["step"] == step:
-        if told["error"] == "exit":
+    if failure.exists() and (planned := json.loads(failure.read_text()))["step"] == step:
+        if planned["error"] == "exit":
             os._exit(7)
-        if days is None or told["day"] in (None, days[0]):
-            raise ValueError(told["error"])
+        if days is None or planned["day"] in (None, days[0]):
+            raise ValueError(planned["error"])
     seconds = SETTINGS.home / "SECONDS"
     time.sleep(float(seconds.read_text()) if seconds.exists() else 0)
     if step == "raw_orders" and days:

@@ -138,7 +138,7 @@ def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: list[AssetsD
 
 @pytest.fixture
 def nobody_called(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
-    """What is sent to any address beyond this machine by whoever honours the proxy variables, as dbt does."""
+    """What is sent beyond this machine by any client that honours the proxy variables, as dbt does."""
     heard: list[bytes] = []
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"

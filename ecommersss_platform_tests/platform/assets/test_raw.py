@@ -617,11 +617,11 @@ def test_a_changed_source_stops_the_run_before_anything_is_published(
     shop.execute(marketplace, change)
     result = run(definitions(marketplace, warehouse), instance, ALL, [key], ok=False)
     [failure] = [e.step_failure_data for e in result.all_node_events if e.is_step_failure]
-    told = str(failure.user_failure_data.description)
-    assert all(text in told for text in ["raw.orders", *says]), told
+    message = str(failure.user_failure_data.description)
+    assert all(text in message for text in ["raw.orders", *says]), message
     assert result.retry_attempts_for_node("raw__orders") == 0
     assert [row["id"] for row in by_id(warehouse.read(ORDERS))] == [1, 2, 3]
-    command = told.split("`")[1]
+    command = message.split("`")[1]
     check_command(shlex.split(command)[1:])
 
 
@@ -740,7 +740,7 @@ def test_facts_that_are_not_raw_orders_stop_the_marts(
     assert facts.marts == 1
 
     facts.without = [2, 3]
-    for days, told in (
+    for days, message in (
         (
             ALL,
             "2024-06-10: raw.orders has 2 rows, 3000.50 rupiah, silver.fact_orders 1 rows, 1500.25 rupiah; "
@@ -754,7 +754,7 @@ def test_facts_that_are_not_raw_orders_stop_the_marts(
         result = run(defs, instance, days, ok=False)
         assert not result.success
         found = checks(result)["fact_orders", "reconciles_with_raw"]
-        assert (found.passed, found.severity.value, found.description) == (False, "ERROR", told)
+        assert (found.passed, found.severity.value, found.description) == (False, "ERROR", message)
         assert facts.marts == 1  # as it was
 
     # A day that is right is not stopped by another that is not.

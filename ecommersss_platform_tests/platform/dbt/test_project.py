@@ -60,7 +60,7 @@ def test_dbt_writes_into_the_home_and_tells_nobody(tmp_path: Path) -> None:
         "ECOMMERSSS_DUCKDB_PATH": str(tmp_path / "warehouse.duckdb"),
         "DBT_TARGET_PATH": str(tmp_path / "dbt"),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-        # Unset is told too: the environment of this process may have something else.
+        # Unset ones are passed too, because the environment of this process may hold other values.
         "ECOMMERSSS_BIGQUERY_PROJECT": "",
         "ECOMMERSSS_BIGQUERY_LOCATION": "asia-southeast2",
         "ECOMMERSSS_BIGQUERY_BILLING_PROJECT": "",
@@ -89,7 +89,7 @@ def profile(settings: Settings) -> Any:
 def test_bigquery_is_told_to_dbt_as_to_the_warehouse(tmp_path: Path) -> None:
     from ecommersss_platform.warehouse.bigquery.access import SCOPES
 
-    told = profile(
+    credentials = profile(
         Settings(
             warehouse="bigquery",
             bigquery_project="shop",
@@ -101,22 +101,39 @@ def test_bigquery_is_told_to_dbt_as_to_the_warehouse(tmp_path: Path) -> None:
             _env_file=None,
         )
     )
-    assert (told.type, told.method, told.keyfile) == (
+    assert (credentials.type, credentials.method, credentials.keyfile) == (
         "bigquery",
         "service-account",
         str(tmp_path / "key.json"),
     )
-    assert told.impersonate_service_account == "dbt@shop.iam.gserviceaccount.com"
-    assert (told.database, told.execution_project, told.location) == ("shop", "payer", "EU")
-    assert (told.maximum_bytes_billed, told.priority, told.job_retries) == (10**12, "interactive", 1)
-    assert tuple(told.scopes) == SCOPES
-    assert not told.api_endpoint
+    assert credentials.impersonate_service_account == "dbt@shop.iam.gserviceaccount.com"
+    assert (credentials.database, credentials.execution_project, credentials.location) == (
+        "shop",
+        "payer",
+        "EU",
+    )
+    assert (credentials.maximum_bytes_billed, credentials.priority, credentials.job_retries) == (
+        10**12,
+        "interactive",
+        1,
+    )
+    assert tuple(credentials.scopes) == SCOPES
+    assert not credentials.api_endpoint
 
 
 def test_application_default_credentials_are_the_default() -> None:
-    told = profile(Settings(warehouse="bigquery", bigquery_project="shop", _env_file=None))
-    assert (told.method, told.execution_project, told.location) == ("oauth", "shop", "asia-southeast2")
-    unset = (told.keyfile, told.impersonate_service_account, told.api_endpoint, told.maximum_bytes_billed)
+    credentials = profile(Settings(warehouse="bigquery", bigquery_project="shop", _env_file=None))
+    assert (credentials.method, credentials.execution_project, credentials.location) == (
+        "oauth",
+        "shop",
+        "asia-southeast2",
+    )
+    unset = (
+        credentials.keyfile,
+        credentials.impersonate_service_account,
+        credentials.api_endpoint,
+        credentials.maximum_bytes_billed,
+    )
     assert [value for value in unset if value] == []
 
 
@@ -129,7 +146,7 @@ def test_an_emulator_is_sent_no_credentials(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(google.auth, "default", refused)
     monkeypatch.setattr("dbt.adapters.bigquery.credentials.default", refused)
-    told = profile(
+    credentials = profile(
         Settings(
             warehouse="bigquery",
             bigquery_project="shop",
@@ -139,8 +156,8 @@ def test_an_emulator_is_sent_no_credentials(tmp_path: Path, monkeypatch: pytest.
             _env_file=None,
         )
     )
-    assert told.api_endpoint == "http://127.0.0.1:9050"
-    found = create_google_credentials(told)
+    assert credentials.api_endpoint == "http://127.0.0.1:9050"
+    found = create_google_credentials(credentials)
     # It is valid as it is, so that nobody is asked for another, and it is no secret.
     assert (type(found).__module__, found.token, found.valid) == (
         "google.oauth2.credentials",
@@ -333,23 +350,23 @@ def event(name: str, message: str) -> dict[str, Any]:
     }
 
 
-def test_metadata_is_what_the_project_says_under_its_word() -> None:
-    told = metadata_from_event(
+def test_metadata_is_what_the_project_logs_after_its_keyword() -> None:
+    reported = metadata_from_event(
         event("JinjaLogInfo", 'metadata {"dagster/row_count": 12, "rows_in_window": 3}')
     )
-    assert told == ("model.ecommersss.fact_orders", {"dagster/row_count": 12, "rows_in_window": 3})
+    assert reported == ("model.ecommersss.fact_orders", {"dagster/row_count": 12, "rows_in_window": 3})
     assert metadata_from_event(event("JinjaLogInfo", "something else")) is None
     assert metadata_from_event(event("LogModelResult", 'metadata {"dagster/row_count": 12}')) is None
 
 
 def test_rows_of_a_single_day_are_those_of_its_partition() -> None:
     day = date(2024, 2, 28)
-    told = {"dagster/row_count": 12, "rows_in_window": 3}
-    assert table_metadata(told, Days.between(day, day)) == {
+    reported = {"dagster/row_count": 12, "rows_in_window": 3}
+    assert table_metadata(reported, Days.between(day, day)) == {
         "dagster/row_count": 12,
         "dagster/partition_row_count": 3,
     }
-    assert table_metadata(told, Days.between(day, day + timedelta(days=1))) == told
+    assert table_metadata(reported, Days.between(day, day + timedelta(days=1))) == reported
     assert table_metadata({"dagster/row_count": 12}, None) == {"dagster/row_count": 12}
     assert table_metadata({}, None) == {}
 
@@ -367,14 +384,14 @@ JOB = {
 }
 
 
-def told_of_jobs(*jobs: dict[str, Any]) -> dict[str, Any]:
-    told = metadata_from_event(event("JinjaLogInfo", f"metadata {json.dumps({'jobs': jobs})}"))
-    assert told is not None
-    return told[1]
+def job_metadata(*jobs: dict[str, Any]) -> dict[str, Any]:
+    reported = metadata_from_event(event("JinjaLogInfo", f"metadata {json.dumps({'jobs': jobs})}"))
+    assert reported is not None
+    return reported[1]
 
 
 def test_a_job_of_bigquery_is_linked_with_what_it_cost() -> None:
-    assert told_of_jobs(JOB) == {
+    assert job_metadata(JOB) == {
         "job": MetadataValue.url(
             "https://console.cloud.google.com/bigquery?project=payer&j=bq:asia-southeast2:476b6fc3"
             "&page=queryresults"
@@ -389,10 +406,10 @@ def test_a_job_of_bigquery_is_linked_with_what_it_cost() -> None:
 def test_a_model_costs_what_all_its_jobs_do_and_what_is_not_said_is_left_out() -> None:
     prepared = JOB | {"job_id": "0", "bytes_billed": None}
     merged = {name: value for name, value in JOB.items() if name not in ("bytes_billed", "slot_ms")}
-    found = told_of_jobs(prepared, merged)
+    found = job_metadata(prepared, merged)
     assert found.pop("job") is not None
     assert found == {"job_id": "476b6fc3", "job_bytes": 6350, "job_slot_ms": 1234}
-    assert told_of_jobs() == {}
+    assert job_metadata() == {}
 
 
 # Facts that dbt's files repeat, and their owners
