@@ -35,6 +35,8 @@ class Type(Enum):
 
 @dataclass(frozen=True)
 class Column:
+    """A column of a table. `pii`: it holds personal data."""
+
     name: str
     type: Type
     description: str
@@ -61,8 +63,7 @@ class RawTable:
     status: str | None = None
     """The column by which materialisation metadata counts rows, if any."""
     status_words: tuple[tuple[str, str], ...] = ()
-    """What metadata calls each value of `status`: pairs of the value as text and its word. A value without a
-    word is called by its text."""
+    """What metadata calls the values of `status`, as pairs of value (as text) and word; empty: the values."""
     dataset: str = "raw"
     unfiltered: bool = False
     """Whether queries may omit a filter on days, where a warehouse can require one."""
@@ -176,8 +177,8 @@ ORDERS = RawTable(
         Column("shadow_reasons", Type.STRINGS, "Shadow rules that held, in rule order."),
         Column("rules_version", Type.STRING, "Version of the rule book that decided."),
         Column("created_date", Type.TIMESTAMP, "When the order was placed."),
-        Column("flagged_at", Type.TIMESTAMP, "When it was flagged."),
-        Column("position", Type.INT64, "The order's place in the topic."),
+        Column("flagged_at", Type.TIMESTAMP, "When the order was flagged."),
+        Column("position", Type.INT64, "Position of the order in the topic."),
         _PARTITION_DATE,
     ),
 )
@@ -186,7 +187,7 @@ RAW_TABLES: tuple[RawTable, ...] = (USERS, PRODUCTS, ORDERS)
 
 LOAD_LOG = RawTable(
     name="load_log",
-    description="Every load of a day into a partitioned table; the warehouse writes it as it publishes.",
+    description="Every load of a day into a partitioned table, written as the warehouse publishes.",
     source="",
     instant="",
     key=(),
@@ -194,12 +195,12 @@ LOAD_LOG = RawTable(
     unfiltered=True,
     columns=(
         Column(PARTITION_COLUMN, Type.DATE, "Business day (Asia/Jakarta) that was replaced."),
-        Column("table_name", Type.STRING, "Where, as dataset.table."),
+        Column("table_name", Type.STRING, "The table, as dataset.table."),
         Column("run_id", Type.STRING, "The Dagster run that loaded it."),
-        Column("row_count", Type.INT64, "Rows that the day has since."),
-        Column("checksum", Type.STRING, "Of these rows: the same for the same rows in any order."),
-        Column("days", Type.INT64, "How many days the load replaced, all in one step."),
-        Column("loaded_at", Type.TIMESTAMP, "When they were about to be published."),
+        Column("row_count", Type.INT64, "Rows of the day after the load."),
+        Column("checksum", Type.STRING, "Checksum of these rows, independent of their order."),
+        Column("days", Type.INT64, "Number of days that the load replaced in one step."),
+        Column("loaded_at", Type.TIMESTAMP, "When the load began to publish the rows."),
     ),
 )
 

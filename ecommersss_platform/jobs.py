@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 DAILY_PIPELINE = "daily_pipeline"
 
-PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
 

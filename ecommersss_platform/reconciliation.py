@@ -103,8 +103,8 @@ def totals_sql(table: str, days: Days, money: str, *more: str) -> str:
 
 
 def _money(table: RawTable) -> str:
-    """Return the expression of a row's money: the sum of its money columns."""
-    return " + ".join(table.money_columns) or "0"
+    """Return the expression of a row's money: the sum of its money columns, NULL counting as zero."""
+    return " + ".join(f"coalesce({name}, 0)" for name in table.money_columns) or "0"
 
 
 def _totals(rows: pa.Table) -> dict[date, Total]:
