@@ -1,4 +1,4 @@
-"""The platform on BigQuery by its settings alone: the code location as Dagster loads it, and a run of it."""
+"""The platform on BigQuery, chosen by settings alone: the code location as Dagster loads it, and one run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ loaded = sorted(name for name in sys.modules if name.startswith(clients))
 days = Days.between(*map(date.fromisoformat, sys.argv[2:]))
 with DagsterInstance.ephemeral() as instance:
     result = job.execute_in_process(instance=instance, tags=range_tags(days), raise_on_error=False)
-told = {
+report = {
     "loaded": loaded,
     "pool": pool,
     "pools": sorted({p for key in graph.materializable_asset_keys for p in graph.get(key).pools}),
@@ -65,8 +65,8 @@ told = {
         if not check.passed
     ),
 }
-with open(sys.argv[1], "w") as file:  # on standard output dbt has its say
-    json.dump(told, file)
+with open(sys.argv[1], "w") as file:  # standard output belongs to dbt
+    json.dump(report, file)
 """
 
 
@@ -78,10 +78,10 @@ class Platform:
     warehouse: BigQueryWarehouse
 
     def run(self) -> dict[str, Any]:
-        """A run of the job over the two days, in a process of its own."""
-        told = self.outside.with_name("told.json")
+        """Run the job over the two days in its own process, and return its report."""
+        report = self.outside.with_name("report.json")
         done = subprocess.run(
-            [sys.executable, "-c", RUN, str(told), str(DAY_1), str(DAY_2)],
+            [sys.executable, "-c", RUN, str(report), str(DAY_1), str(DAY_2)],
             env={k: v for k, v in os.environ.items() if not k.startswith(("ECOMMERSSS_", "DAGSTER_"))}
             | loopback_only(self.outside)
             | self.variables,
@@ -91,14 +91,14 @@ class Platform:
             timeout=400,
         )
         assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(told.read_text())
+        found: dict[str, Any] = json.loads(report.read_text())
         assert found["success"], done.stderr
         return found
 
 
 @pytest.fixture
 def platform(database: str, tmp_path: Path) -> Iterator[Platform]:
-    """Two days of a shop in PostgreSQL, and a BigQuery with nothing in it."""
+    """Two days of a shop in PostgreSQL, and an empty BigQuery."""
     morning = datetime.combine(DAY_1, datetime.min.time(), JAKARTA).astimezone(UTC)
     shop.add_users(database, range(1, 9), signed_up=morning)
     shop.add_products(database, range(1, 5), listed=morning)
@@ -134,12 +134,12 @@ def platform(database: str, tmp_path: Path) -> Iterator[Platform]:
 
 
 def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
-    told = platform.run()
+    report = platform.run()
 
-    assert told["loaded"] == [], "loading the code location needs no client"
-    assert told["pool"] is None
-    assert told["pools"] == []
-    assert set(told["failed_checks"]) == {"newest_closed_day_present: WARN"}  # two days of long ago
+    assert report["loaded"] == [], "loading the code location needs no client"
+    assert report["pool"] is None
+    assert report["pools"] == []
+    assert set(report["failed_checks"]) == {"newest_closed_day_present: WARN"}  # both days are long past
     assert not platform.outside.exists(), platform.outside.read_text()
 
     query = platform.warehouse.query
@@ -151,8 +151,8 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
         (3, "block", "3 fraud orders (gold.users_and_blacklist)")
     ]
 
-    metadata: dict[str, dict[str, str]] = {key: found for key, _, found in told["made"]}
-    days = [day for key, day, _ in told["made"] if key == "silver/fact_orders"]
+    metadata: dict[str, dict[str, str]] = {key: found for key, _, found in report["made"]}
+    days = [day for key, day, _ in report["made"] if key == "silver/fact_orders"]
     assert days == [str(DAY_1), str(DAY_2)]
     assert set(metadata) == {
         *("raw/users", "raw/products", "raw/orders"),
@@ -173,14 +173,14 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
             f"https://console.cloud.google.com/bigquery?project={PROJECT}&j=bq:US:{found['job_id']}"
             "&page=queryresults"
         ), key
-        assert (found["job_bytes"], found["job_bytes_billed"]) == ("0", "0")  # the emulator counts none
+        assert (found["job_bytes"], found["job_bytes_billed"]) == ("0", "0")  # the emulator counts no bytes
     assert len({found["job_id"] for found in models.values()}) == len(models)
 
     job = job_of(platform.warehouse, models["silver/fact_orders"]["job_id"])
     assert job.maximum_bytes_billed == 123456789
     assert {name: value for name, value in job.labels.items() if name != "dbt_invocation_id"} == {
         "managed_by": "ecommersss",
-        "dagster_run_id": label(told["run"]),
+        "dagster_run_id": label(report["run"]),
         "asset": "silver_fact_orders",
     }
 
