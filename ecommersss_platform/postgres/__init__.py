@@ -1,0 +1,1 @@
+"""Reading the operational database for the warehouse: SELECTs as typed Arrow batches."""
