@@ -85,6 +85,7 @@ def _run_dbt(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | N
     op_context = context.op_execution_context
     invocation = dbt.cli(build_arguments(days), context=op_context)
     metadata_by_node: dict[str, dict[str, Any]] = {}
+    unreported = set(op_context.selected_asset_keys)
     for event in invocation.stream_raw_events():
         if reported := metadata_from_event(event.raw_event):
             metadata_by_node.update([reported])
@@ -96,11 +97,15 @@ def _run_dbt(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | N
             target_path=invocation.target_path,
         ):
             if isinstance(result, Output):
+                unreported.discard(op_context.asset_key_for_output(result.output_name))
                 node = str(result.metadata["unique_id"].value)
                 more = table_metadata(metadata_by_node.get(node, {}), days)
                 yield result.with_metadata({**result.metadata, **more})
             else:
                 yield result
+    if unreported:
+        names = ", ".join(sorted(key.to_user_string() for key in unreported))
+        raise Failure(f"dbt ended without an error, but did not report {names}: its tables may be old")
     if days is None:
         keep_parse(invocation)
 

@@ -16,7 +16,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -72,6 +72,14 @@ def environment(settings: Settings) -> dict[str, str]:
         "DBT_TARGET_PATH": str(artifacts_dir(settings)),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
+
+
+def inherited(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return what dbt inherits of an environment: everything but dbt's own flags.
+
+    A `DBT_` variable of whoever typed the command could empty a model or hide what dbt did.
+    """
+    return {name: value for name, value in variables.items() if not name.startswith("DBT_")}
 
 
 def _text(value: object) -> str:
@@ -181,7 +189,7 @@ def _parse(settings: Settings, project_dir: Path, target_dir: Path) -> None:
         done = subprocess.run(
             command,
             cwd=project_dir,
-            env=os.environ | environment(settings) | {"DBT_TARGET_PATH": folder},
+            env=inherited(os.environ) | environment(settings) | {"DBT_TARGET_PATH": folder},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

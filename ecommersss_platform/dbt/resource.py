@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from ecommersss_platform.dbt.project import (
     TARGET_DIR,
     environment,
     executable,
+    inherited,
 )
 
 if TYPE_CHECKING:
@@ -150,14 +151,21 @@ def _copy(source: Path, destination: Path) -> None:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables while dbt is started, because dagster-dbt passes on the environment of this process."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    """Set dbt's environment while it is started, because dagster-dbt passes on that of this process."""
+    before = dict(os.environ)
+    wanted = inherited(before) | variables
+    changed = {name for name in before.keys() | wanted.keys() if before.get(name) != wanted.get(name)}
+    _assign(changed, wanted)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _assign(changed, before)
+
+
+def _assign(names: Iterable[str], values: Mapping[str, str]) -> None:
+    """Give these variables of this process their values, and remove those without one."""
+    for name in names:
+        if name in values:
+            os.environ[name] = values[name]
+        else:
+            os.environ.pop(name, None)

@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from dagster import (
 from ecommersss_platform.assets.analytics import analytics_assets
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.dbt.project import PROJECT_DIR, artifacts_dir, ensure_manifest
-from ecommersss_platform.dbt.resource import dbt_resource
+from ecommersss_platform.dbt.resource import PlatformDbt, dbt_resource
 from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
 from ecommersss_platform.postgres.resource import PostgresResource
@@ -188,8 +189,14 @@ def materialised(result: ExecuteInProcessResult) -> list[tuple[str, str | None]]
 
 
 def test_a_range_of_days_from_raw_to_marts_in_one_run(
-    assets: list[AssetsDefinition], tmp_path: Path, nobody_called: list[bytes]
+    assets: list[AssetsDefinition],
+    tmp_path: Path,
+    nobody_called: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # dbt's own flags, in the environment of whoever starts the run, must not reach dbt.
+    for flag, value in {"DBT_EMPTY": "true", "DBT_LOG_LEVEL": "error", "DBT_TARGET": "nowhere"}.items():
+        monkeypatch.setenv(flag, value)
     settings = Settings(home=tmp_path / "home", _env_file=None)
     write_raw(settings.warehouse_path)
     before = project_files()
@@ -273,6 +280,21 @@ def test_facts_that_fail_a_check_stop_the_marts(assets: list[AssetsDefinition], 
     assert error is not None
     assert error.error is not None
     assert "unique_fact_orders_order_id" in error.error.to_string()
+
+
+def test_a_model_that_dbt_does_not_report_fails_the_step(
+    assets: list[AssetsDefinition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = SimpleNamespace(stream_raw_events=lambda: iter(()))
+    monkeypatch.setattr(PlatformDbt, "cli", lambda self, args, **options: silent)
+    result = run(assets[:1], Settings(home=tmp_path / "home", _env_file=None), DAYS)
+    failure = result.failure_data_for_node("bronze_and_dimensions")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert failure.user_failure_data.description == (
+        "dbt ended without an error, but did not report bronze/stg_orders, bronze/stg_products,"
+        " bronze/stg_users, silver/dim_products, silver/dim_users: its tables may be old"
+    )
 
 
 def test_credentials_that_are_wrong_fail_the_step_in_one_sentence_before_dbt_is_started(
