@@ -58,6 +58,7 @@ def main(arguments: list[str] | None = None) -> Any:
         app(args=arguments, prog_name="ecommersss")
     except Exception as error:
         from ecommersss_platform.cli.errors import known_problem
+        from ecommersss_platform.cli.output import visible
         from ecommersss_platform.logs import structured
 
         problem = known_problem(error)
@@ -66,5 +67,5 @@ def main(arguments: list[str] | None = None) -> Any:
         if structured():
             logging.getLogger("ecommersss").critical(problem)
         else:
-            typer.echo(f"ecommersss: {problem}", err=True)
+            typer.echo(f"ecommersss: {visible(problem)}", err=True)
         sys.exit(1)

@@ -13,7 +13,9 @@ from ecommersss_platform.cli.output import Format
 if TYPE_CHECKING:
     from ecommersss_platform.settings import Settings
 
-FormatOption = Annotated[Format, typer.Option("--format", help="table for people, json for programs")]
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="table for people, json or jsonl for programs")
+]
 DAY_FORMATS = ["%Y-%m-%d"]
 
 

@@ -1,40 +1,80 @@
-"""Printed rows: a table for people, JSON or CSV for programs."""
+"""Printed rows: a table for people; CSV, JSON and JSON Lines for programs."""
 
 from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
+from itertools import chain, islice
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 
 from streaming.business_days import JAKARTA
+from streaming.chunks import chunks
 
 
 class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
+    JSONL = "jsonl"
 
 
 class QueryFormat(StrEnum):
     TABLE = "table"
-    JSON = "json"
     CSV = "csv"
+    JSON = "json"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+_ROWS_PER_TABLE = 1_000
+
+# The control characters of both sets, and those that reverse the direction of text.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_C1 = re.compile("[\x7f-\x9f]")
+
+
+def visible(text: str) -> str:
+    """Return the text with control characters spelled out, so that data cannot steer a terminal."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def as_json(value: Any, *, indent: int | None = None) -> str:
-    """Return JSON text: decimals as exact numbers where possible, instants and days as ISO 8601."""
-    return json.dumps(value, default=_jsonable, ensure_ascii=False, indent=indent)
+    """Return JSON text: decimals as exact numbers where possible, instants and days as ISO 8601.
+
+    NaN and infinite numbers become null, because JSON has none.
+    """
+    try:
+        text = _dumped(value, indent)
+    except ValueError:  # NaN or an infinity
+        text = _dumped(_finite(value), indent)
+    return _C1.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _dumped(value: Any, indent: int | None) -> str:
+    return json.dumps(value, default=_jsonable, ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _jsonable(value: object) -> object:
     if isinstance(value, Decimal):
+        if value.is_finite() and int(value) == value and value.as_tuple().exponent == 0:
+            return int(value)
         # A number if that is exact; otherwise text, which keeps every digit.
         number = float(value)
         return number if Decimal(repr(number)) == value else str(value)
@@ -59,35 +99,92 @@ def _cell(value: object) -> str:
 def _shown(value: object) -> str:
     """Return a table cell for people: instants in Asia/Jakarta, to the second."""
     if isinstance(value, datetime) and value.tzinfo is not None:
-        return f"{value.astimezone(JAKARTA):%Y-%m-%d %H:%M:%S}"
-    return _cell(value)
+        try:
+            return f"{value.astimezone(JAKARTA):%Y-%m-%d %H:%M:%S}"
+        except OverflowError:  # the last hours of the year 9999
+            return _cell(value)
+    return visible(_cell(value))
 
 
 def print_rows(
     columns: Sequence[str],
     rows: Iterable[Mapping[str, Any]],
-    style: Format | QueryFormat = Format.TABLE,
+    style: Format = Format.TABLE,
     *,
     title: str | None = None,
-    file: TextIO | None = None,
 ) -> None:
-    """Print rows: a table (instants in Asia/Jakarta), one JSON object a line, or CSV with a header."""
-    out = file or sys.stdout
-    if style == "json":
-        for row in rows:
-            out.write(as_json(dict(row)) + "\n")
-    elif style == "csv":
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([_cell(row[name]) for name in columns] for row in rows)
-    else:
-        table = Table(title=title, title_justify="left", title_style="bold", show_lines=False)
-        shown = list(rows)
-        for name in columns:
-            numeric = any(isinstance(row[name], int | float | Decimal) for row in shown)
-            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-        for row in shown:
-            table.add_row(*(_shown(row[name]) for name in columns))
-        # A pipe has no width, so a table gets plenty of room.
-        console = Console(file=out, width=None if out.isatty() else 200, markup=False, highlight=False)
-        console.print(table)
+    """Print rows to standard output: a table, a JSON array, or one JSON object a line."""
+    values = ([row[name] for name in columns] for row in rows)
+    write_rows(columns, values, QueryFormat(style), sys.stdout, title=title)
+
+
+def write_rows(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    style: QueryFormat,
+    out: TextIO,
+    *,
+    title: str | None = None,
+    unwrap: bool = False,
+) -> None:
+    """Write rows, whose values are in the order of the columns, as they come.
+
+    A table has instants in Asia/Jakarta, and begins again after 1,000 rows. CSV has a header. JSON is one
+    array; with `unwrap`, a single row is an object without the array. In JSON, the second of two columns `a`
+    is `a_1`.
+    """
+    match style:
+        case QueryFormat.TABLE:
+            tables = chunks(rows, _ROWS_PER_TABLE)
+            _print_table(columns, next(tables, []), out, title)
+            for more in tables:
+                _print_table(columns, more, out, None)
+        case QueryFormat.CSV:
+            shown = visible if out.isatty() else str
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow([shown(name) for name in columns])
+            writer.writerows([shown(_cell(value)) for value in row] for row in rows)
+        case QueryFormat.JSON:
+            texts = _objects(columns, rows)
+            first = list(islice(texts, 2))
+            if unwrap and len(first) == 1:
+                out.write(f"{first[0]}\n")
+                return
+            separator = "[\n"
+            for text in chain(first, texts):
+                out.write(f"{separator}{text}")
+                separator = ",\n"
+            out.write("\n]\n" if first else "[]\n")
+        case QueryFormat.JSONL:
+            out.writelines(f"{text}\n" for text in _objects(columns, rows))
+        case QueryFormat.PARQUET:
+            raise ValueError("Parquet is not text: see `query_output.write_parquet`")
+
+
+def _objects(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    names = unique_names(columns)
+    return (as_json(dict(zip(names, row, strict=True))) for row in rows)
+
+
+def unique_names(columns: Sequence[str]) -> list[str]:
+    """Return the names of the columns; a repeated name `a` becomes `a_1`, `a_2`, as DuckDB names them."""
+    names: list[str] = []
+    for column in columns:
+        name, number = column, 0
+        while name in names or (number and name in columns):
+            number += 1
+            name = f"{column}_{number}"
+        names.append(name)
+    return names
+
+
+def _print_table(columns: Sequence[str], rows: list[Sequence[Any]], out: TextIO, title: str | None) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold", show_lines=False)
+    for index, name in enumerate(columns):
+        numeric = any(isinstance(row[index], int | float | Decimal) for row in rows)
+        table.add_column(visible(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_shown(value) for value in row))
+    # A pipe has no width, so a table gets plenty of room.
+    console = Console(file=out, width=None if out.isatty() else 200, markup=False, highlight=False)
+    console.print(table)

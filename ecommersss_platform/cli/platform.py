@@ -53,8 +53,8 @@ def status(style: FormatOption = Format.TABLE) -> None:
     from ecommersss_platform.status import gather
 
     report = gather(read_settings())
-    if style is Format.JSON:
-        typer.echo(as_json(report, indent=2))
+    if style is not Format.TABLE:
+        typer.echo(as_json(report, indent=2 if style is Format.JSON else None))
     else:
         print_status(report)
 

@@ -46,7 +46,7 @@ def retry(
     settings = read_settings()
     with open_database(settings) as url:
         count = retry_rejected(url, orders_topic(settings), positions or None)
-    if style is Format.JSON:
+    if style is not Format.TABLE:
         typer.echo(as_json({"retried": count}))
     else:
         typer.echo(f"published {count:,} rejected lines again")
@@ -66,7 +66,7 @@ def export(
 
     with open_database() as url:
         count = export_rejected(url, file)
-    if style is Format.JSON:
+    if style is not Format.TABLE:
         typer.echo(as_json({"exported": count, "file": str(file)}))
     else:
         typer.echo(f"wrote {count:,} rejected lines to {file}")

@@ -72,8 +72,8 @@ def explain(
     rules = _book(book)
     with open_database() as url:
         explained = explain(url, order_id, rules, TOPIC, CONSUMER)
-    if style is Format.JSON:
-        typer.echo(as_json(_as_object(explained), indent=2))
+    if style is not Format.TABLE:
+        typer.echo(as_json(_as_object(explained), indent=2 if style is Format.JSON else None))
     else:
         _print_explained(explained)
 

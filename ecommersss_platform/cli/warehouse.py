@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,14 +33,23 @@ def materialize(
 def query(
     sql: Annotated[str, typer.Argument(help='for example "SELECT * FROM gold.most_fraudulent_users"')],
     style: Annotated[
-        QueryFormat, typer.Option("--format", help="table, json (one object a line) or csv")
+        QueryFormat,
+        typer.Option("--format", help="json: an array, or an object if there is one row; jsonl: lines"),
     ] = QueryFormat.TABLE,
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="write to this new file; parquet needs it")
+    ] = None,
 ) -> None:
-    """Run a read-only query on the warehouse."""
+    """Run a read-only query on the warehouse.
+
+    In JSON and Parquet, the second of two columns `a` is `a_1`; in JSON, NaN and infinite numbers are null.
+    """
+    from ecommersss_platform.cli.query_output import write_result
     from ecommersss_platform.warehouse import make_warehouse
 
-    table = make_warehouse(read_settings()).query(sql)
-    print_rows(table.column_names, table.to_pylist(), style)
+    if style is QueryFormat.PARQUET and output is None:
+        raise typer.BadParameter("parquet goes to a file: add --output FILE", param_hint="--format")
+    write_result(make_warehouse(read_settings()).stream(sql), style, output)
 
 
 @app.command("migrate")
@@ -80,7 +90,7 @@ def migrate(
                 raise
             changes = ()  # nothing has been loaded into it yet
         rows += [{"table": name, "change": change} for change in changes]
-    if style is Format.JSON or rows:
+    if style is not Format.TABLE or rows:
         print_rows(["table", "change"], rows, style)
     if style is Format.TABLE:
         done = "would change" if dry_run else "changed"

@@ -134,9 +134,13 @@ class Warehouse(Protocol):
         """
 
     def query(self, sql: str) -> pa.Table:
+        """Return the whole result of `stream`, for a query with few rows."""
+
+    def stream(self, sql: str) -> pa.RecordBatchReader:
         """Return the result of one statement that only reads, in the warehouse's dialect.
 
-        Raises TableNotFound if nothing has been published yet, QueryError, WarehouseBusy.
+        Two columns may have one name. The warehouse is free again on return. Raises TableNotFound if nothing
+        has been published yet, QueryError, WarehouseBusy.
         """
 
     def newest_day(self, table: RawTable | str) -> date | None:

@@ -51,7 +51,15 @@ class Publication(Protocol):
 
 
 class PublishingWarehouse(ABC):
-    """The part of a warehouse that all engines share: `publish`."""
+    """The part of a warehouse that all engines share: `publish` and `query`."""
+
+    @abstractmethod
+    def stream(self, sql: str) -> pa.RecordBatchReader:
+        """Implement `Warehouse.stream`."""
+
+    def query(self, sql: str) -> pa.Table:
+        """Implement `Warehouse.query`."""
+        return self.stream(sql).read_all()
 
     @abstractmethod
     def _publication(

@@ -140,7 +140,7 @@ def check(home: Path, sample: Superstore, totals: Totals) -> list[str]:
 
 def rows(home: Path, sample: Superstore, sql: str) -> list[dict]:
     """Return the rows of a query on the warehouse, with exact decimals."""
-    output = ecommersss(home, sample.first_day, "query", sql, "--format", "json", show=False)
+    output = ecommersss(home, sample.first_day, "query", sql, "--format", "jsonl", show=False)
     return [json.loads(line, parse_float=Decimal) for line in output.splitlines() if line.strip()]
 
 

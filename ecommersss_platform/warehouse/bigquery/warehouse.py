@@ -143,13 +143,13 @@ class BigQueryWarehouse(PublishingWarehouse):
 
         return pa.RecordBatchReader.from_batches(schema, cast_batches())
 
-    def query(self, sql: str) -> pa.Table:
+    def stream(self, sql: str) -> pa.RecordBatchReader:
         with self._session({}) as session:
             kind = session.statement_type(sql)
             if kind != "SELECT":
                 raise QueryError(f"only one SELECT can be run; this is {kind or 'none'}: {sql.strip()!r}")
             result = session.table(sql, "query")
-            return result.cast(normalised(result.schema))
+            return result.cast(normalised(result.schema)).to_reader()
 
     def newest_day(self, table: RawTable | str) -> date | None:
         target = self.qualified(*split_name(table))

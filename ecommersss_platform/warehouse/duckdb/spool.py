@@ -18,7 +18,7 @@ def spooled(rows: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchRead
     spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115
     with pa.ipc.new_stream(spool, schema) as writer:
         for batch in rows:
-            writer.write_batch(batch.cast(schema))
+            writer.write_batch(batch if batch.schema == schema else batch.cast(schema))
     spool.seek(0)
 
     def batches() -> Iterator[pa.RecordBatch]:

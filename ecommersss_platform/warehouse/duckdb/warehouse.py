@@ -41,6 +41,7 @@ from streaming.errors import first_line
 
 POOL = "duckdb"
 
+_ROWS_PER_BATCH = 10_000
 _BYTES_PER_DELETED_ROW = 10
 """8 of DuckDB's own, and the overhead of what holds them."""
 
@@ -108,7 +109,7 @@ class DuckDbWarehouse(DuckDbFile, PublishingWarehouse):
             rows = connection.execute(f"SELECT {select} FROM {target}{where}")  # noqa: S608
             return spooled(rows.to_arrow_reader(), schema)
 
-    def query(self, sql: str) -> pa.Table:
+    def stream(self, sql: str) -> pa.RecordBatchReader:
         with self.reading() as connection:
             # A query sees the warehouse, not the files or variables of whoever asks.
             connection.execute("SET enable_external_access = false")
@@ -118,8 +119,12 @@ class DuckDbWarehouse(DuckDbFile, PublishingWarehouse):
                 statements = connection.extract_statements(sql)
                 if len(statements) != 1:
                     raise QueryError(f"one statement at a time; this is {len(statements)}: {sql.strip()!r}")
-                return connection.execute(statements[0]).to_arrow_table()
-            except duckdb.Error as error:
+                rows = connection.execute(statements[0]).to_arrow_reader(_ROWS_PER_BATCH)
+                return spooled(rows, rows.schema)
+            except (duckdb.Error, pa.ArrowException, OSError) as error:
+                # An error of DuckDB in the middle of the rows comes as an OSError without a number.
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
                 raise QueryError(str(error)) from error
 
     def newest_day(self, table: RawTable | str) -> date | None:

@@ -97,7 +97,7 @@ class Home:
         return Output(output.getvalue(), errors.getvalue())
 
     def json(self, *arguments: str) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.call(*arguments, "--format", "json").stdout.splitlines()]
+        return [json.loads(line) for line in self.call(*arguments, "--format", "jsonl").stdout.splitlines()]
 
     def order(self, number: int, **changes: object) -> str:
         order = {

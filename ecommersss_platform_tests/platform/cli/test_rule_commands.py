@@ -138,12 +138,9 @@ def test_rules_check_list_and_test_use_the_book_of_the_settings(
     mine.write_text("rules: [{name: any, description: d, mode: 'off', when: quantity > 1}]")
     monkeypatch.setenv("ECOMMERSSS_RULES", str(mine))
     assert run("rules", "check").output.startswith(f"{mine} is good: version ")
-    assert json.loads(run("rules", "list", "--format", "json").output) == {
-        "name": "any",
-        "mode": "off",
-        "when": "quantity > 1",
-        "description": "d",
-    }
+    assert json.loads(run("rules", "list", "--format", "json").output) == [
+        {"name": "any", "mode": "off", "when": "quantity > 1", "description": "d"}
+    ]
     examples = tmp_path / "examples.yml"
     examples.write_text("examples: [{name: one, fraud: [any]}]")
     tried = run("rules", "test", str(examples))
@@ -170,7 +167,7 @@ def test_lists_show_add_and_remove(url: str, run: Run) -> None:
     assert added.output == "user 1 is on the block list until 2099-01-31 00:00 (Asia/Jakarta)\n"
     again = run("lists", "add", "block", "1", "--reason", "more chargebacks")
     assert again.output == "user 1 is on the block list with no expiry; the earlier entry was replaced\n"
-    [shown] = [json.loads(line) for line in run("lists", "show", "--format", "json").output.splitlines()]
+    [shown] = json.loads(run("lists", "show", "--format", "json").output)
     assert {name: shown[name] for name in ("user_id", "list", "reason", "source", "expires_at")} == {
         "user_id": 1,
         "list": "block",
@@ -178,7 +175,7 @@ def test_lists_show_add_and_remove(url: str, run: Run) -> None:
         "source": "person",
         "expires_at": None,
     }
-    everything = run("lists", "show", "1", "--all", "--format", "json").output.splitlines()
+    everything = run("lists", "show", "1", "--all", "--format", "jsonl").output.splitlines()
     assert [json.loads(line)["reason"] for line in everything] == ["chargebacks", "more chargebacks"]
     assert json.loads(everything[0])["expires_at"] == "2099-01-31T00:00:00+07:00"
     assert run("lists", "remove", "block", "1").output == "user 1 is off the block list\n"

@@ -64,7 +64,7 @@ def test_command_named_by_a_schema_error_repairs_the_table(warehouse: DuckDbWare
     arguments = shlex.split(command)[1:]
 
     would = CliRunner().invoke(app, [*arguments, "--dry-run", "--format", "json"])
-    assert [json.loads(line) for line in would.stdout.splitlines()] == [
+    assert json.loads(would.stdout) == [
         {"table": "raw.orders", "change": change}
         for change in (
             "paid_with is renamed to payment_method",

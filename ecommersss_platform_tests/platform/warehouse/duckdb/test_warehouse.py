@@ -6,6 +6,7 @@ import gc
 import signal
 import threading
 import time
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,15 @@ def test_a_query_that_needs_more_than_the_memory_spills(warehouse: DuckDbWarehou
     small = DuckDbWarehouse(warehouse.path, memory="40MB", threads=1)
     sql = "SELECT count(*) AS n FROM (SELECT DISTINCT range::VARCHAR || 'abcdefgh' AS n FROM range(1500000))"
     assert small.query(sql).to_pylist() == [{"n": 1_500_000}]
+
+
+def test_a_result_is_streamed_after_the_file_is_free(warehouse: DuckDbWarehouse) -> None:
+    publish(warehouse, orders([1], DAY_1), ONE)
+    rows = warehouse.stream("SELECT range AS n, range AS n FROM range(25000)")
+    publish(replace(warehouse, patience=0), orders([2], DAY_1), ONE)
+    assert [batch.num_rows for batch in rows][:2] == [10_000, 10_000]
+    with pytest.raises(QueryError, match="Could not convert string 'x'"):
+        warehouse.stream("SELECT if(range = 300000, 'x', '1')::INT FROM range(400000)")
 
 
 def publish_many_twice(warehouse: DuckDbWarehouse, number: int) -> None:
