@@ -153,7 +153,7 @@ def _copy(source: Path, destination: Path) -> None:
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set dbt's environment while it is started, because dagster-dbt passes on that of this process."""
     before = dict(os.environ)
-    wanted = inherited(before) | variables
+    wanted = inherited(before) | dict(variables)
     changed = {name for name in before.keys() | wanted.keys() if before.get(name) != wanted.get(name)}
     _assign(changed, wanted)
     try:
