@@ -28,6 +28,18 @@ RULES_PATH: Final = Path(__file__).with_name("rules.yml")
 VERSION_DIGITS: Final = 16
 """Number of hexadecimal digits in a rule book's version."""
 
+MAX_BYTES: Final = 300_000
+"""Longest rule book. A longer one is refused before it is parsed, which would take minutes."""
+
+MAX_RULES: Final = 1_000
+"""Most rules of a book."""
+
+MAX_SOURCE: Final = 1_000_000
+"""Longest Python source of a book's rules, in characters. It bounds the time that one order takes."""
+
+_FUNCTION_SOURCE: Final = 50_000
+"""Compiling a function holds the interpreter's lock, so a book with more source has several functions."""
+
 _MODES: Final[tuple[str, ...]] = get_args(Mode)
 _KEYS: Final = ("name", "description", "mode", "when")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -88,7 +100,7 @@ class RuleBook:
     def load(cls, path: Path) -> RuleBook:
         """Read the book in a file. Raises `RuleError`, also if the file cannot be read."""
         try:
-            data = path.read_bytes()
+            data = read_bytes(path)
         except OSError as error:
             raise RuleError(f"cannot be read: {error.strerror}", str(path)) from error
         return cls.parse(data, str(path))
@@ -97,6 +109,8 @@ class RuleBook:
     def parse(cls, text: str | bytes, name: str = "rules") -> RuleBook:
         """Parse the book in a text; messages call the text `name`. Raises `RuleError`."""
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        if len(data) > MAX_BYTES:
+            raise RuleError(f"longer than {MAX_BYTES:,} bytes, the most that a rule book may have", name)
         try:
             decoded = data.decode()
         except UnicodeDecodeError as error:
@@ -130,19 +144,51 @@ def sql(rule: Rule, dialect: str) -> str:
     return to_sql(rule.expression, dialect)
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return a file's content, cut off where it is too long for a rule book anyway. Raises `OSError`."""
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
 # Compile expressions into functions. Their source has no text from the book: columns are known names, and
 # literals are passed in as constants.
 
 
 def _compile_all(rules: tuple[Rule, ...]) -> Evaluate:
-    running = [rule for rule in rules if rule.mode != "off"]
-    columns = {column: None for rule in running for column in rule.columns}
+    parts: list[list[Rule]] = [[]]
+    size = 0
+    for rule in rules:
+        if rule.mode == "off":
+            continue
+        size += len(rule.expression.truth)
+        if size > _FUNCTION_SOURCE and parts[-1]:
+            parts.append([])
+            size = len(rule.expression.truth)
+        parts[-1].append(rule)
+    functions = [_compile_together(part) for part in parts]
+    if len(functions) == 1:
+        return functions[0]
+
+    def evaluate(row: FeatureRow) -> tuple[list[str], list[str]]:
+        fraud: list[str] = []
+        shadow: list[str] = []
+        for function in functions:
+            more_fraud, more_shadow = function(row)
+            fraud += more_fraud
+            shadow += more_shadow
+        return fraud, shadow
+
+    return evaluate
+
+
+def _compile_together(rules: list[Rule]) -> Evaluate:
+    columns = {column: None for rule in rules for column in rule.columns}
     tests = [
         f"    if {rule.expression.truth}:\n"
         f"        {'fraud' if rule.mode == 'active' else 'shadow'}.append({rule.name!r})\n"
-        for rule in running
+        for rule in rules
     ]
-    constants = {name: value for rule in running for name, value in rule.expression.constants.items()}
+    constants = {name: value for rule in rules for name, value in rule.expression.constants.items()}
     source = "    fraud = []\n    shadow = []\n" + "".join(tests) + "    return fraud, shadow\n"
     return cast(Evaluate, _function(columns, source, constants))
 
@@ -184,9 +230,19 @@ class _BookReader:
         entries = book["rules"]
         if not isinstance(entries, yaml.SequenceNode) or not entries.value:
             self._refuse(entries, None, "`rules` must be a list of at least one rule")
+        if len(entries.value) > MAX_RULES:
+            self._refuse(
+                entries, None, f"{len(entries.value):,} rules: a rule book has at most {MAX_RULES:,}"
+            )
         seen: dict[str, int] = {}
+        source = 0
         for index, entry in enumerate(entries.value):
             rule = self._rule(entry, index)
+            source += len(rule.expression.truth) + len(rule.expression.falsity)
+            if source > MAX_SOURCE:
+                self._refuse(
+                    entry, rule.name, "the rules up to here are too complex together: remove or simplify some"
+                )
             if rule.name in seen:
                 name = self._mapping(entry, rule.name, "a rule", _KEYS)["name"]
                 self._refuse(

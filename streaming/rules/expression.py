@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Context, Decimal
+from itertools import pairwise
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any, Final, NoReturn
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import SqlglotError
 
 from streaming.rules.features import FEATURES, Kind, Type
@@ -36,6 +38,9 @@ MAX_SCALE: Final = 9
 MAX_SOURCE: Final = 50_000
 """Longest Python source of a rule, in characters: a longer one is refused as too complex."""
 
+MAX_TYPES: Final = 3
+"""Most types with arguments, such as DECIMAL(9, 2), that are worth parsing. None is supported."""
+
 MAX_DEPTH: Final = 50
 """Deepest nesting of an expression, including parentheses."""
 
@@ -45,6 +50,7 @@ _DUCKDB_SMALL: Final = 18
 DIALECTS: Final = ("duckdb", "bigquery")
 
 _BOOLEAN = Type(Kind.BOOLEAN)
+_TYPES = DuckDB.Parser.TYPE_TOKENS
 
 
 class ExpressionError(ValueError):
@@ -102,7 +108,7 @@ def parse(text: str, prefix: str = "") -> Expression:
     Raises `ExpressionError`.
     """
     try:
-        tree = sqlglot.parse_one(text, into=exp.Condition, dialect="duckdb")
+        tree = _tree(text)
         checker = _Checker(prefix)
         condition = checker.condition(tree)
     except SqlglotError as error:
@@ -119,6 +125,23 @@ def parse(text: str, prefix: str = "") -> Expression:
         constants=checker.constants,
         tree=condition.sql,
     )
+
+
+def _tree(text: str) -> exp.Expr:
+    """Parse a text. Raises `ExpressionError`, `SqlglotError` or `RecursionError`."""
+    tokens = sqlglot.tokenize(text, dialect="duckdb")
+    # The parser reads BIGINT(BIGINT(BIGINT(1))) in two ways at each level.
+    types = [
+        token
+        for token, after in pairwise(tokens)
+        if token.token_type in _TYPES and after.text in ("(", "<", "[")
+    ]
+    if len(types) > MAX_TYPES:
+        raise ExpressionError(f"{types[0].text} is not supported in rules. {_SUPPORTED}", types[0].start)
+    try:
+        return sqlglot.parse_one(text, into=exp.Condition, dialect="duckdb")
+    except TypeError:  # the compiled parser's answer where an operand is missing, as in "1 ->"
+        raise ExpressionError("not an SQL expression: something is missing") from None
 
 
 def to_sql(expression: Expression, dialect: str) -> str:
@@ -421,9 +444,7 @@ class _Checker:
             _refuse(node, f"{_text(node.this)} is {value.type.kind.value}, but LIKE needs text")
         if "\\" in pattern.this:
             _refuse(pattern, f"{pattern.this!r}: engines treat a backslash in LIKE differently")
-        parts = {"%": ".*", "_": "."}
-        regex = re.compile("".join(parts.get(c, re.escape(c)) for c in pattern.this), re.DOTALL)
-        match = self._constant(regex.fullmatch)
+        match = self._constant(_like_matcher(pattern.this))
         guard, (source,) = self._null_guard(value)
         like = f"({guard}{match}({source}) is not None)"
         unlike = f"({guard}{match}({source}) is None)"
@@ -695,6 +716,20 @@ _SUPPORTED = (
 _NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?", re.ASCII)
 
 
+def _like_matcher(pattern: str) -> Callable[[str], object]:
+    """Return a function that returns None for a text that the pattern does not match.
+
+    Each piece between two `%` is taken where it occurs first. Atomic groups keep the engine from trying
+    another place, so a match takes at most one pass over the text for each piece, whatever the text.
+    """
+    pieces = ["".join("." if c == "_" else re.escape(c) for c in piece) for piece in pattern.split("%")]
+    if len(pieces) == 1:
+        return re.compile(pieces[0], re.DOTALL).fullmatch
+    first, *inner, last = pieces
+    found = "".join(f"(?>.*?{piece})" for piece in inner if piece)
+    return re.compile(f"{first}{found}.*{last}", re.DOTALL).fullmatch
+
+
 def _refuse(node: exp.Expr, problem: str) -> NoReturn:
     raise ExpressionError(problem, _offset(node))
 
@@ -705,6 +740,10 @@ def _offset(node: exp.Expr) -> int:
 
 
 def _text(node: exp.Expr) -> str:
+    unsupported = [part for part in node.find_all(exp.Func) if type(part) not in _METHODS]
+    if len(unsupported) > 1:  # rendering nested ones can take exponential time, or fail
+        name = unsupported[0].sql_name()
+        return f"{unsupported[0].name.upper() if name == 'ANONYMOUS' else name}(...)"
     text = node.sql(dialect="duckdb", comments=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

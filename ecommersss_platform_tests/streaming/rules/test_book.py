@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from decimal import Decimal
 from pathlib import Path
 
@@ -156,3 +157,33 @@ def test_any_bytes_are_a_book_or_a_rule_error(data: bytes) -> None:
     assert str(refused).startswith(f"test.yml:{refused.line}:{refused.column}: ")
     assert refused.line >= 1
     assert refused.column >= 1
+
+
+def _book_of(rules: int, when: str) -> str:
+    return "rules:\n" + "".join(
+        f"- {{name: r{n}, description: d, mode: active, when: {when!r}}}\n" for n in range(rules)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_book_of(20_000, "TRUE"), "longer than 300,000 bytes"),
+        (_book_of(1_001, "TRUE"), "1,001 rules: a rule book has at most 1,000"),
+        (_book_of(400, " AND ".join(["user_amount_24h > 1"] * 25)), "too complex together"),
+    ],
+)
+def test_a_book_that_would_slow_down_the_stream_is_refused_in_seconds(text: str, message: str) -> None:
+    began = time.process_time()
+    with pytest.raises(RuleError, match=re.escape(message)):
+        RuleBook.parse(text)
+    assert time.process_time() - began < 20
+
+
+def test_a_large_book_evaluates_its_rules_in_order() -> None:
+    conditions = [
+        f"quantity = 4 OR amount IN ({', '.join(str(n + i) + '.5' for i in range(50))})" for n in range(60)
+    ]
+    large = book(*((f"r{n}", ("active", "shadow")[n % 2], when) for n, when in enumerate(conditions)))
+    names = [f"r{n}" for n in range(60)]
+    assert large.evaluate(row()) == (names[::2], names[1::2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -537,3 +538,48 @@ def test_the_stream_and_duckdb_give_the_same_answers(written: list[str], rows: l
         except (duckdb.OutOfRangeException, duckdb.ConversionException):
             continue  # our decimal is wider there
         assert [held for (held,) in as_written] == [expected[n] for expected in found]
+
+
+PATTERNS = st.text("aB%_é.*", max_size=12)
+
+
+@given(PATTERNS, st.lists(st.text("aBé\n.*", max_size=20), min_size=1, max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_like_matches_what_duckdb_matches(pattern: str, texts: list[str]) -> None:
+    checked = rule(f"payment_method LIKE '{pattern}'")
+    found = CONNECTION.execute(
+        "SELECT t.text LIKE $1 FROM (SELECT unnest($2) AS text) AS t", [pattern, texts]
+    ).fetchall()
+    assert [checked.result(row(payment_method=text)) for text in texts] == [held for (held,) in found]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("%*" * 12 + "1234", "*" * 50),
+        ("%*" * 1_000 + "1234", "*" * 20_000),
+        ("%_" * 1_000 + "%b", "a" * 20_000),
+        ("%" * 1_000 + "b", "a" * 20_000),
+        ("%" + "a" * 500 + "b%", "a" * 20_000),
+        ("%" + "a_" * 100 + "b%c", "a" * 20_000),
+    ],
+)
+def test_like_takes_no_longer_for_a_text_that_almost_matches(pattern: str, text: str) -> None:
+    checked = rule(f"payment_method LIKE '{pattern}'")
+    began = time.process_time()
+    assert checked.result(row(payment_method=text)) is False
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("nested", ["BIGINT(", "STRUCT(", "ARRAYS_ZIP(", "CAST(", "f(", "[", "DATE("])
+def test_nested_text_is_refused_in_seconds(nested: str) -> None:
+    began = time.process_time()
+    for depth in (12, 40):
+        closing = ")" if "(" in nested else "]"
+        refused("quantity > " + nested * depth + "1" + closing * depth)
+        refused("quantity > " + nested * depth + "1")
+    assert time.process_time() - began < 5
+
+
+def test_an_operand_that_the_parser_misses_is_refused() -> None:
+    assert "something is missing" in refused("((1 ->))").problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -111,3 +112,33 @@ def test_an_invalid_file_is_logged_once_per_change_and_the_old_book_stays(
     path.unlink()
     assert not rules.refresh()
     assert [record.levelname for record in caplog.records] == ["INFO", "ERROR"]
+
+
+def test_a_book_that_takes_long_to_parse_does_not_pause_the_caller(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = RuleFile(path)
+    parse, parsed = RuleBook.parse, threading.Event()
+    monkeypatch.setattr(RuleBook, "parse", lambda *of: parsed.wait(30) and parse(*of))
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.01)
+    path.write_text(TEXT % "b")
+    for _ in range(3):
+        assert not rules.refresh()
+    assert rules.book.rules[0].name == "a"
+    parsed.set()
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 30)
+    assert rules.refresh()
+    assert rules.book.rules[0].name == "b"
+
+
+def test_a_fault_of_the_parser_keeps_the_old_book(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = RuleFile(path)
+    monkeypatch.setattr(RuleBook, "parse", lambda *_: 1 // 0)
+    path.write_text(TEXT % "b")
+    for _ in range(3):
+        assert not rules.refresh()
+    assert [record.message.partition("stays in use: ")[2] for record in caplog.records] == [
+        "integer division or modulo by zero"
+    ]
