@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from ecommersss_platform.cli.output import print_rows
-from ecommersss_platform.cli.progress import progress_bars
 from ecommersss_platform.cli.warehouse import materialize_with_progress
+from ecommersss_platform.progress import progress_bars
 from streaming.business_days import business_day
 from streaming.errors import PlatformError
 

@@ -59,7 +59,7 @@ def produce(
 
 def _publish_raw(settings: Settings, file: Path) -> None:
     """Publish every line of the file, unchecked."""
-    from ecommersss_platform.cli.progress import progress_bars
+    from ecommersss_platform.progress import progress_bars
     from ecommersss_platform.topics import orders_topic
     from streaming.replay import publish_raw
 
@@ -70,7 +70,7 @@ def _publish_raw(settings: Settings, file: Path) -> None:
 
 def _publish_valid(settings: Settings, file: Path) -> None:
     """Publish the valid orders of the file; exit with code 1 if a line was left out."""
-    from ecommersss_platform.cli.progress import progress_bars
+    from ecommersss_platform.progress import progress_bars
     from ecommersss_platform.topics import orders_topic
     from streaming.replay import RefusedLine, replay
 
@@ -85,7 +85,7 @@ def _publish_valid(settings: Settings, file: Path) -> None:
 
 def _simulate_days(settings: Settings, first: date, last: date, orders_per_day: int) -> None:
     """Publish simulated orders of past days, both included."""
-    from ecommersss_platform.cli.progress import progress_bars
+    from ecommersss_platform.progress import progress_bars
     from ecommersss_platform.topics import orders_topic
     from streaming.simulator.history import produce_days
 

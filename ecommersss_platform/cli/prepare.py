@@ -21,6 +21,8 @@ app = typer.Typer(
 @app.command("databases")
 def databases() -> None:
     """Bring both schemas up to date and write Dagster's instance file. Run this before anything else."""
+    from ecommersss_platform.instance.preparation import migrate_databases
+
     revision = migrate_databases(read_settings())
     typer.echo(f"Both databases are ready; the operational one is at revision {revision}.")
 
@@ -31,6 +33,8 @@ def runs() -> None:
 
     Run this in the code location's container, where runs are processes, before the code location starts.
     """
+    from ecommersss_platform.instance.preparation import fail_dead_runs
+
     failed = ", ".join(fail_dead_runs(read_settings())) or "none"
     typer.echo(f"Runs marked as failed because their processes have ended: {failed}.")
 
@@ -43,32 +47,6 @@ def history() -> None:
     """
     settings = read_settings()
     typer.echo(f"Simulated since {settings.first_partition_day()}: {simulate_past(settings)}.")
-
-
-def migrate_databases(settings: Settings) -> str:
-    """Migrate both databases, and return the operational one's revision. Idempotent."""
-    from ecommersss_platform.instance.dagster_home import announce_pool, dagster_instance
-    from ecommersss_platform.instance.databases import dagster_storage, operational_database
-    from ecommersss_platform.warehouse import make_warehouse
-    from streaming.database import migrate
-
-    with operational_database(settings) as url:
-        revision = migrate(url)
-    # Opening the instance creates the tables in a new database; upgrading changes those of an older Dagster.
-    with dagster_storage(settings) as url, dagster_instance(settings, url) as instance:
-        instance.upgrade()
-        announce_pool(instance, make_warehouse(settings).pool)
-    return revision
-
-
-def fail_dead_runs(settings: Settings) -> list[str]:
-    """Mark runs as failed if their processes on this machine (or container) have ended; return their ids."""
-    from ecommersss_platform.instance.dagster_home import dagster_instance
-    from ecommersss_platform.instance.databases import dagster_storage
-    from ecommersss_platform.instance.runs import fail_orphaned_runs
-
-    with dagster_storage(settings) as url, dagster_instance(settings, url) as instance:
-        return fail_orphaned_runs(instance)
 
 
 def simulate_past(settings: Settings, now: datetime | None = None) -> SimulatedHistory:

@@ -27,7 +27,7 @@ def first_run_history(settings: Settings, url: str, orders_per_day: int, say: Sa
         say("first run: simulating the marketplace's history")
     if orders_per_day > 0:
         # Imported here: the simulator needs Faker, once in the life of a platform.
-        from ecommersss_platform.cli.progress import progress_bars
+        from ecommersss_platform.progress import progress_bars
         from streaming.simulator.history import simulate_history
 
         with progress_bars() as progress:

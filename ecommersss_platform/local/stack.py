@@ -44,8 +44,8 @@ def prepare_home(settings: Settings) -> None:
     server is started for it if it is not up: around several steps, hold it with `operational_database`.
     Raises `PlatformError`.
     """
-    from ecommersss_platform.cli.prepare import migrate_databases
     from ecommersss_platform.dbt.project import ensure_manifest
+    from ecommersss_platform.instance.preparation import migrate_databases
 
     record_first_day(settings)
     # Before the webserver and the daemon start: creating Dagster's tables, they get in each other's way.
@@ -114,7 +114,7 @@ def end_leftovers(settings: Settings) -> None:
 
 
 def _prepare_for_processes(settings: Settings, url: str, orders_per_day: int) -> None:
-    from ecommersss_platform.cli.prepare import fail_dead_runs
+    from ecommersss_platform.instance.preparation import fail_dead_runs
 
     _print("up", f"preparing {shown(settings.home)}: database schemas, dbt manifest")
     prepare_home(settings)

@@ -230,9 +230,8 @@ def test_everything_is_killed_at_random_while_the_clock_jumps(
     print(f"killed {dict(victims)}; {cut} producers left a partial line; then {last.summary()}")
     print(f"{log.count('completed the flagged stream')} starts completed the flagged stream")
     print(f"PostgreSQL away {log.count('PostgreSQL is away')} times")
-    if RUNS >= 10:
-        assert log.count("PostgreSQL is away") > 0
-    if RUNS >= 40:
+    if RUNS >= 40:  # in fewer runs, chance may miss one of these
+        assert "PostgreSQL is away" in log
         assert cut > 0
         assert "completed the flagged stream" in log
         held = {rule for (rule,) in query(stream.url, "SELECT DISTINCT unnest(fraud_reasons) FROM orders")}

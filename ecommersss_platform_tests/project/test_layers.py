@@ -105,6 +105,15 @@ def test_nothing_in_the_stream_needs_the_simulator() -> None:
     assert {module for module in users if not within(module, "streaming.simulator")} == set()
 
 
+def test_nothing_needs_the_command() -> None:
+    users = {
+        module
+        for module in modules()
+        if any(within(name, "ecommersss_platform.cli") for name in anywhere(module))
+    }
+    assert {module for module in users if not within(module, "ecommersss_platform.cli")} == set()
+
+
 @pytest.mark.parametrize("module", ["streaming.decisions", "streaming.lists"])
 def test_pure_modules_take_nothing_from_the_database(module: str) -> None:
     assert [name for name in anywhere(module) if within(name, "streaming.database", "psycopg2")] == []

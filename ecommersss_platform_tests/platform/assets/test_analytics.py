@@ -313,7 +313,7 @@ def test_credentials_that_are_wrong_fail_the_step_in_one_sentence_before_dbt_is_
     assert failure is not None
     assert failure.user_failure_data is not None
     assert failure.user_failure_data.description == (
-        f"ECOMMERSSS_BIGQUERY_KEY_FILE: {tmp_path}/key.json is not the JSON key of a service account: make "
+        f"ECOMMERSSS_BIGQUERY_KEY_FILE: {tmp_path}/key.json is not the JSON key of a service account: create "
         "one with `gcloud iam service-accounts keys create`, or leave the setting out to use application "
         "default credentials"
     )

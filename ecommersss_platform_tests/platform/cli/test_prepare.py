@@ -21,8 +21,9 @@ from dagster._core.events import EngineEventData
 from dagster._core.test_utils import create_run_for_test
 
 from ecommersss_platform.cli.app import main
-from ecommersss_platform.cli.prepare import fail_dead_runs, migrate_databases, simulate_past
+from ecommersss_platform.cli.prepare import simulate_past
 from ecommersss_platform.instance.dagster_home import dagster_instance
+from ecommersss_platform.instance.preparation import fail_dead_runs, migrate_databases
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import orders_topic
