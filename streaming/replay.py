@@ -1,4 +1,7 @@
-"""Publish the lines of a file: its valid orders (`replay`), or every line unchecked (`publish_raw`)."""
+"""Publish the lines of a file: its valid orders (`replay`), or every line unchecked (`publish_raw`).
+
+The file may be a pipe or standard input (`-`), and packed with gzip.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import BinaryIO
 from streaming.chunks import chunks
 from streaming.decode import InvalidOrder, decode
 from streaming.errors import PlatformError
+from streaming.files import open_lines, refuse_array
 from streaming.orders import MAX_LINE_BYTES
 from streaming.progress import Progress, no_progress
 from streaming.topics import Publisher
@@ -47,15 +51,20 @@ def replay(
 ) -> Replayed:
     """Publish the valid orders of a JSONL file, byte for byte, and refuse the other lines.
 
-    Each refused line is passed to `on_refused` at once. Blank lines are skipped. Memory does not grow with
-    the file or its longest line. Raises `PlatformError` if the file cannot be read.
+    Each refused line is passed to `on_refused` at once. Blank lines and a byte order mark are skipped. Memory
+    does not grow with the file or its longest line. Raises `PlatformError` if the file cannot be read or is a
+    JSON array.
     """
     result = Replayed()
 
     def valid_lines(file: BinaryIO) -> Iterator[bytes]:
+        first = True
         for number, line in _numbered_lines(file, MAX_LINE_BYTES + 1):
             if not line.strip():
                 continue
+            if first:
+                refuse_array(path, line)
+                first = False
             try:
                 decode(line)
             except InvalidOrder as error:
@@ -74,25 +83,36 @@ def publish_raw(topic: Publisher, path: Path, *, progress: Progress = no_progres
     Only a line feed ends a line; the last line may lack one. Raises `PlatformError` if the file cannot be
     read.
     """
-    return _publish_lines(topic, path, lambda file: (line.removesuffix(b"\n") for line in file), progress)
+
+    def lines(file: BinaryIO) -> Iterator[bytes]:
+        return (line.removesuffix(b"\n") for line in file)
+
+    return _publish_lines(topic, path, lines, progress, keep_bom=True)
 
 
 def _publish_lines(
-    topic: Publisher, path: Path, lines_of: Callable[[BinaryIO], Iterable[bytes]], progress: Progress
+    topic: Publisher,
+    path: Path,
+    lines_of: Callable[[BinaryIO], Iterable[bytes]],
+    progress: Progress,
+    *,
+    keep_bom: bool = False,
 ) -> int:
     """Publish the lines that `lines_of` takes from the file, in batches, and return their number."""
     published = 0
     try:
-        file = path.open("rb")
-    except OSError as error:
-        raise PlatformError(f"cannot read {path}: {error.strerror}") from error
-    with file:
-        total = path.stat().st_size
-        for batch in chunks(lines_of(file), _LINES_PER_BATCH):
-            topic.publish(batch)
-            published += len(batch)
-            progress("bytes", file.tell(), total)
-    progress("bytes", total, total)
+        with open_lines(path, keep_bom=keep_bom) as source:
+            for batch in chunks(lines_of(source.file), _LINES_PER_BATCH):
+                topic.publish(batch)
+                published += len(batch)
+                if source.size is not None:
+                    progress("bytes", source.read_bytes(), source.size)
+            if source.size is not None:
+                progress("bytes", source.size, source.size)
+    except PlatformError as error:
+        if published:
+            raise PlatformError(f"{error} ({published:,} lines were published before)") from error
+        raise
     return published
 
 

@@ -53,7 +53,15 @@ def url(
 
 def import_(
     entity: Annotated[Entity, typer.Argument(help="what the file holds")],
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a .csv or .jsonl file")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            allow_dash=True,
+            help="a .csv or .jsonl file, perhaps .gz; a pipe; or - (standard input)",
+        ),
+    ],
     backdate: Annotated[
         bool,
         typer.Option("--backdate", help="date versions at each row's created_date; only to load history"),
@@ -72,3 +80,9 @@ def import_(
         first_day = settings.first_partition_day()
         result = import_file(url, entity.value, file, backdate=backdate, not_before=first_day)
     typer.echo(f"{entity.value}: {result}")
+    if result.dated_late:
+        typer.echo(
+            f"{result.dated_late:,} of the new {entity.value} were created before today, but their history"
+            " begins now: past days do not have them. `--backdate` dates new rows at created_date.",
+            err=True,
+        )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ecommersss_platform.cli.common import DAY_FORMATS, open_database, read_settings
+from ecommersss_platform.cli.output import visible
 from ecommersss_platform.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -30,14 +31,20 @@ def produce(
     ] = None,
     orders_per_day: Annotated[int, typer.Option(min=1, help="with --from and --to")] = 2000,
     file: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="publish the orders of a JSONL file")
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            allow_dash=True,
+            help="publish the orders of a JSONL file, a pipe or - (standard input); gzip is unpacked",
+        ),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="with --file: publish every line, unchecked")] = False,
 ) -> None:
     """Publish orders to the topic: simulated live, simulated for past days, or read from a file.
 
     The lines of a file are checked first. Invalid ones are named and left out, and the exit code is then 1.
-    With --raw every line is published unchanged.
+    With --raw every line is published unchanged (of gzip: every unpacked line).
     """
     if (first is None) != (last is None):
         raise typer.BadParameter("--from and --to go together")
@@ -75,7 +82,7 @@ def _publish_valid(settings: Settings, file: Path) -> None:
     from streaming.replay import RefusedLine, replay
 
     def name(line: RefusedLine) -> None:
-        typer.echo(f"{file}: left out {line}", err=True)
+        typer.echo(visible(f"{file}: left out {line}"), err=True)
 
     with progress_bars() as progress:
         result = replay(orders_topic(settings), file, on_refused=name, progress=progress)

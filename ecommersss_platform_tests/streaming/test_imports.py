@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import threading
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -125,6 +128,13 @@ def test_backdated_versions_are_dated_at_creation_within_limits(database: str, w
             ["line 1: unknown column 'lastname'; users have id, username"],
         ),
         (USERS.replace("last_name", "id"), ["line 1: column id occurs twice"]),
+        (
+            "id:username:email\n7:a:b\n",
+            [
+                "line 1: unknown column 'id:username:email'; users have id, username, email, first_name,"
+                " last_name, default_payment, created_date, separated by commas, semicolons, tabs, |"
+            ],
+        ),
         (USERS + "7,siti\n", ["line 2: has 2 values, but the header has 7 columns"]),
         (USERS + ROW + "\n" + ROW, ["line 4: id 7 is already on line 2"]),
         (
@@ -145,7 +155,7 @@ def test_backdated_versions_are_dated_at_creation_within_limits(database: str, w
         (USERS + ROW.replace("2025-06-01T", "1999-06-01T"), ["line 2: created_date must be a time like"]),
         (
             USERS + ROW.replace("Siti", '"Si\nti"') + "x,,b@example.com,B,C,,\n",
-            ["line 4: id must be an integer from 1 to 2147483647, not 'x'", "line 4: username is missing"],
+            ["line 4: id must be an integer from 1 to 2147483647, not 'x' (and 1 more on this line)"],
         ),
         ((USERS + ROW).encode().replace(b"Rahayu", b"Rah\xffyu"), ["the file is not UTF-8"]),
         (USERS + '7,"siti"x,s@example.com,S,R,,\n', ["not valid CSV: "]),
@@ -196,10 +206,47 @@ def test_an_invalid_json_line_is_explained(database: str, write, line: str, prob
     assert query(database, "SELECT count(*) FROM products") == [(0,)]
 
 
-def test_only_the_first_twenty_problems_are_listed(database: str, write) -> None:
-    with pytest.raises(InvalidFile, match=r"  \.\.\. and more$") as caught:
+def test_only_the_first_ten_problems_are_listed(database: str, write) -> None:
+    with pytest.raises(InvalidFile, match=r"  \.\.\. and 40 more lines$") as caught:
         import_file(database, "users", write(USERS + "x,y\n" * 50))
-    assert len(caught.value.problems) == 20
+    assert len(caught.value.problems) == 10
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows"])
+def test_other_delimiters_and_gzip_are_recognised(database: str, write, delimiter: str, name: str) -> None:
+    text = ("\ufeff" + USERS + ROW).replace(",", delimiter).encode()
+    path = write(gzip.compress(text) if name.endswith(".gz") else text, name)
+    assert import_file(database, "users", path) == Imported(1, 0, 0)
+    assert query(database, "SELECT id, email FROM users") == [(7, "siti@example.com")]
+
+
+def test_rows_of_delimiters_are_skipped_and_counted(database: str, write) -> None:
+    result = import_file(database, "users", write(USERS + ",,,,,,\n" + ROW + ", ,,\n,,,,,,\n\n"))
+    assert str(result) == "1 inserted, 0 updated, 0 unchanged, 3 empty rows skipped"
+
+
+def test_the_kind_of_a_pipe_is_taken_from_its_first_character(database: str, tmp_path: Path) -> None:
+    user = {"id": 7, "username": "s", "email": "s@example.com", "first_name": "S", "last_name": "R"}
+    for number, text in enumerate((USERS + ROW, "\n" + json.dumps(user | {"first_name": "X"}) + "\n")):
+        pipe = tmp_path / str(number)
+        os.mkfifo(pipe)
+        threading.Thread(target=pipe.write_text, args=[text], daemon=True).start()
+        import_file(database, "users", pipe)
+    assert query(database, "SELECT first_name FROM users") == [("X",)]
+
+
+def test_a_json_array_is_refused_with_a_hint(database: str, write) -> None:
+    with pytest.raises(PlatformError, match=r"is a JSON array.*jq -c '\.\[\]'"):
+        import_file(database, "users", write('[\n  {"id": 1}\n]', "rows.json"))
+
+
+def test_new_rows_of_past_days_are_counted_unless_backdated(database: str, write) -> None:
+    path = write(USERS + ROW + ROW.replace("7,", "8,", 1).replace("2025-06-01T10:30:00+07:00", ""))
+    assert import_file(database, "users", path).dated_late == 1
+    assert import_file(database, "users", path).dated_late == 0
+    execute(database, "TRUNCATE users CASCADE")
+    assert import_file(database, "users", path, backdate=True).dated_late == 0
 
 
 def test_unknown_entities_formats_and_files_are_refused(database: str, write, tmp_path: Path) -> None:

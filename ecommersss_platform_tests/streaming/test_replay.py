@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+import threading
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -70,6 +73,43 @@ def test_publish_raw_publishes_every_line_unchanged(topic: JsonlTopic, tmp_path:
     file.write_bytes(b'\xff\xfe\n\n{"id":1}\nno end of line')
     assert publish_raw(topic, file) == 4
     assert lines_of(topic) == [b"\xff\xfe", b"", b'{"id":1}', b"no end of line"]
+
+
+@pytest.mark.parametrize("function", [replay, publish_raw])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_pipe_is_published_to_its_end(function, pack, topic: JsonlTopic, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    data = pack(b"".join(encode(order(n)) + b"\n" for n in range(1, 2_501)))
+    threading.Thread(target=pipe.write_bytes, args=[data], daemon=True).start()
+    reports: list[object] = []
+    function(topic, pipe, progress=lambda *args: reports.append(args))
+    assert lines_of(topic) == [encode(order(n)) for n in range(1, 2_501)]
+    assert reports == []
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_order(topic: JsonlTopic, tmp_path: Path) -> None:
+    file = tmp_path / "orders.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + encode(order(1)))
+    assert replay(topic, file).published == 1
+    publish_raw(topic, file)
+    assert lines_of(topic) == [encode(order(1)), b"\xef\xbb\xbf" + encode(order(1))]
+
+
+def test_a_json_array_publishes_nothing(topic: JsonlTopic, tmp_path: Path) -> None:
+    file = tmp_path / "orders.json"
+    file.write_bytes(b"\n[" + encode(order(1)) + b",\n" + encode(order(2)) + b"]\n")
+    with pytest.raises(PlatformError, match="is a JSON array"):
+        replay(topic, file)
+    assert topic.end() == 0
+
+
+def test_damaged_gzip_says_how_many_lines_were_published(topic: JsonlTopic, tmp_path: Path) -> None:
+    file = tmp_path / "orders.jsonl.gz"
+    lines = b"".join(encode(order(n)) + b"\n" for n in range(1, 20_001))
+    file.write_bytes(gzip.compress(lines)[:-100])
+    with pytest.raises(PlatformError, match=r"end too early \([0-9,]+ lines were published before"):
+        replay(topic, file)
 
 
 @pytest.mark.parametrize("function", [replay, publish_raw])
