@@ -22,6 +22,7 @@ from ecommersss_platform.cli import (
     topics,
     warehouse,
 )
+from streaming.libpq import drop_libpq_variables
 
 app = typer.Typer(
     help="""The eCommer$$$ data platform: orders are flagged as they are placed, days become marts.
@@ -54,6 +55,7 @@ app.add_typer(prepare.app, name="prepare")
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run a command. A known problem is one clear message on standard error, and exit code 1."""
+    drop_libpq_variables()
     try:
         app(args=arguments, prog_name="ecommersss")
     except Exception as error:

@@ -10,6 +10,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from ecommersss_platform.settings import Settings
+from streaming.database import pinned_url
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -26,7 +27,7 @@ def environment(settings: Settings, dagster_url: str) -> dict[str, str]:
     values = {name: getattr(settings, name) for name in type(settings).model_fields}
     return {
         **{f"ECOMMERSSS_{name.upper()}": str(value) for name, value in values.items() if value is not None},
-        DAGSTER_URL_VARIABLE: dagster_url,
+        DAGSTER_URL_VARIABLE: pinned_url(dagster_url),
         "DAGSTER_HOME": str(settings.dagster_home),
         "DO_NOT_TRACK": "1",
     }
@@ -54,7 +55,7 @@ def dagster_instance(settings: Settings, dagster_url: str) -> Iterator[DagsterIn
 
     ensure_dagster_home(settings)
     before = os.environ.get(DAGSTER_URL_VARIABLE)
-    os.environ[DAGSTER_URL_VARIABLE] = dagster_url
+    os.environ[DAGSTER_URL_VARIABLE] = pinned_url(dagster_url)
     try:
         with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
             yield instance

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 APPLICATION = "ecommersss extraction"
 """The application name of the sessions on the server."""
 
-_OPTIONS = "-c timezone=UTC -c default_transaction_read_only=on"
-
 _EARLIEST = {
     pa.timestamp("us", tz="UTC"): (pa.int64(), -220_000_000_000_000_000),
     pa.date32(): (pa.int32(), -2_500_000),
@@ -47,9 +45,8 @@ def read_batches(
 
     with closing(connect(url, APPLICATION)) as client, client.cursor() as writer:
         # COPY takes no parameters, so psycopg2 writes them in as literals.
-        client.set_client_encoding("UTF8")
         query = writer.mogrify(sql, params).decode()
-    session = conninfo(url, APPLICATION, options=_OPTIONS, client_encoding="UTF8")
+    session = conninfo(url, APPLICATION, read_only=True)
     try:
         with ExitStack() as opened:
             database = opened.enter_context(open_database(session))

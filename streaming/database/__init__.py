@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg2
 from psycopg2.extensions import connection as Connection
-from psycopg2.extensions import make_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from streaming.libpq import drop_libpq_variables
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # An arbitrary number, the same in every process: it keeps two migrations from running at once.
 _MIGRATION_LOCK = 6_203_541
 
+VERSION_TABLE = "ecommersss_schema_version"
+"""The table in which Alembic keeps the revision. Its default name could belong to another program."""
+
+# Earlier versions of the platform used Alembic's default name.
+_RENAME_VERSION_TABLE = f"""
+DO $$ BEGIN
+    IF to_regclass('{VERSION_TABLE}') IS NULL AND to_regclass('alembic_version') IS NOT NULL
+       AND to_regclass('topic_positions') IS NOT NULL THEN
+        IF EXISTS (SELECT FROM alembic_version WHERE version_num IN ('0001', '0002', '0003', '0004')) THEN
+            ALTER TABLE alembic_version RENAME TO {VERSION_TABLE};
+        END IF;
+    END IF;
+END $$
+"""
+
+_SESSION = (
+    "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c bytea_output=hex"
+    " -c standard_conforming_strings=on -c default_transaction_isolation=read\\ committed"
+)
+
 
 def connect(url: str, application: str = "ecommersss") -> Connection:
-    """Connect with a session in UTC, so that instants as text never depend on the server.
+    """Connect with a session whose settings are pinned: see `conninfo`.
 
     A server whose machine vanished is noticed within a minute. Raises `psycopg2.OperationalError` if the
     server is not reached.
@@ -22,21 +45,38 @@ def connect(url: str, application: str = "ecommersss") -> Connection:
     return psycopg2.connect(conninfo(url, application))
 
 
-def conninfo(url: str, application: str, **more: str) -> str:
+def conninfo(url: str, application: str, *, read_only: bool = False) -> str:
     """Return the parameters of every connection as libpq's connection string, including the password.
 
-    `more` adds or replaces parameters. Raises `psycopg2.ProgrammingError` for a URL that libpq does not
-    understand.
+    What a session depends on is set here, and wins over the environment, the role, the database and the URL.
+    Other `options` of the URL, such as a search path, stay. Raises `psycopg2.ProgrammingError` for a URL that
+    libpq does not understand.
     """
-    ours: dict[str, str | int] = {
-        "application_name": application,
-        "options": "-c timezone=UTC",
-        "connect_timeout": 10,
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-    }
-    return make_dsn(url, **{**ours, **more})
+    drop_libpq_variables()
+    return make_dsn(
+        url,
+        application_name=application,
+        client_encoding="UTF8",
+        options=_options(parse_dsn(url).get("options", ""), read_only=read_only),
+        connect_timeout=10,
+        keepalives_idle=30,
+        keepalives_interval=10,
+        keepalives_count=3,
+    )
+
+
+def pinned_url(url: str) -> str:
+    """Return the URL with the same pinned session settings, for clients that make their own connections."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    query |= {"client_encoding": "UTF8", "options": _options(query.get("options", ""))}
+    return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
+
+
+def _options(others: str, *, read_only: bool = False) -> str:
+    """Return the server's command-line options: those of the URL, then ours, because the last one wins."""
+    ours = f"{_SESSION} -c default_transaction_read_only={'on' if read_only else 'off'}"
+    return f"{others.removesuffix(ours).strip()} {ours}".strip()
 
 
 def migrate(url: str) -> str:
@@ -50,13 +90,18 @@ def migrate(url: str) -> str:
     from alembic.runtime.migration import MigrationContext
     from sqlalchemy import NullPool, create_engine, text
 
-    engine = create_engine(url, poolclass=NullPool)
+    engine = create_engine(
+        "postgresql+psycopg2://", creator=lambda: connect(url, "ecommersss migration"), poolclass=NullPool
+    )
     with engine.begin() as connection:
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+        connection.execute(text(_RENAME_VERSION_TABLE))
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        revision = MigrationContext.configure(connection).get_current_revision()
+        revision = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE}
+        ).get_current_revision()
     assert revision is not None
     return revision

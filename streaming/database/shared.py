@@ -28,7 +28,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Final
 
 from psycopg2 import errors
 from psycopg2.extensions import connection as Connection
@@ -37,11 +36,9 @@ from psycopg2.extras import execute_values
 
 from streaming.database.rows import Rows, rejected_row
 from streaming.database.store import Collision, OrderStore
+from streaming.database.user_lists import TURN_LOCK
 from streaming.decisions import Rejected
 from streaming.orders import Flagged
-
-TURN_LOCK: Final = 6_203_542
-"""An arbitrary number, the same in every process and in migration 0003."""
 
 # Lines are published again within a transaction, which takes at most a minute.
 _SESSION = """

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
 from psycopg2 import errors
 from psycopg2.extensions import connection as Connection
@@ -27,6 +27,9 @@ from streaming.errors import PlatformError
 from streaming.lists import ListName, UserLists
 
 Source = Literal["person", "platform"]
+
+TURN_LOCK: Final = 6_203_542
+"""The lock under which the lists change: an arbitrary number, the same everywhere and in migration 0003."""
 
 _KNOWN = """
     SELECT user_id, list, expires_at FROM user_lists
@@ -88,15 +91,28 @@ class Entry:
 def list_entries(url: str, user_id: int | None = None, *, removed: bool = False) -> list[Entry]:
     """Return the entries of one user, or of all, by user; `removed` includes removed and replaced ones."""
     with closing(connect(url)) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT user_id, list, reason, source, added_at, expires_at, removed_at FROM user_lists
-            WHERE (%(user_id)s::int IS NULL OR user_id = %(user_id)s) AND (%(removed)s OR removed_at IS NULL)
-            ORDER BY user_id, entry
-            """,
-            {"user_id": user_id, "removed": removed},
-        )
-        return [Entry(*row) for row in cursor]
+        return _entries(cursor, user_id, removed=removed)
+
+
+def _entries(cursor: Cursor, user_id: int | None, *, removed: bool = False) -> list[Entry]:
+    cursor.execute(
+        """
+        SELECT user_id, list, reason, source, added_at, expires_at, removed_at FROM user_lists
+        WHERE (%(user_id)s::int IS NULL OR user_id = %(user_id)s) AND (%(removed)s OR removed_at IS NULL)
+        ORDER BY user_id, entry
+        """,
+        {"user_id": user_id, "removed": removed},
+    )
+    return [Entry(*row) for row in cursor]
+
+
+def _lock(cursor: Cursor) -> None:
+    """Wait for every other change of the lists; the lock ends with the transaction.
+
+    Take it before anything else: the triggers take it too, but only after a statement chose its rows. Two
+    changes would then meet in the same entry, or hold each other up.
+    """
+    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (TURN_LOCK,))
 
 
 def add_entry(
@@ -117,6 +133,7 @@ def add_entry(
         raise PlatformError(f"the entry would have expired at {local_time(expires_at)}: choose a later time")
     try:
         with closing(connect(url)) as connection, connection, connection.cursor() as cursor:
+            _lock(cursor)
             cursor.execute(_REMOVE, (user_id, name, source))
             replaced = cursor.rowcount > 0
             cursor.execute(_ADD, (user_id, name, reason.strip(), source, expires_at))
@@ -130,8 +147,9 @@ def remove_entry(url: str, user_id: int, name: ListName) -> list[Entry]:
 
     Raises `PlatformError` if the user is not on the list.
     """
-    found = [entry for entry in list_entries(url, user_id) if entry.list == name]
     with closing(connect(url)) as connection, connection, connection.cursor() as cursor:
+        _lock(cursor)
+        found = [entry for entry in _entries(cursor, user_id) if entry.list == name]
         for entry in found:
             cursor.execute(_REMOVE, (user_id, name, entry.source))
     if not found:
@@ -157,8 +175,7 @@ def block_for_platform(connection: Connection, reasons: dict[int, str]) -> Synch
     of a user who is blocked already, with the reason it had then.
     """
     with connection, connection.cursor() as cursor:
-        # Take turns: two concurrent runs would both add a user.
-        cursor.execute("SELECT FROM user_lists_version FOR UPDATE")
+        _lock(cursor)
         cursor.execute(
             "SELECT user_id FROM user_lists"
             " WHERE list = 'block' AND source = 'platform' AND removed_at IS NULL"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +14,7 @@ import pytest
 from ecommersss_platform_tests.support.shop import NOON, execute, open_shop, query
 from streaming.database import connect
 from streaming.database.user_lists import (
+    TURN_LOCK,
     Synchronised,
     add_entry,
     block_for_platform,
@@ -93,3 +97,33 @@ def test_the_platform_changes_only_its_own_entries(url: str) -> None:
     with closing(connect(url)) as connection, connection.cursor() as cursor:
         lists = read_lists(cursor, 10**9)
     assert (lists.is_blacklisted(1, NOON), lists.is_blacklisted(2, NOON)) == (True, False)
+
+
+def test_changes_at_once_wait_for_each_other(url: str) -> None:
+    def synchronise() -> object:
+        with closing(connect(url)) as connection:
+            return block_for_platform(connection, {1: "3 fraud orders", 2: "4 fraud orders"})
+
+    def at_once(*changes: Callable[[], object]) -> list[object]:
+        """Hold the lists until every change waits, then let all of them go."""
+        with closing(connect(url)) as holder, ThreadPoolExecutor(len(changes)) as pool:
+            with holder.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", (TURN_LOCK,))
+            running = [pool.submit(change) for change in changes]
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            deadline = time.monotonic() + 20
+            while query(url, waiting) != [(len(changes),)]:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            holder.rollback()
+            return [change.result(timeout=20) for change in running]
+
+    def add() -> bool:
+        return add_entry(url, 1, "block", "chargebacks")
+
+    assert sorted(map(bool, at_once(add, add))) == [False, True], "the second replaced the first"
+    at_once(add, synchronise, synchronise, add)
+    entries = sorted((e.user_id, e.source) for e in list_entries(url))
+    assert entries == [(1, "person"), (1, "platform"), (2, "platform")]
+    with pytest.raises(PlatformError, match="not on the block list"):
+        at_once(lambda: remove_entry(url, 1, "block"), lambda: remove_entry(url, 1, "block"))

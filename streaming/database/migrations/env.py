@@ -2,6 +2,10 @@
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=None)
+from streaming.database import VERSION_TABLE
+
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=None, version_table=VERSION_TABLE
+)
 with context.begin_transaction():
     context.run_migrations()
