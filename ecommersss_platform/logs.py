@@ -80,5 +80,10 @@ def structured() -> bool:
     return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
 
 
+def logs_uncaught() -> bool:
+    """Return whether this process logs, with its traceback, an error that nothing catches."""
+    return sys.excepthook is _log_uncaught
+
+
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
     logging.getLogger("ecommersss").critical("unexpected error", exc_info=(kind, error, trace))

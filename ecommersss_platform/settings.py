@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from streaming.business_days import business_day
+from streaming.business_days import FIRST_DATE, LAST_DATE, business_day
 
 HISTORY_DAYS = 7
 """Days of history that a new embedded platform starts with."""
@@ -18,21 +18,41 @@ HISTORY_DAYS = 7
 _RUNS_AT_ONCE = {"duckdb": 2, "bigquery": 10}
 
 
+def _normalised(url: SecretStr) -> SecretStr:
+    from streaming.database.urls import normalised_url
+
+    return SecretStr(normalised_url(url.get_secret_value()))
+
+
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_normalised)]
+"""The address of a database in any usual form, brought to a libpq URL and shown to nobody."""
+
+
+SECRETS = frozenset({"database_url", "dagster_url"})
+"""The settings whose values may hold a password."""
+
+
 class Settings(BaseSettings):
     """The platform's settings. Each field is read from the environment variable `ECOMMERSSS_<FIELD>`.
 
-    Raises `pydantic.ValidationError`, which names the variable, for a missing or invalid value.
+    Raises `pydantic.ValidationError`, which names the variable, for a missing or invalid value. Its text
+    shows no values, because one of them may hold a password.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="ECOMMERSSS_", env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+        env_prefix="ECOMMERSSS_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
     home: Path = Field(default=Path(".ecommersss"), description="where the platform keeps its state")
-    database_url: str | None = Field(
+    database_url: DatabaseUrl | None = Field(
         default=None, description="PostgreSQL with users, products and orders; unset: the embedded server"
     )
-    dagster_url: str | None = Field(
+    dagster_url: DatabaseUrl | None = Field(
         default=None, description="PostgreSQL for Dagster's own storage; unset: the embedded server"
     )
     postgres_account: str | None = Field(
@@ -77,6 +97,7 @@ class Settings(BaseSettings):
     bigquery_maximum_bytes_billed: int | None = Field(
         default=None,
         ge=1,
+        le=2**63 - 1,
         description="refuse a statement that would scan more bytes, at no cost; unset: no limit",
     )
     bigquery_endpoint: str | None = Field(
@@ -86,11 +107,14 @@ class Settings(BaseSettings):
     )
     first_day: date | None = Field(
         default=None,
+        ge=FIRST_DATE,
+        le=LAST_DATE,
         description="first daily partition; unset: the day recorded in the home at its creation",
     )
     concurrent_runs: int | None = Field(
         default=None,
         ge=1,
+        le=1000,
         description="maximum Dagster runs at once; runs that open DuckDB always wait for each other;"
         " unset: 2 on DuckDB, 10 on BigQuery",
     )
@@ -108,20 +132,26 @@ class Settings(BaseSettings):
     topic_retention_days: int = Field(
         default=30,
         ge=0,
+        le=36_500,
         description="days that the orders topic keeps a segment, longer until consumed; 0: for ever",
     )
     flagged_retention_days: int = Field(
         default=30,
         ge=0,
+        le=36_500,
         description="days that the flagged stream keeps a segment, longer until materialised; 0: for ever",
     )
     stream_interval_seconds: int = Field(
         default=30,
         ge=1,
+        le=86_400,
         description="seconds between ticks of the stream sensor; longer means fewer, larger runs",
     )
     flagged_max_bytes_per_tick: int = Field(
-        default=4_000_000, ge=1, description="most bytes of the flagged stream that the sensor reads per tick"
+        default=4_000_000,
+        ge=1,
+        le=1 << 30,
+        description="most bytes of the flagged stream that the sensor reads per tick",
     )
 
     @field_validator("home", mode="after")
@@ -135,6 +165,14 @@ class Settings(BaseSettings):
             raise ValueError("ECOMMERSSS_PUBSUB_PROJECT is needed when ECOMMERSSS_TOPIC is pubsub")
         if self.warehouse == "bigquery" and self.bigquery_project is None:
             raise ValueError("ECOMMERSSS_BIGQUERY_PROJECT is needed when ECOMMERSSS_WAREHOUSE is bigquery")
+        if self.database_url is not None and self.dagster_url is not None:
+            from streaming.database.urls import same_database
+
+            if same_database(self.database_url.get_secret_value(), self.dagster_url.get_secret_value()):
+                raise ValueError(
+                    "ECOMMERSSS_DATABASE_URL and ECOMMERSSS_DAGSTER_URL name the same database:"
+                    " create a second one for Dagster"
+                )
         return self
 
     @property

@@ -12,6 +12,10 @@ EARLIEST: Final = datetime(2000, 1, 1, tzinfo=JAKARTA)
 LATEST: Final = datetime(2101, 1, 1, tzinfo=JAKARTA)
 """Orders are placed in [EARLIEST, LATEST). Jakarta keeps one UTC offset for all of it."""
 
+FIRST_DATE: Final = EARLIEST.date()
+LAST_DATE: Final = LATEST.date() - timedelta(days=1)
+"""The same period in days, both included. No day outside of it can hold an order."""
+
 JAKARTA_OFFSET: Final = timezone(EARLIEST.utcoffset() or timedelta())
 """That one offset, +07:00: faster than the zone for instants in [EARLIEST, LATEST)."""
 

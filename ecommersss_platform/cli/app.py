@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ from ecommersss_platform.cli import (
     topics,
     warehouse,
 )
+from streaming.errors import first_line
 from streaming.libpq import drop_libpq_variables
 
 app = typer.Typer(
@@ -53,19 +54,32 @@ app.add_typer(warehouse.app, name="warehouse")
 app.add_typer(prepare.app, name="prepare")
 
 
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+) -> None:
+    """Declare the options that stand before the command; `main` looks at them."""
+
+
 def main(arguments: list[str] | None = None) -> Any:
-    """Run a command. A known problem is one clear message on standard error, and exit code 1."""
+    """Run a command. A problem is one clear message on standard error, and exit code 1."""
     drop_libpq_variables()
+    debug = (sys.argv[1:] if arguments is None else arguments)[:1] == ["--debug"]
     try:
         app(args=arguments, prog_name="ecommersss")
     except Exception as error:
         from ecommersss_platform.cli.errors import known_problem
         from ecommersss_platform.cli.output import visible
-        from ecommersss_platform.logs import structured
+        from ecommersss_platform.logs import logs_uncaught, structured
 
         problem = known_problem(error)
-        if problem is None:
+        if debug or (problem is None and logs_uncaught()):
             raise
+        if problem is None:
+            problem = (
+                f"a bug: {type(error).__name__}: {first_line(error)}\n"
+                "  `ecommersss --debug COMMAND` shows where; please report it with that output"
+            )
         if structured():
             logging.getLogger("ecommersss").critical(problem)
         else:

@@ -42,13 +42,14 @@ def url(
     from ecommersss_platform.instance.databases import embedded_server
 
     settings = read_settings()
-    found = settings.database_url if database is Database.ECOMMERSSS else settings.dagster_url
-    if found is None:
-        server = embedded_server(settings)
-        found = server.url(database.value)
-        if server.pid() is None:
-            typer.echo("The embedded database is not running: start it with `ecommersss up`.", err=True)
-    typer.echo(found)
+    given = settings.database_url if database is Database.ECOMMERSSS else settings.dagster_url
+    if given is not None:
+        typer.echo(given.get_secret_value())
+        return
+    server = embedded_server(settings)
+    typer.echo(server.url(database.value))
+    if server.pid() is None:
+        typer.echo("The embedded database is not running: start it with `ecommersss up`.", err=True)
 
 
 def import_(

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ecommersss_platform.cli.common import FormatOption, open_database
+from ecommersss_platform.cli.common import FormatOption, open_database, possible_day
 from ecommersss_platform.cli.output import Format, print_rows
+from streaming.orders import MAX_REFERENCE
 
 app = typer.Typer(
     help="The lists of users that rules look at: block, and allow, which wins.", no_args_is_help=True
@@ -22,12 +23,12 @@ class List(StrEnum):
 
 
 ListArgument = Annotated[List, typer.Argument(help="which list")]
-UserArgument = Annotated[int, typer.Argument(min=1, help="the user's id")]
+UserArgument = Annotated[int, typer.Argument(min=1, max=MAX_REFERENCE, help="the user's id")]
 
 
 @app.command("show")
 def show(
-    user_id: Annotated[int | None, typer.Argument(min=1, help="only this user")] = None,
+    user_id: Annotated[int | None, typer.Argument(min=1, max=MAX_REFERENCE, help="only this user")] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="also entries that were removed or replaced")
     ] = False,
@@ -55,6 +56,7 @@ def add(
         datetime | None,
         typer.Option(
             formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"],
+            callback=possible_day,
             help="when the entry expires, in Asia/Jakarta; a day means its beginning (default: never)",
         ),
     ] = None,

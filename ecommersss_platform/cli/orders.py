@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ecommersss_platform.cli.common import DAY_FORMATS, open_database, read_settings
+from ecommersss_platform.cli.common import (
+    DAY_FORMATS,
+    MAX_ORDERS_PER_DAY,
+    MAX_RATE,
+    open_database,
+    possible_day,
+    read_settings,
+)
 from ecommersss_platform.cli.output import visible
 from ecommersss_platform.logs import configure_logging
 
@@ -20,16 +27,28 @@ if TYPE_CHECKING:
 
 
 def produce(
-    rate: Annotated[float, typer.Option(min=0.001, help="simulated orders per second, until stopped")] = 2.0,
+    rate: Annotated[
+        float,
+        typer.Option(min=0.001, max=MAX_RATE, help="simulated orders per second, until stopped"),
+    ] = 2.0,
     first: Annotated[
         datetime | None,
-        typer.Option("--from", formats=DAY_FORMATS, help="simulate past days: the first one"),
+        typer.Option(
+            "--from", formats=DAY_FORMATS, callback=possible_day, help="simulate past days: the first one"
+        ),
     ] = None,
     last: Annotated[
         datetime | None,
-        typer.Option("--to", formats=DAY_FORMATS, help="simulate past days: the last one (included)"),
+        typer.Option(
+            "--to",
+            formats=DAY_FORMATS,
+            callback=possible_day,
+            help="simulate past days: the last one (included)",
+        ),
     ] = None,
-    orders_per_day: Annotated[int, typer.Option(min=1, help="with --from and --to")] = 2000,
+    orders_per_day: Annotated[
+        int, typer.Option(min=1, max=MAX_ORDERS_PER_DAY, help="with --from and --to")
+    ] = 2000,
     file: Annotated[
         Path | None,
         typer.Option(

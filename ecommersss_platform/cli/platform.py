@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ecommersss_platform.cli.common import FormatOption, read_settings
+from ecommersss_platform.cli.common import (
+    MAX_ORDERS_PER_DAY,
+    MAX_RATE,
+    FormatOption,
+    read_settings,
+)
 from ecommersss_platform.cli.output import Format, as_json
 
 
@@ -17,10 +22,18 @@ class Watched(StrEnum):
 
 
 def up(
-    rate: Annotated[float, typer.Option(min=0, help="simulated orders per second (0: no producer)")] = 2.0,
-    port: Annotated[int | None, typer.Option(help="port of the Dagster UI (0: any free port)")] = None,
+    rate: Annotated[
+        float,
+        typer.Option(min=0, max=MAX_RATE, help="simulated orders per second (0: no producer)"),
+    ] = 2.0,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="port of the Dagster UI (0: any free port)")
+    ] = None,
     orders_per_day: Annotated[
-        int, typer.Option(min=0, help="orders per day in the simulated history of a first run")
+        int,
+        typer.Option(
+            min=0, max=MAX_ORDERS_PER_DAY, help="orders per day in the simulated history of a first run"
+        ),
     ] = 2000,
 ) -> None:
     """Start the whole platform, supervise it, and stop it on Ctrl-C.
@@ -37,9 +50,9 @@ def up(
 
 
 def demo(
-    days: Annotated[int, typer.Option(min=1, help="days of simulated history, up to today")] = 7,
-    orders_per_day: Annotated[int, typer.Option(min=1, help="orders per day")] = 2000,
-    rows: Annotated[int, typer.Option(min=1, help="rows to show of each mart")] = 5,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="days of simulated history, up to today")] = 7,
+    orders_per_day: Annotated[int, typer.Option(min=1, max=MAX_ORDERS_PER_DAY, help="orders per day")] = 2000,
+    rows: Annotated[int, typer.Option(min=1, max=10_000, help="rows to show of each mart")] = 5,
 ) -> None:
     """Run the whole flow once, without a UI: simulated history, fraud verdicts, backfill, marts."""
     from ecommersss_platform.cli.demo import run_demo

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ecommersss_platform.cli.common import FormatOption, open_database, read_settings
+from ecommersss_platform.cli.common import MAX_POSITION, FormatOption, open_database, read_settings
 from ecommersss_platform.cli.output import Format, as_json, print_rows
 
 app = typer.Typer(help="Lines of the topic that are not valid orders.", no_args_is_help=True)
@@ -15,7 +15,7 @@ app = typer.Typer(help="Lines of the topic that are not valid orders.", no_args_
 
 @app.command("list")
 def list_(
-    limit: Annotated[int, typer.Option(min=1, help="number of lines, newest first")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="number of lines, newest first")] = 50,
     style: FormatOption = Format.TABLE,
 ) -> None:
     """Show rejected lines, newest first, with the reason and the raw text."""
@@ -32,7 +32,8 @@ def list_(
 @app.command("retry")
 def retry(
     positions: Annotated[
-        list[int] | None, typer.Argument(help="positions to publish again; none: all not yet retried")
+        list[int] | None,
+        typer.Argument(min=0, max=MAX_POSITION, help="positions to publish again; none: all not yet retried"),
     ] = None,
     style: FormatOption = Format.TABLE,
 ) -> None:

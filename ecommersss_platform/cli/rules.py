@@ -12,6 +12,7 @@ import typer
 
 from ecommersss_platform.cli.common import FormatOption, open_database, read_settings
 from ecommersss_platform.cli.output import Format, as_json, print_rows
+from streaming.orders import MAX_ID
 
 if TYPE_CHECKING:
     from streaming.explain import Explained
@@ -57,7 +58,7 @@ def list_(book: BookOption = None, style: FormatOption = Format.TABLE) -> None:
 
 @app.command("explain")
 def explain(
-    order_id: Annotated[int, typer.Argument(min=1, help="the id of a stored order")],
+    order_id: Annotated[int, typer.Argument(min=1, max=MAX_ID, help="the id of a stored order")],
     book: BookOption = None,
     style: FormatOption = Format.TABLE,
 ) -> None:

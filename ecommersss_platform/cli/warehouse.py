@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ecommersss_platform.cli.common import DAY_FORMATS, FormatOption, read_settings
+from ecommersss_platform.cli.common import DAY_FORMATS, FormatOption, possible_day, read_settings
 from ecommersss_platform.cli.output import Format, QueryFormat, print_rows
 
 if TYPE_CHECKING:
@@ -18,9 +18,15 @@ app = typer.Typer(help="The raw tables in the warehouse.", no_args_is_help=True)
 
 
 def materialize(
-    first: Annotated[datetime, typer.Option("--from", formats=DAY_FORMATS, help="the first business day")],
+    first: Annotated[
+        datetime,
+        typer.Option("--from", formats=DAY_FORMATS, callback=possible_day, help="the first business day"),
+    ],
     last: Annotated[
-        datetime, typer.Option("--to", formats=DAY_FORMATS, help="the last business day (included)")
+        datetime,
+        typer.Option(
+            "--to", formats=DAY_FORMATS, callback=possible_day, help="the last business day (included)"
+        ),
     ],
 ) -> None:
     """Load these days into the warehouse and rebuild everything that depends on them, in one run.

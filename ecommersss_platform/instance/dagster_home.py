@@ -9,8 +9,10 @@ from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
+
 from ecommersss_platform.settings import Settings
-from streaming.database import pinned_url
+from streaming.database.urls import pinned_url
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -25,8 +27,13 @@ def environment(settings: Settings, dagster_url: str) -> dict[str, str]:
     They contain the passwords of the URLs: pass them to child processes only.
     """
     values = {name: getattr(settings, name) for name in type(settings).model_fields}
+    texts = {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
     return {
-        **{f"ECOMMERSSS_{name.upper()}": str(value) for name, value in values.items() if value is not None},
+        **{f"ECOMMERSSS_{name.upper()}": text for name, text in texts.items()},
         DAGSTER_URL_VARIABLE: pinned_url(dagster_url),
         "DAGSTER_HOME": str(settings.dagster_home),
         "DO_NOT_TRACK": "1",

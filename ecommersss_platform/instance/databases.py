@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pydantic import SecretStr
+
 from ecommersss_platform.local.accounts import Say
 from ecommersss_platform.local.postgres import DAGSTER, OPERATIONAL, EmbeddedPostgres, NotUp
 from ecommersss_platform.settings import Settings
@@ -50,18 +52,22 @@ def database_url(settings: Settings) -> str:
 
     Raises `NotUp` if that is the embedded server and it does not run.
     """
-    return settings.database_url or _running(settings).url(OPERATIONAL)
+    return _given(settings.database_url) or _running(settings).url(OPERATIONAL)
 
 
 def dagster_url(settings: Settings) -> str:
     """Return the URL of the database of Dagster's storage. Raises `NotUp` as `database_url` does."""
-    return settings.dagster_url or _running(settings).url(DAGSTER)
+    return _given(settings.dagster_url) or _running(settings).url(DAGSTER)
+
+
+def _given(url: SecretStr | None) -> str | None:
+    return None if url is None else url.get_secret_value()
 
 
 @contextmanager
-def _database(settings: Settings, url: str | None, name: str, say: Say | None) -> Iterator[str]:
+def _database(settings: Settings, url: SecretStr | None, name: str, say: Say | None) -> Iterator[str]:
     if url is not None:
-        yield url
+        yield url.get_secret_value()
     else:
         with embedded_server(settings).lease(say) as server:
             yield server.url(name)

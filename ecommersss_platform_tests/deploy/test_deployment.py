@@ -112,8 +112,8 @@ def _settings(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], **gi
 
 def test_compose_settings_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = _settings(monkeypatch, SERVICES["code"]["environment"])
-    assert settings.database_url == "postgresql://ecommersss@postgres:5432/ecommersss"
-    assert settings.dagster_url == "postgresql://ecommersss@postgres:5432/dagster"
+    assert settings.database_url.get_secret_value() == "postgresql://ecommersss@postgres:5432/ecommersss"
+    assert settings.dagster_url.get_secret_value() == "postgresql://ecommersss@postgres:5432/dagster"
     assert str(settings.first_partition_day()) == "2025-01-01"
 
 

@@ -96,7 +96,7 @@ def run(*arguments: str) -> None:
 def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECOMMERSSS_HOME", str(settings.home))
     for name in ("database_url", "dagster_url"):
-        monkeypatch.setenv(f"ECOMMERSSS_{name.upper()}", str(getattr(settings, name)))
+        monkeypatch.setenv(f"ECOMMERSSS_{name.upper()}", getattr(settings, name).get_secret_value())
 
 
 @pytest.mark.usefixtures("environment")
@@ -105,7 +105,7 @@ def test_the_command_shows_what_it_would_do_and_then_does_it(
 ) -> None:
     assert settings.dagster_url
     half = flagged_stream(settings).segments()[5]
-    with dagster_instance(settings, settings.dagster_url) as instance:
+    with dagster_instance(settings, settings.dagster_url.get_secret_value()) as instance:
         cursor_of(instance, half)
     run("--dry-run", "--format", "json")
     rows = json.loads(capsys.readouterr().out)
@@ -129,7 +129,7 @@ def test_nothing_goes_from_the_flagged_stream_before_the_sensor_has_ticked(setti
 
 def test_the_sensor_that_is_furthest_behind_counts(settings: Settings) -> None:
     assert settings.dagster_url
-    with dagster_instance(settings, settings.dagster_url) as instance:
+    with dagster_instance(settings, settings.dagster_url.get_secret_value()) as instance:
         assert sensor_position(instance) is None
         cursor_of(instance, 900)
         assert sensor_position(instance) == 900
@@ -141,7 +141,7 @@ def test_the_sensor_that_is_furthest_behind_counts(settings: Settings) -> None:
 
 def test_a_consumer_that_is_behind_keeps_what_it_needs(settings: Settings) -> None:
     assert settings.database_url
-    url = settings.database_url
+    url = settings.database_url.get_secret_value()
     position = orders_topic(settings).segments()[4]
     execute(url, "INSERT INTO topic_positions VALUES ('orders', 'audit', %s)", (position,))
     [orders, _] = plan(settings, url, None)
@@ -161,14 +161,14 @@ def test_young_segments_and_those_that_are_kept_for_ever_stay(
         age(orders_topic(settings), 29.9)
         age(flagged_stream(settings), 29.9)
     changed = settings.model_copy(update=change)
-    gone = remove(plan(changed, settings.database_url, flagged_stream(settings).end()))
+    gone = remove(plan(changed, settings.database_url.get_secret_value(), flagged_stream(settings).end()))
     assert gone == {"orders": [], "flagged_orders": []}
     assert counts(settings) == (10, 10)
 
 
 def test_the_consumer_and_the_producer_go_on_after_it(settings: Settings) -> None:
     assert settings.database_url
-    url = settings.database_url
+    url = settings.database_url.get_secret_value()
     orders, flagged = orders_topic(settings), flagged_stream(settings)
     remove(plan(settings, url, flagged.end()))
     assert counts(settings) == (1, 1)
@@ -184,7 +184,7 @@ def test_the_consumer_and_the_producer_go_on_after_it(settings: Settings) -> Non
 def running(settings: Settings) -> Iterator[Callable[[], None]]:
     """The daily job in this process, on an instance of its own."""
     assert settings.dagster_url
-    with dagster_instance(settings, settings.dagster_url) as instance:
+    with dagster_instance(settings, settings.dagster_url.get_secret_value()) as instance:
         cursor_of(instance, flagged_stream(settings).end())
 
         def execute_job() -> None:
@@ -208,7 +208,7 @@ def test_a_job_that_cannot_reach_the_database_removes_nothing(
     away = "postgresql://nobody@127.0.0.1:1/none"
     monkeypatch.setattr(retention, "database_url", lambda _: away)
     assert settings.dagster_url
-    with dagster_instance(settings, settings.dagster_url) as instance:
+    with dagster_instance(settings, settings.dagster_url.get_secret_value()) as instance:
         cursor_of(instance, flagged_stream(settings).end())
         result = retention_job(settings).execute_in_process(instance=instance, raise_on_error=False)
         assert not result.success

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg2
 from psycopg2.extensions import connection as Connection
@@ -57,7 +56,7 @@ def conninfo(url: str, application: str, *, read_only: bool = False) -> str:
         url,
         application_name=application,
         client_encoding="UTF8",
-        options=_options(parse_dsn(url).get("options", ""), read_only=read_only),
+        options=session_options(parse_dsn(url).get("options", ""), read_only=read_only),
         connect_timeout=10,
         keepalives_idle=30,
         keepalives_interval=10,
@@ -65,15 +64,7 @@ def conninfo(url: str, application: str, *, read_only: bool = False) -> str:
     )
 
 
-def pinned_url(url: str) -> str:
-    """Return the URL with the same pinned session settings, for clients that make their own connections."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    query |= {"client_encoding": "UTF8", "options": _options(query.get("options", ""))}
-    return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
-
-
-def _options(others: str, *, read_only: bool = False) -> str:
+def session_options(others: str, *, read_only: bool = False) -> str:
     """Return the server's command-line options: those of the URL, then ours, because the last one wins."""
     ours = f"{_SESSION} -c default_transaction_read_only={'on' if read_only else 'off'}"
     return f"{others.removesuffix(ours).strip()} {ours}".strip()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+import psycopg2
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from ecommersss_platform.cli.app import app, main
@@ -39,6 +44,15 @@ def test_command_starts_without_heavy_libraries() -> None:
         (("produce", "--file", "absent.jsonl"), "does not exist"),
         (("query", "SELECT 1", "--format", "xml"), "xml"),
         (("materialize", "--from", "yesterday", "--to", "2026-01-01"), "yesterday"),
+        (("materialize", "--from", "9999-12-31", "--to", "9999-12-31"), "not from 2000-01-01 to 2100-12-31"),
+        (("produce", "--from", "0001-01-01", "--to", "2026-01-01"), "not from 2000-01-01"),
+        (("produce", "--rate", "1e30"), "10000"),
+        (("produce", "--rate", "nan"), "10000"),
+        (("up", "--port", "65536"), "65535"),
+        (("lists", "add", "block", "2147483648", "--reason", "x"), "2147483647"),
+        (("lists", "add", "block", "1", "--reason", "x", "--until", "9999-12-31"), "not from 2000-01-01"),
+        (("rejected", "retry", "9223372036854775808"), "9223372036854775807"),
+        (("rejected", "list", "--limit", "9223372036854775808"), "1000000"),
     ],
 )
 def test_wrong_usage_is_explained(arguments: tuple[str, ...], expected: str) -> None:
@@ -62,6 +76,65 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     printed = capsys.readouterr().err
     assert printed.startswith("ecommersss: ")
     return printed.removeprefix("ecommersss: ")
+
+
+def test_every_number_of_the_command_line_has_both_bounds() -> None:
+    def functions(group: typer.Typer) -> Iterator[Callable[..., Any]]:
+        yield from (command.callback for command in group.registered_commands if command.callback)
+        for inner in group.registered_groups:
+            assert inner.typer_instance
+            yield from functions(inner.typer_instance)
+
+    numbers = [
+        (function.__name__, name, parameter)
+        for function in functions(app)
+        for name, hint in get_type_hints(function, include_extras=True).items()
+        if get_origin(hint) is Annotated
+        for kind, parameter in [get_args(hint)]
+        if {int, float, list[int]} & {kind, *get_args(kind)}
+    ]
+    assert len(numbers) > 10
+    assert [n for n in numbers if None in (n[2].min, n[2].max)] == []
+
+
+def _fails(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), "/x: No space left on device; free space"),
+        (OSError(errno.EROFS, "Read-only file system", "/x"), "/x: Read-only file system; choose a place"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "/x: Permission denied; run as the user"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/x"), "/x: No such file or directory"),
+        (psycopg2.errors.InsufficientPrivilege("permission denied for schema public"), "Grant the role"),
+        (psycopg2.errors.ReadOnlySqlTransaction("cannot execute INSERT"), "Name the primary server"),
+        (psycopg2.errors.NumericValueOutOfRange("integer out of range"), "PostgreSQL: integer out of range"),
+        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), "is not text in UTF-8"),
+    ],
+)
+def test_what_a_user_can_cause_is_a_sentence(
+    error: Exception,
+    expected: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("ecommersss_platform.status.gather", _fails(error))
+    assert expected in error_of(capsys, "status")
+
+
+def test_a_bug_has_a_traceback_only_with_debug(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ecommersss_platform.status.gather", _fails(ZeroDivisionError("division by zero")))
+    assert error_of(capsys, "status").startswith("a bug: ZeroDivisionError: division by zero\n")
+    with pytest.raises(ZeroDivisionError):
+        main(["--debug", "status"])
 
 
 def test_wrong_settings_are_named(

@@ -98,7 +98,9 @@ def test_metrics_logs_and_health_of_a_running_consumer(
     port = settings.metrics_port
     assert settings.database_url
     assert port
-    consume = Consume(settings.database_url, settings.home, log_format="json", metrics_port=str(port))
+    consume = Consume(
+        settings.database_url.get_secret_value(), settings.home, log_format="json", metrics_port=str(port)
+    )
     try:
         end = orders_topic(settings).publish(lines())
 
@@ -118,7 +120,7 @@ def test_metrics_logs_and_health_of_a_running_consumer(
     assert consume.process.returncode == 0, errors
 
     [(stored, rejected)] = query(
-        settings.database_url,
+        settings.database_url.get_secret_value(),
         "SELECT count(*), (SELECT count(*) FROM rejected_orders) FROM orders",
     )
     assert 'ecommersss_orders_total{status="fraud"} 1.0' in scraped
@@ -148,7 +150,7 @@ def test_metrics_logs_and_health_of_a_running_consumer(
 def test_without_settings_no_metrics_are_served_and_logs_are_text(settings: Settings) -> None:
     assert settings.database_url
     orders_topic(settings).publish(lines())
-    consume = Consume(settings.database_url, settings.home, "--once")
+    consume = Consume(settings.database_url.get_secret_value(), settings.home, "--once")
     out, errors = consume.process.communicate(timeout=60)
     assert consume.process.returncode == 0, errors
     assert "0 bytes behind" in out
@@ -184,12 +186,12 @@ def test_health_exit_codes_and_sentences(settings: Settings) -> None:
         )
         return done.returncode, done.stdout
 
-    assert health("consumer", settings.database_url) == (0, "the consumer is healthy\n")
+    assert health("consumer", settings.database_url.get_secret_value()) == (0, "the consumer is healthy\n")
     code, printed = health("consumer", "postgresql://nobody@127.0.0.1:1/none")
     assert code == 1
     assert printed.startswith("PostgreSQL is unreachable: ")
-    code, printed = health("producer", settings.database_url)
+    code, printed = health("producer", settings.database_url.get_secret_value())
     assert code == 1
     assert printed.endswith("has no segment: nothing was published yet\n")
     orders_topic(settings).publish([b"{}"])
-    assert health("producer", settings.database_url) == (0, "the producer is healthy\n")
+    assert health("producer", settings.database_url.get_secret_value()) == (0, "the producer is healthy\n")

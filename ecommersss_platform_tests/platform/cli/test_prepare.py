@@ -59,12 +59,14 @@ def _tables(url: str | None) -> set[str]:
 def test_migrate_databases_is_idempotent(settings: Settings) -> None:
     revision = migrate_databases(settings)
     assert re.fullmatch(r"\d{4}", revision)
-    assert {"orders", "users", "products", "topic_positions"} <= _tables(settings.database_url)
-    assert {"runs", "event_logs", "jobs", "instigators"} <= _tables(settings.dagster_url)
+    assert {"orders", "users", "products", "topic_positions"} <= _tables(
+        settings.database_url.get_secret_value()
+    )
+    assert {"runs", "event_logs", "jobs", "instigators"} <= _tables(settings.dagster_url.get_secret_value())
     instance_file = settings.dagster_home / "dagster.yaml"
     written = instance_file.stat().st_mtime_ns
     assert migrate_databases(settings) == revision
-    with dagster_instance(settings, str(settings.dagster_url)) as instance:
+    with dagster_instance(settings, settings.dagster_url.get_secret_value()) as instance:
         # Known before the first run: see announce_pool.
         assert instance.event_log_storage.get_concurrency_keys() == {"duckdb"}
     assert instance_file.stat().st_mtime_ns == written
@@ -77,7 +79,7 @@ def test_fail_dead_runs_spares_runs_with_a_process(settings: Settings) -> None:
     migrate_databases(settings)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    with dagster_instance(settings, settings.dagster_url) as instance:
+    with dagster_instance(settings, settings.dagster_url.get_secret_value()) as instance:
         runs = []
         for pid in (gone.pid, os.getpid()):
             run = create_run_for_test(instance, job_name="daily_pipeline", status=DagsterRunStatus.STARTED)
@@ -110,8 +112,8 @@ def test_unreachable_server_is_one_clear_message(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ECOMMERSSS_HOME", str(settings.home))
-    for name in ("ECOMMERSSS_DATABASE_URL", "ECOMMERSSS_DAGSTER_URL"):
-        monkeypatch.setenv(name, "postgresql://nobody@127.0.0.1:1/none")
+    for name in ("DATABASE", "DAGSTER"):
+        monkeypatch.setenv(f"ECOMMERSSS_{name}_URL", f"postgresql://nobody@127.0.0.1:1/{name}")
     with pytest.raises(SystemExit, match="1"):
         main(["prepare", "databases"])
     printed = capsys.readouterr().err

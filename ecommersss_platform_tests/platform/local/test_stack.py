@@ -43,7 +43,7 @@ from ecommersss_platform.settings import Settings
 CONSUMER = '''
 import os, subprocess, sys, time
 print("consuming from", os.environ["ECOMMERSSS_HOME"], flush=True)
-print("dagster at", os.environ["ECOMMERSSS_DAGSTER_URL"], flush=True)
+print("dagster at", os.environ["ECOMMERSSS_DAGSTER_URL"].partition("?")[0], flush=True)
 print("metrics on", os.environ["ECOMMERSSS_METRICS_PORT"], flush=True)
 run = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 print("run", run.pid, flush=True)
@@ -212,7 +212,7 @@ def test_up_says_which_processes_run_and_where_they_log(up: Up) -> None:
         line = rf"^[\d:]{{8}}  {name:<10} process {row['pid']}: stub {name}, log home/logs/{name}\.log$"
         assert len(re.findall(line, up.text(), re.M)) == 1, up.text()
     up.wait(lambda status: f"everything is ready: {status['ui']}" in up.text())
-    assert f"consuming from {up.home}\ndagster at postgresql://dagster\n" in consumer_log(up)
+    assert f"consuming from {up.home}\ndagster at postgresql://dagster/\n" in consumer_log(up)
 
 
 def test_taken_ui_port_is_said_with_who_has_it_and_the_next_free_one_is_used(up: Up, taken: int) -> None:
@@ -301,7 +301,9 @@ def test_next_up_ends_what_a_killed_one_left_and_a_second_ctrl_c_does_not_wait(
 def test_interrupted_preparation_leaves_nothing_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = Settings(home=tmp_path, database_url="postgresql://unused", dagster_url="postgresql://unused")
+    settings = Settings(
+        home=tmp_path, database_url="postgresql://unused/a", dagster_url="postgresql://unused/b"
+    )
 
     def interrupted(*arguments: object) -> None:
         running = stack.running(settings)

@@ -15,7 +15,8 @@ from sqlalchemy import create_engine, text
 
 from ecommersss_platform.postgres.extraction import read_batches
 from ecommersss_platform_tests.support.shop import query
-from streaming.database import VERSION_TABLE, connect, migrate, pinned_url
+from streaming.database import VERSION_TABLE, connect, migrate
+from streaming.database.urls import pinned_url
 from streaming.libpq import drop_libpq_variables
 
 pytestmark = pytest.mark.integration

@@ -1,0 +1,65 @@
+"""Settings: secrets stay secret, database URLs are normalised, numbers have bounds."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from ecommersss_platform.cli.errors import known_problem
+from ecommersss_platform.instance.dagster_home import environment
+from ecommersss_platform.settings import SECRETS, Settings
+
+URL = "postgres://shop:CANARY@127.0.0.1:5/x"
+
+
+def _problem(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    """Return what the command line says about these wrong settings, which tells no secret."""
+    for name, value in variables.items():
+        monkeypatch.setenv(f"ECOMMERSSS_{name.upper()}", value)
+    with pytest.raises(ValidationError) as refused:
+        Settings(_env_file=None)
+    problem = known_problem(refused.value)
+    assert problem is not None
+    assert "CANARY" not in f"{problem} {refused.value!r} {refused.value}"
+    return problem.removeprefix("wrong settings\n  ")
+
+
+@pytest.mark.parametrize("wrong", [{"topic": "pubsub"}, {"warehouse": "bigquery"}, {"ui_port": "70000"}])
+def test_no_error_shows_the_value_of_another_setting(
+    wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "ECOMMERSSS_" in _problem(monkeypatch, database_url=URL, dagster_url=URL + "2", **wrong)
+
+
+def test_a_wrong_url_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _problem(monkeypatch, database_url=URL + "?schema=public") == (
+        "ECOMMERSSS_DATABASE_URL: PostgreSQL has no connection parameter schema: remove it"
+    )
+
+
+def test_one_database_for_both_urls_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "host=localhost port=5 dbname=x user=dagster password=CANARY"
+    assert _problem(monkeypatch, database_url=URL, dagster_url=other) == (
+        "ECOMMERSSS_DATABASE_URL and ECOMMERSSS_DAGSTER_URL name the same database:"
+        " create a second one for Dagster"
+    )
+
+
+def test_urls_are_normalised_hidden_and_passed_to_children() -> None:
+    settings = Settings(database_url=URL, dagster_url=f"{URL}2", _env_file=None)
+    assert "CANARY" not in repr(settings) + str(settings.model_dump())
+    variables = environment(settings, f"{URL}2")
+    assert variables["ECOMMERSSS_DATABASE_URL"] == "postgresql://shop:CANARY@127.0.0.1:5/x"
+    assert {name for name, value in variables.items() if "CANARY" in value} == {
+        f"ECOMMERSSS_{name.upper()}" for name in SECRETS
+    }
+
+
+def test_every_number_has_both_bounds() -> None:
+    for name, field in Settings.model_fields.items():
+        if (
+            any(number in str(field.annotation) for number in ("int", "float", "date"))
+            and name not in SECRETS
+        ):
+            bounds = {bound for item in field.metadata for bound in ("ge", "le") if hasattr(item, bound)}
+            assert bounds == {"ge", "le"} or "Literal" in str(field.annotation), name
