@@ -13,6 +13,7 @@ orders are stored. If a batch fails, the users that it counted are dropped and r
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, Protocol
@@ -94,7 +95,7 @@ class MemoryHistory:
 
     def __init__(self) -> None:
         self._users: dict[int, Span] = {}
-        self._late: dict[int, list[Span]] = {}
+        self._late: dict[int, _LateSpans] = {}
         """What the late orders of the current batch look back on."""
         self._uncommitted: list[Order] = []
         self._full: set[int] = set()
@@ -134,18 +135,21 @@ class MemoryHistory:
             if span is None or placed < span.first_covered:
                 raise LookupError(f"order {order.id} was not loaded")
             self._uncommitted.append(order)
-            if len(span.times) >= span.trim_at:
+            if len(span.times) + span.late >= span.trim_at:
                 self._full.add(user_id)
             return span.observe(order)
-        spans = [*self._late[user_id], *([span] if span is not None else [])]
-        found = next((s for s in spans if s.covers(placed)), None)
-        if found is None:
+        late = self._late[user_id]
+        around = late.around(placed)
+        found = around if around is not None and around.covers(placed) else span
+        if found is None or not found.covers(placed):
             raise LookupError(f"order {order.id} was not loaded")
         self._uncommitted.append(order)
+        late.update(found)
         velocity = found.observe(order)
-        for other in spans:
-            if other is not found:
+        for other in (around, span):
+            if other is not None and other is not found:
                 other.add(placed, order.amount, order.country)
+        insort(late.observed, placed)
         return velocity
 
     def committed(self, orders: int) -> None:
@@ -197,21 +201,54 @@ class MemoryHistory:
                 users[user_id] = Span(_NEVER if last is None else last, last)
         if not intervals:
             return
+        for pending in waiting.values():
+            pending.sort(key=lambda past: past.created_date)
+        waiting_times = {user_id: [past.created_date for past in of] for user_id, of in waiting.items()}
         for interval, (before, orders) in zip(intervals, stored.within(intervals), strict=True):
             user_id, floor, ceiling = interval
             if user_id in waiting:
-                known = {past.id for past in orders}
-                for past in waiting[user_id]:
-                    if past.created_date <= floor:
-                        before = _later(before, past.created_date)
-                    elif past.created_date <= ceiling and past.id not in known:
-                        orders.append(past)
+                times = waiting_times[user_id]
+                first, end = bisect_right(times, floor), bisect_right(times, ceiling)
+                if first:
+                    before = _later(before, times[first - 1])
+                if first < end:
+                    known = {past.id for past in orders}
+                    orders += [past for past in waiting[user_id][first:end] if past.id not in known]
             if user_id not in users and newest[user_id] <= ceiling:  # type: ignore[operator]
                 span = users[user_id] = Span(floor, before)
             else:
                 span = Span(floor, before, ceiling)
-                self._late.setdefault(user_id, []).append(span)
+                self._late.setdefault(user_id, _LateSpans()).append(span)
             span.fill(orders)
+
+
+class _LateSpans:
+    """What a user's late orders of one batch look back on: spans that do not overlap, sorted by time.
+
+    `observed` are the times of the user's orders in this batch so far, sorted.
+    """
+
+    def __init__(self) -> None:
+        self._spans: list[Span] = []
+        self._ceilings: list[datetime] = []
+        self.observed: list[datetime] = []
+
+    def append(self, span: Span) -> None:
+        """Add a span that is later than all before."""
+        assert span.ceiling is not None
+        self._spans.append(span)
+        self._ceilings.append(span.ceiling)
+
+    def around(self, placed: datetime) -> Span | None:
+        """Return the span in which an instant is."""
+        at = bisect_left(self._ceilings, placed)
+        return self._spans[at] if at < len(self._spans) and placed > self._spans[at].floor else None
+
+    def update(self, span: Span) -> None:
+        """Tell a span of the newest order before it, if this batch had a newer one."""
+        at = bisect_right(self.observed, span.floor)
+        if at:
+            span.before = _later(span.before, self.observed[at - 1])
 
 
 def _later(one: datetime | None, other: datetime) -> datetime:

@@ -11,9 +11,11 @@ is 0 for a tie, and NULL only if there is none.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import accumulate
+from itertools import accumulate, chain
+from operator import sub
 from typing import Final, NamedTuple
 
 import msgspec
@@ -28,6 +30,8 @@ _SECOND: Final = timedelta(seconds=1)
 _ZERO: Final = Decimal("0.00")
 _TRIM_AT: Final = 16
 """The least number of a user's orders at which old ones are dropped."""
+_NEAR: Final = 64
+"""A late order with at most so many orders after it is inserted among them; a later one goes to a run."""
 
 
 class Velocity(msgspec.Struct, frozen=True, gc=False):
@@ -52,16 +56,31 @@ class PastOrder(NamedTuple):
     country: str
 
 
+class _Run:
+    """Orders sorted by time, with the running totals of their amounts."""
+
+    __slots__ = ("orders", "sums", "times")
+
+    def __init__(self, orders: Iterable[tuple[datetime, Decimal]]) -> None:
+        self.orders = sorted(orders)
+        self.times = [placed for placed, _ in self.orders]
+        self.sums = list(accumulate(amount for _, amount in self.orders))
+
+
 class Span:
     """All of a user's orders placed in (floor, ceiling]. Without a ceiling the span has no end.
 
     `before` is the `created_date` of the newest order at or before the floor. Lists are sorted by
     `created_date`; `sums` are running totals of amounts, from any start.
+
+    Orders that are late by many orders are not among `times` and `sums`, where inserting one would change
+    all totals after it. They are in runs, each larger than the next, so that there are few: a new order is a
+    run of one, and runs of one size are merged.
     """
 
     __slots__ = (
-        *("before", "ceiling", "first_covered", "floor", "sums", "times", "trim_at"),
-        *("_base", "_countries", "_country", "_day"),
+        *("before", "ceiling", "first_covered", "floor", "late", "sums", "times", "trim_at"),
+        *("_base", "_countries", "_country", "_day", "_runs"),
     )
 
     def __init__(self, floor: datetime, before: datetime | None, ceiling: datetime | None = None) -> None:
@@ -74,6 +93,9 @@ class Span:
         """The number of orders at which to drop old ones: twice as many as were kept, so that a trim pays."""
         self.times: list[datetime] = []
         self.sums: list[Decimal] = []
+        self.late = 0
+        """The number of orders in runs."""
+        self._runs: list[_Run] = []
         self._base = _ZERO  # what `sums` start from
         # Orders before this index are outside the day of every later order that is not late. Searching each
         # time would read old orders, which are in no processor cache.
@@ -91,7 +113,7 @@ class Span:
         """Return the features of an order that the span covers, and count the order from now on."""
         placed, amount, times, sums = order.created_date, order.amount, self.times, self.sums
         end = len(times)
-        if end and placed < times[-1]:
+        if self.late or (end and placed < times[-1]):
             return self._observe_late(order)
         since = placed - DAY
         if not end:
@@ -122,23 +144,29 @@ class Span:
         return Velocity(end - short + 1, end - day + 1, sum_24h, None if last is None else seconds, countries)
 
     def _observe_late(self, order: Order) -> Velocity:
-        placed, times, sums = order.created_date, self.times, self.sums
-        end = bisect_right(times, placed)
-        last = times[end - 1] if end else self.before
-        day = bisect_right(times, placed - DAY, 0, end)
-        velocity = Velocity(
-            end - bisect_right(times, placed - TEN_MINUTES, day, end) + 1,
-            end - day + 1,
-            (sums[end - 1] if end else self._base) - (sums[day - 1] if day else self._base) + order.amount,
-            None if last is None else (placed - last) // _SECOND,
-            self._countries_with(order, day, end),
-        )
+        placed, last, amount = order.created_date, self.before, order.amount
+        since, ten = placed - DAY, placed - TEN_MINUTES
+        in_day = in_ten = 1
+        runs = [(self.times, self.sums, self._base), *((run.times, run.sums, _ZERO) for run in self._runs)]
+        for times, sums, base in runs:
+            end = bisect_right(times, placed)
+            if end == 0:
+                continue
+            if last is None or times[end - 1] > last:
+                last = times[end - 1]
+            day = bisect_right(times, since, 0, end)
+            if day < end:
+                in_day += end - day
+                in_ten += end - bisect_right(times, ten, day, end)
+                amount += sums[end - 1] - (sums[day - 1] if day else base)
+        seconds = None if last is None else (placed - last) // _SECOND
+        velocity = Velocity(in_ten, in_day, amount, seconds, self._countries_with(order, in_day == 1))
         self.add(placed, order.amount, order.country)
         return velocity
 
-    def _countries_with(self, order: Order, day: int, end: int) -> int:
+    def _countries_with(self, order: Order, alone: bool) -> int:
         if self._countries is None:
-            return 1 if day == end or order.country == self._country else 2
+            return 1 if alone or order.country == self._country else 2
         since, found = order.created_date - DAY, 1
         for country, times in self._countries.items():
             if country != order.country:
@@ -151,7 +179,8 @@ class Span:
             if not self.times:
                 self._country = country
                 return
-            self._countries, self._country = {self._country: self.times.copy()}, ""
+            times = sorted(chain(self.times, *(run.times for run in self._runs)))
+            self._countries, self._country = {self._country: times}, ""
         own = self._countries.setdefault(country, [])
         own.insert(bisect_right(own, placed), placed)
 
@@ -166,11 +195,29 @@ class Span:
         if country != self._country:
             self._count_country(placed, country)
         at = bisect_right(self.times, placed)
+        if len(self.times) - at > _NEAR:
+            self._add_run(placed, amount)
+            return
         self._day += at < self._day
         self.times.insert(at, placed)
         self.sums.insert(at, self.sums[at - 1] if at else self._base)
         for later in range(at, len(self.sums)):
             self.sums[later] += amount
+
+    def _add_run(self, placed: datetime, amount: Decimal) -> None:
+        run = _Run([(placed, amount)])
+        while self._runs and len(self._runs[-1].orders) <= len(run.orders):
+            run = _Run(self._runs.pop().orders + run.orders)
+        self._runs.append(run)
+        self.late += 1
+
+    def _merge_runs(self) -> None:
+        """Move the orders of all runs to `times` and `sums`."""
+        amounts = map(sub, self.sums, chain((self._base,), self.sums))
+        whole = _Run(chain(zip(self.times, amounts, strict=True), *(run.orders for run in self._runs)))
+        self._runs, self.late, self._base = [], 0, _ZERO
+        self.times, self.sums = whole.times, whole.sums
+        self._day = bisect_right(self.times, self.times[-1] - DAY)
 
     def fill(self, orders: list[PastOrder]) -> None:
         """Fill an empty span with its stored orders, in any order."""
@@ -188,6 +235,8 @@ class Span:
 
     def trim(self, floor: datetime) -> None:
         """Drop the orders up to an instant, and remember only when the last of them was placed."""
+        if self.late:
+            self._merge_runs()
         cut = bisect_right(self.times, floor)
         self.trim_at = max(_TRIM_AT, 2 * (len(self.times) - cut))
         if cut == 0:

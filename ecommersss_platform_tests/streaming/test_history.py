@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
 
@@ -14,10 +16,10 @@ from hypothesis import strategies as st
 
 from ecommersss_platform_tests.support.plain_velocity import StoredInMemory, plain_velocity
 from ecommersss_platform_tests.support.shop import NOON, order
-from streaming import history
+from streaming import history, velocity
 from streaming.history import FreshHistory, MemoryHistory
 from streaming.orders import MAX_AMOUNT, Order
-from streaming.velocity import Velocity
+from streaming.velocity import PastOrder, Velocity
 
 MICROSECOND = timedelta(microseconds=1)
 SECOND, MINUTE, HOUR, DAY = (timedelta(**{unit: 1}) for unit in ("seconds", "minutes", "hours", "days"))
@@ -111,8 +113,17 @@ def topics(draw: st.DrawFn) -> list[Order]:
     return orders
 
 
+@pytest.fixture(scope="module", params=[64, 0], ids=["in-place", "in-runs"])
+def late_orders(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Late orders of a short topic inserted in place, and all of them kept in runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(velocity, "_NEAR", request.param)
+        yield
+
+
 @given(topics(), st.data())
 @settings(max_examples=150, deadline=None)
+@pytest.mark.usefixtures("late_orders")
 @pytest.mark.parametrize("kind", [MemoryHistory, FreshHistory])
 def test_history_equals_its_definition_and_the_sql(
     kind: type[MemoryHistory], topic: list[Order], data: st.DataObject
@@ -143,6 +154,7 @@ def test_history_equals_its_definition_and_the_sql(
 
 @given(topics(), st.data())
 @settings(max_examples=100, deadline=None)
+@pytest.mark.usefixtures("late_orders")
 def test_a_batch_may_be_judged_while_others_are_being_stored(topic: list[Order], data: st.DataObject) -> None:
     """An order counts once, whether or not it is stored or known to be when the next batch is loaded."""
     stored, memory = StoredInMemory(), MemoryHistory()
@@ -295,3 +307,62 @@ def test_an_order_that_was_not_loaded_is_a_programming_error() -> None:
     observed(memory, stored, [order(4, user_id=2)])
     with pytest.raises(LookupError, match="order 5 was not loaded"):
         memory.observe(order(5, user_id=2, created_date=NOON - 400 * DAY))
+
+
+@pytest.mark.usefixtures("late_orders")
+def test_orders_of_one_user_in_random_order_equal_the_definition() -> None:
+    pick = random.Random(3)
+    topic = [
+        order(
+            n,
+            created_date=NOON + pick.randrange(40 * 3600) * SECOND,
+            amount=Decimal(pick.randrange(10**6)) / 100,
+            country=pick.choice(["ID", "ID", "SG"]),
+        )
+        for n in range(1, 800)
+    ]
+    stored, memory = StoredInMemory(), MemoryHistory()
+    found = [v for n in range(0, len(topic), 40) for v in observed(memory, stored, topic[n : n + 40])]
+    assert found == [plain_velocity(topic[:n], o) for n, o in enumerate(topic)]
+
+
+def _seconds_for(orders: list[Order]) -> float:
+    """Return the processor time that it takes to observe orders of users who have no others."""
+    memory = MemoryHistory()
+    memory.load(Nothing(), orders)
+    began = time.process_time()
+    for o in orders:
+        memory.observe(o)
+    return time.process_time() - began
+
+
+def test_late_orders_of_one_user_take_little_longer_than_orders_in_time() -> None:
+    orders = [order(n, created_date=NOON + n * SECOND) for n in range(1, 40_001)]
+    shuffled = orders.copy()
+    random.Random(1).shuffle(shuffled)
+    assert _seconds_for(shuffled) < 2 + 10 * _seconds_for(orders)
+
+
+def test_orders_of_one_user_on_thousands_of_days_take_seconds() -> None:
+    """Each is later than memory reaches back, so it has a window of its own."""
+    days = list(range(1, 5_001))
+    random.Random(1).shuffle(days)
+    topic = [order(n, created_date=NOON - 2 * day * DAY) for n, day in enumerate(days, 1)]
+    stored, memory = Windows([order(9_999)]), MemoryHistory()
+    memory.load(stored, topic)
+    began = time.process_time()
+    found = [memory.observe(o) for o in topic]
+    assert time.process_time() - began < 5
+    assert [v.user_orders_24h for v in found] == [1] * len(topic)
+    seen: list[int] = []
+    for v, day in zip(found[:300], days, strict=False):
+        older = [2 * (other - day) * 86_400 for other in seen if other > day]
+        assert v.seconds_since_last_order == min(older, default=None)
+        seen.append(day)
+
+
+class Windows(StoredInMemory):
+    """Stored orders newer than every window that is asked for."""
+
+    def within(self, intervals: Sequence[history.Interval]) -> list[tuple[None, list[PastOrder]]]:
+        return [(None, []) for _ in intervals]
