@@ -119,6 +119,10 @@ class Settings(BaseSettings):
         " unset: 2 on DuckDB, 10 on BigQuery",
     )
     ui_port: int = Field(default=3000, ge=0, le=65535, description="port of the Dagster UI; 0: any free port")
+    ui_hosts: str | None = Field(
+        default=None,
+        description="more host names of the Dagster UI, such as a reverse proxy's, separated by commas",
+    )
     metrics_port: int | None = Field(
         default=None,
         ge=0,
@@ -179,6 +183,11 @@ class Settings(BaseSettings):
     def runs_at_once(self) -> int:
         """The maximum number of runs at the same time. Each is a process of a few hundred megabytes."""
         return self.concurrent_runs or _RUNS_AT_ONCE[self.warehouse]
+
+    @property
+    def ui_host_names(self) -> frozenset[str]:
+        """The host names of `ui_hosts`, in lower case."""
+        return frozenset(name for part in (self.ui_hosts or "").split(",") if (name := part.strip().lower()))
 
     @property
     def rules_path(self) -> Path:

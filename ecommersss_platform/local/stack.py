@@ -223,7 +223,7 @@ def _children(
     webserver = child(
         _WEBSERVER,
         "Dagster UI",
-        "dagster_webserver",
+        "ecommersss_platform.instance.webserver",
         *("-h", HOST, "-p"),
         lambda: str(interface.choose()),
         *workspace,

@@ -67,7 +67,7 @@ def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> 
     with log.open("wb") as output:
         webserver = subprocess.Popen(
             [
-                *(sys.executable, "-m", "dagster_webserver"),
+                *(sys.executable, "-m", "ecommersss_platform.instance.webserver"),
                 *("--host", "127.0.0.1", "--port", str(port), "--workspace", "workspace.yaml"),
             ],
             cwd=PROJECT,
