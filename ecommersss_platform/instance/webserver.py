@@ -8,7 +8,6 @@ UI itself sends.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -78,14 +77,14 @@ def main() -> None:
     from dagster_webserver import app, cli
 
     hosts = LOOPBACK | Settings().ui_host_names
-    create = app.create_app_from_workspace_process_context
+    create: Any = app.create_app_from_workspace_process_context
+
+    def create_guarded(*arguments: Any, **options: Any) -> Any:
+        return guarded(create(*arguments, **options), hosts)
+
     # Upstream has no hook for middleware: its command finds this name in its own module.
-    cli.create_app_from_workspace_process_context = partial(_create, create, hosts)
+    cli.create_app_from_workspace_process_context = create_guarded
     cli.main()
-
-
-def _create(create: Callable[..., App], hosts: frozenset[str], *arguments: Any, **options: Any) -> App:
-    return guarded(create(*arguments, **options), hosts)
 
 
 if __name__ == "__main__":
