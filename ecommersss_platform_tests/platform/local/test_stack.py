@@ -367,4 +367,9 @@ def test_every_child_is_a_module_that_python_can_run(tmp_path: Path) -> None:
     for child in children:
         python, option, module, *_ = child.command()
         assert (python, option) == (sys.executable, "-m")
-        assert importlib.util.find_spec(f"{module}.__main__") is not None, module
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        if spec.submodule_search_locations is not None:
+            assert importlib.util.find_spec(f"{module}.__main__") is not None, module
+        else:
+            assert '__name__ == "__main__"' in Path(str(spec.origin)).read_text(), module
