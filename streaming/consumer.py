@@ -124,7 +124,8 @@ class Consumer(ConsumerLoop):
         return self._pending_batch is not None
 
     def _process(self, batch: Batch) -> None:
-        pending = _PendingBatch(batch, *candidates(batch), read_at=time.monotonic())
+        with self._watchdog.working(batch.positions[0], len(batch)):
+            pending = _PendingBatch(batch, *candidates(batch), read_at=time.monotonic())
         if self._look_first:
             self._finish_pending()
         self._decide(pending, self._look_first)
@@ -146,9 +147,10 @@ class Consumer(ConsumerLoop):
             catalogue = self.store.refresh(orders)
             with self.store.past_orders() as past_orders:
                 self.history.load(past_orders, orders)
-            pending.decision = decide_batch(
-                pending.decoded, stored, catalogue, self.history, self.book, self._clock()
-            )
+            with self._watchdog.working(pending.batch.positions[0], len(pending.batch)):
+                pending.decision = decide_batch(
+                    pending.decoded, stored, catalogue, self.history, self.book, self._clock()
+                )
         pending.decision.rejected.extend(pending.invalid)
         # Made here rather than in the commit thread, which would wait for the interpreter's lock.
         pending.rows = Rows.of(pending.decision.orders)

@@ -9,6 +9,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import psycopg2
@@ -21,6 +22,7 @@ from streaming.errors import PlatformError, first_line
 from streaming.rejected import retry_arrived
 from streaming.rules import RuleBook, RuleFile
 from streaming.topics import Batch, Publisher, Reader
+from streaming.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class ConsumerLoop(ABC):
         self._publisher = publisher
         self._max_lines = max_lines
         self._clock = clock
+        self._watchdog = Watchdog()
         self._stopping = False
         self._reader: Reader | None = None
         # How long a topic must be silent to count as drained.
@@ -89,8 +92,11 @@ class ConsumerLoop(ABC):
 
     # Running and stopping.
 
-    def run(self, once: bool = False) -> None:
+    def run(self, once: bool = False, watchdog: Watchdog | None = None) -> None:
         """Consume until `stop`, or with `once` until the topic is drained.
+
+        A `watchdog` ends the whole process if the consumer stands still; it is for a process that only
+        consumes.
 
         Waits while the database is away. Raises `PlatformError` for what waiting does not cure, such as
         another consumer on the topic or a full disk. Nothing is lost then: the next run goes on.
@@ -105,11 +111,15 @@ class ConsumerLoop(ABC):
             except BaseException as error:
                 failure.append(error)
 
+        self._watchdog = watchdog or self._watchdog
         worker = threading.Thread(target=work, name="consumer", daemon=True)
         worker.start()
         try:
-            while worker.is_alive() and not self._stopping:
-                worker.join(0.1)
+            with watchdog.guarding_interpreter() if watchdog else nullcontext() as tick:
+                while worker.is_alive() and not self._stopping:
+                    worker.join(0.1)
+                    if tick is not None:
+                        tick()
         finally:
             if worker.is_alive():
                 self.stop()

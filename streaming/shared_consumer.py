@@ -103,7 +103,8 @@ class SharedConsumer(ConsumerLoop):
 
     def _store(self, batch: Delivery) -> tuple[Decision, int]:
         """Decide about a batch and commit it. Returns the decision and the last position that it took."""
-        decoded, invalid = candidates(batch)
+        with self._watchdog.working(self.position, len(batch)):
+            decoded, invalid = candidates(batch)
         orders = [candidate.order for candidate in decoded]
         users = {order.user_id for order in orders}
         for _ in range(COLLISIONS):
@@ -115,7 +116,8 @@ class SharedConsumer(ConsumerLoop):
                 with self.store.past_orders() as past_orders:
                     self.history.load(past_orders, orders)
                 placed = [Candidate(positions[c.position], c.line, c.order) for c in decoded]
-                decision = decide_batch(placed, stored, catalogue, self.history, self.book, self._clock())
+                with self._watchdog.working(positions[0], len(batch)):
+                    decision = decide_batch(placed, stored, catalogue, self.history, self.book, self._clock())
             decision.rejected.extend(line.at(positions[line.position]) for line in invalid)
             ids = dict(zip(positions, batch.message_ids, strict=True))
             try:

@@ -151,6 +151,7 @@ def consume(
     from ecommersss_platform.topics import fraud_consumer
     from streaming.consumer_loop import tune_interpreter
     from streaming.metrics import served
+    from streaming.watchdog import Watchdog
 
     settings = read_settings()
     configure_logging(settings.log_format)
@@ -158,7 +159,7 @@ def consume(
     with open_database(settings) as url:
         consumer = fraud_consumer(settings, url)
         with served(consumer, settings.metrics_port), _stopped_by_signals(consumer.stop):
-            consumer.run(once=once)
+            consumer.run(once, Watchdog())
     if once:
         typer.echo(consumer.summary())
 
