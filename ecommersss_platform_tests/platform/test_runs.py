@@ -501,6 +501,8 @@ def test_the_order_stream_sensor_in_the_daemon(platform: Platform) -> None:
     requests = (Request(late, late, 1), Request(today, today, 1))
     assert Cursor.parse(tick.cursor) == Cursor(0, first, requests)
     runs = {run.tags["dagster/run_key"]: run for run in platform.runs(sensor_name="order_stream_sensor")}
+    # Behind those of people in the queue.
+    assert {run.tags["dagster/priority"] for run in runs.values()} == {"-1"}
     assert set(runs) == {request.key(first) for request in requests}
 
     # While they are under way nothing more is asked for, however many orders come.
