@@ -90,7 +90,7 @@ class DiskBroker:
     settings: Settings
 
     def topic(self) -> JsonlTopic:
-        return JsonlTopic(self.settings.orders_topic_dir)
+        return JsonlTopic(self.settings.orders_topic_dir, sync=self.settings.topic_sync)
 
     def consumer(self, url: str, rules: RuleFile) -> ConsumerLoop:
         from streaming.consumer import Consumer

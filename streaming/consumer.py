@@ -15,11 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from itertools import pairwise
 
 from streaming.commit_thread import CommitThread
 from streaming.consumer_loop import COLLISIONS, ConsumerLoop, utc_now
 from streaming.database.rows import Rows
-from streaming.database.store import Collision, OrderStore
+from streaming.database.store import Collision, LastLine, OrderStore
 from streaming.decisions import Candidate, Decision, Rejected, candidates, decide_batch
 from streaming.errors import PlatformError
 from streaming.flagged import FlaggedStream
@@ -88,6 +89,7 @@ class Consumer(ConsumerLoop):
 
     def _begin(self) -> None:
         self.position = self.store.open()
+        self._recognise_topic()
         self.flagged.recover(self.store)
         with self.store.past_orders() as past_orders:
             self.history.reset(past_orders)
@@ -97,6 +99,54 @@ class Consumer(ConsumerLoop):
             self.position,
             extra={"position": self.position, "lag": self.lag(), "rules_version": self.book.version},
         )
+
+    def _recognise_topic(self) -> None:
+        """Compare the topic with the last line that was read, and read again what differs.
+
+        After a power failure, a topic may end before what was read, and new lines may have filled the gap.
+        """
+        last = self.store.last_line()
+        if last is None or self._has(last):
+            return
+        known = self._last_known()
+        logger.error(
+            'topic "%s" is not what was read up to position %d: it was truncated or replaced. Its lines after'
+            " position %d, the last order that the database knows, are read again",
+            self.store.topic,
+            self.position,
+            known,
+            extra={"position": self.position, "known": known},
+        )
+        resume = self.topic.repair(self.position, known)
+        self.store.commit(self.position, resume)
+        self.position = resume
+
+    def _has(self, last: LastLine) -> bool:
+        """Return whether the topic has this line before the position; True if the line was removed by age."""
+        if last.line_position < self.topic.start():
+            return True
+        try:
+            with self.topic.reader(last.line_position) as reader:
+                batch = reader.read(1, 0)
+        except TopicTruncated:
+            return False
+        return bool(batch.lines) and batch.next_position == self.position and LastLine.of(batch) == last
+
+    def _last_known(self) -> int:
+        """Return the position after the topic's last line whose order is stored at that line's position."""
+        segments = [segment for segment in self.topic.segments() if segment < self.position]
+        for begin, end in reversed(list(pairwise([*segments, self.position]))):
+            stored = self.store.ids_by_position(begin, end)
+            known = None
+            with self.topic.reader(begin) as reader:
+                while (batch := reader.read(MAX_LINES, 0)).lines and batch.positions[0] < end:
+                    ends = dict(pairwise([*batch.positions, batch.next_position]))
+                    for candidate in candidates(batch)[0]:
+                        if stored.get(candidate.position) == candidate.order.id:
+                            known = ends[candidate.position]
+            if known is not None:
+                return known
+        return self.topic.start()
 
     def _follow(self, once: bool) -> None:
         repaired_at = None
@@ -164,6 +214,7 @@ class Consumer(ConsumerLoop):
             pending.rows,
             decision.rejected,
             decision.lists_version,
+            LastLine.of(pending.batch),
         )
 
     def _finish_pending(self) -> bool:

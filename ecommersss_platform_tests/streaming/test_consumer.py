@@ -261,11 +261,57 @@ def test_a_topic_that_was_cut_goes_on_and_loses_nothing(stream: Stream) -> None:
     path = stream.topic.path(0)
     path.write_bytes(b"".join(encode(order(i)) + b"\n" for i in (1, 7)))
     consumer = stream.drain()
-    assert (consumer.counters.orders, consumer.counters.duplicates) == (1, 1)
+    assert (consumer.counters.orders, consumer.counters.duplicates) == (1, 0), "order 1 is not read again"
     stream.topic.publish([encode(order(8))])
     stream.drain()
     assert stream.ids() == [1, 2, 3, 4, 5, 7, 8]
     assert [decode_flagged(line).id for line in read_all(stream.flagged).values()] == [1, 2, 3, 4, 5, 7, 8]
+
+
+@pytest.mark.parametrize("segment_bytes", [64 << 20, 500])
+def test_a_topic_whose_lost_end_was_filled_with_other_orders_is_read_again(
+    stream: Stream, segment_bytes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream.topic = JsonlTopic(stream.topic.directory, segment_bytes)
+    for number in range(10, 30):
+        stream.topic.publish([encode(order(number))])
+    stream.drain()
+    lost, end = stream.topic.segments()[-1], stream.topic.end()
+    line = len(encode(order(10))) + 1
+    if stream.topic.segments()[1:]:
+        stream.topic.path(lost).unlink()
+        lost = stream.topic.segments()[-1]
+    os.truncate(stream.topic.path(lost), line)
+    for number in range(50, 80):
+        stream.topic.publish([encode(order(number))])
+    assert stream.topic.end() > end
+    consumer = stream.drain()
+    assert (consumer.counters.orders, consumer.counters.duplicates) == (30, 0)
+    assert f"Its lines after position {lost + line}, the last order that" in caplog.text
+    assert stream.ids() == [*range(10, 30), *range(50, 80)]
+    flagged = [decode_flagged(line).id for line in read_all(stream.flagged).values()]
+    assert flagged == stream.ids()
+    caplog.clear()
+    stream.topic.publish([encode(order(80))])
+    assert stream.drain().counters.orders == 1
+    assert stream.drain().counters.orders == 0
+    assert "read again" not in caplog.text
+
+
+def test_a_position_moved_by_hand_and_a_line_removed_by_age_are_no_lost_end(
+    stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream.topic = JsonlTopic(stream.topic.directory, 100)
+    for number in (1, 2, 3):
+        stream.topic.publish([encode(order(number))])
+    stream.drain()
+    execute(stream.url, "UPDATE topic_positions SET position = 0")
+    assert stream.drain().counters.duplicates == 3
+    stream.topic.publish([encode(order(4))])
+    for segment in stream.topic.segments()[:-1]:
+        stream.topic.path(segment).unlink()
+    assert stream.drain().counters.orders == 1
+    assert "read again" not in caplog.text
 
 
 def test_a_topic_removed_under_a_running_consumer_goes_on(stream: Stream) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import psycopg2
 from psycopg2 import errors
@@ -33,6 +34,7 @@ from streaming.database.rows import (
 from streaming.decisions import Rejected
 from streaming.errors import PlatformError
 from streaming.orders import Flagged, Order
+from streaming.topics import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +49,13 @@ _REJECT = """
         detail = excluded.detail, missing_id = excluded.missing_id, rejected_at = now(), retried_at = NULL
 """
 _MOVE = """
-    UPDATE topic_positions SET position = %(next)s
+    UPDATE topic_positions SET position = %(next)s, line_end = %(next)s,
+        line_position = %(at)s, line_checksum = %(checksum)s
     WHERE topic = %(topic)s AND consumer = %(consumer)s AND position = %(position)s
+"""
+_LAST_LINE = """
+    SELECT line_position, line_checksum FROM topic_positions
+    WHERE (topic, consumer) = (%s, %s) AND line_end = position AND line_position IS NOT NULL
 """
 _USED_LISTS = """
     SELECT version FROM user_lists_used WHERE (topic, consumer) = (%s, %s) ORDER BY position DESC LIMIT 1
@@ -77,6 +84,18 @@ class PositionMoved(PlatformError):
 
 class Collision(Exception):
     """Nothing was stored: an order's id is stored already, or its user or product is gone."""
+
+
+class LastLine(NamedTuple):
+    """The line before a position of a topic on disk: where it begins, and its CRC-32."""
+
+    line_position: int
+    line_checksum: int
+
+    @classmethod
+    def of(cls, batch: Batch) -> LastLine:
+        """Return the last line of a batch that has one."""
+        return cls(batch.positions[-1], crc32(batch.lines[-1]))
 
 
 class OrderStore:
@@ -204,6 +223,26 @@ class OrderStore:
         cursor.execute("SELECT position FROM topic_positions WHERE (topic, consumer) = (%s, %s)", names)
         return int(_one(cursor)[0])
 
+    # Recognising the topic.
+
+    def last_line(self) -> LastLine | None:
+        """Return the line before the position, or None if it is unknown or the position was moved by hand."""
+        with self._rollback_on_error(), self.connection.cursor() as cursor:
+            cursor.execute(_LAST_LINE, (self.topic, self.consumer))
+            found = cursor.fetchone()
+            self.connection.commit()
+        return LastLine(*found) if found else None
+
+    def ids_by_position(self, first: int, end: int) -> dict[int, int]:
+        """Return the ids of the stored orders with positions in [`first`, `end`), by position."""
+        with self._rollback_on_error(), self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT position, id FROM orders WHERE position >= %s AND position < %s", (first, end)
+            )
+            found = dict(cursor.fetchall())
+            self.connection.commit()
+        return found
+
     # Reading what decisions need.
 
     def refresh(self, orders: Sequence[Order]) -> Catalogue:
@@ -254,10 +293,12 @@ class OrderStore:
         orders: Sequence[Flagged] | Rows = (),
         rejected: Sequence[Rejected] = (),
         lists_version: int = 0,
+        last_line: LastLine | None = None,
     ) -> None:
         """Store a batch and move the position from `position` to `next_position`, in one transaction.
 
-        `lists_version` is the version of the user lists that decided about `orders`.
+        `lists_version` is the version of the user lists that decided about `orders`. `last_line` is the line
+        that ends at `next_position`, if known.
 
         Raises `Collision` if an order cannot be stored (call `catalogue.forget`, then `stored` and `refresh`,
         and decide again), and `PositionMoved`. In both cases, as for any error, nothing was stored. Only
@@ -270,7 +311,9 @@ class OrderStore:
                 self._insert(cursor, rows, lists_version)
                 if rejected:
                     execute_values(cursor, _REJECT, [rejected_row(line) for line in rejected])
-                cursor.execute(_MOVE, {**names, "position": position, "next": next_position})
+                at, checksum = last_line or (None, None)
+                move = {"position": position, "next": next_position, "at": at, "checksum": checksum}
+                cursor.execute(_MOVE, {**names, **move})
                 if cursor.rowcount != 1:
                     raise PositionMoved(
                         f'the position of consumer "{self.consumer}" in topic "{self.topic}" is no longer'

@@ -127,40 +127,54 @@ class JsonlTopic:
         """Return a reader that begins at `position`: 0, or one that a batch gave. Close it when done."""
         return JsonlReader(self.directory, position, notify=self._notify)
 
-    def repair(self, position: int) -> int:
+    def repair(self, position: int, known: int | None = None) -> int:
         """Make a truncated or replaced topic readable from `position` on; return where to resume.
 
         The complete lines left in the damaged segment are copied to a new segment at the end (at `position`
         or later, since positions only grow). No line is lost; lines already read come again, and their order
         ids show it. An intact topic is left unchanged. Raises `OSError`.
+
+        With `known`, the topic differs from what was read after that position, even if a line begins at
+        `position`: all complete lines from `known` on are copied, and come again in their order.
         """
         with self._locked():
             segments = self.segments() or [0]
             damaged = max((s for s in segments if s <= position), default=segments[0])
-            last = segments[-1]
             with _opened(self.path(damaged), os.O_RDWR | os.O_CREAT) as file:
-                size = os.fstat(file).st_size
-                if position <= damaged or (
-                    position - damaged <= size and ends_line(file, position - damaged)
-                ):
+                offset, size = position - damaged, os.fstat(file).st_size
+                if known is None and (offset <= 0 or (offset <= size and ends_line(file, offset))):
                     return position
-                complete = _complete_length(file, size)
-                begin = max(position, last + self.path(last).stat().st_size)
-                # Rename the copy into place once it is complete: readers see all of it or nothing.
-                temporary = self.directory / f".repair-{begin:020d}"
-                with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as copy:
-                    for at in range(0, complete, _COPY_BYTES):
-                        _write(copy, os.pread(file, min(_COPY_BYTES, complete - at), at))
-                    os.fsync(copy)
-                temporary.rename(self.path(begin))
+            first = damaged if known is None else known
+            begin = max(position, segments[-1] + self.path(segments[-1]).stat().st_size)
+            # Rename the copy into place once it is complete: readers see all of it or nothing.
+            temporary = self.directory / f".repair-{begin:020d}"
+            copied, resume = 0, begin
+            with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as copy:
+                for segment, end in pairwise((*segments, begin)):
+                    if end <= first:
+                        continue
+                    if known is None and segment > damaged:
+                        resume = segment
+                        break
+                    copied += self._copy(segment, max(first - segment, 0), copy)
+                os.fsync(copy)
+            temporary.rename(self.path(begin))
         logger.warning(
             "topic %s was truncated or replaced below position %d: the %d bytes left come again at %d",
             self.directory,
             position,
-            complete,
+            copied,
             begin,
         )
-        return min(segment for segment in (*segments, begin) if segment > damaged)
+        return resume
+
+    def _copy(self, segment: int, offset: int, copy: int) -> int:
+        """Append the complete lines of a segment from `offset` on to an open file; return their length."""
+        with _opened(self.path(segment), os.O_RDONLY) as file:
+            complete = _complete_length(file, os.fstat(file).st_size)
+            for at in range(offset, complete, _COPY_BYTES):
+                _write(copy, os.pread(file, min(_COPY_BYTES, complete - at), at))
+        return max(0, complete - offset)
 
     def trim(self, before: int) -> list[int]:
         """Remove the segments that end at or before a position, and return their positions, oldest first.

@@ -178,6 +178,17 @@ def test_repair_copies_a_damaged_older_segment_to_the_end(tmp_path: Path) -> Non
     assert lines_of(topic, 15) == [b"dddd", b"zz", b"yyyyyyyyyyy"]
 
 
+def test_repair_from_a_known_position_copies_what_follows_it(tmp_path: Path) -> None:
+    topic = JsonlTopic(tmp_path, 4)
+    for line in (b"aa", b"bb", b"cc", b"dd", b"ee"):
+        topic.publish([line])
+    assert topic.segments() == [0, 6, 12]
+    assert topic.repair(9, known=3) == 15
+    assert lines_of(topic, 15) == [b"bb", b"cc", b"dd", b"ee"]
+    assert topic.repair(27, known=24) == 27
+    assert lines_of(topic, 27) == [b"ee"]
+
+
 def test_a_killed_repair_leaves_nothing_to_read(tmp_path: Path) -> None:
     topic = JsonlTopic(tmp_path)
     topic.publish([b"a", b"b"])
