@@ -19,11 +19,12 @@ _DISK = {
 }
 
 
-_GOOGLE = {
-    "google.api_core.exceptions": "GoogleAPIError",
-    "google.auth.exceptions": "GoogleAuthError",
+_LIBRARIES = {
+    "google.api_core.exceptions": ("GoogleAPIError", "Google Cloud"),
+    "google.auth.exceptions": ("GoogleAuthError", "Google Cloud"),
+    "duckdb": ("OperationalError", "DuckDB"),
 }
-"""The base classes of whatever Google's services and credentials refuse, by module."""
+"""By module: the base class of errors that the surroundings of a library cause, and the library's name."""
 
 
 def known_problem(error: BaseException) -> str | None:
@@ -50,9 +51,9 @@ def known_problem(error: BaseException) -> str | None:
             where = f"{error.filename}: " if error.filename else ""
             advice = _DISK.get(error.errno)
             return f"{where}{error.strerror}" + (f"; {advice}" if advice else "")
-    for module, name in _GOOGLE.items():
-        if (library := sys.modules.get(module)) and isinstance(error, getattr(library, name)):
-            return f"Google Cloud: {error}"
+    for module, (base, name) in _LIBRARIES.items():
+        if (library := sys.modules.get(module)) and isinstance(error, getattr(library, base)):
+            return f"{name}: {error}"
     return None
 
 

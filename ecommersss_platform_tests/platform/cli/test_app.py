@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+import duckdb
 import psycopg2
 import pytest
 import typer
@@ -114,6 +115,7 @@ def _fails(error: Exception) -> Callable[..., None]:
         (psycopg2.errors.InsufficientPrivilege("permission denied for schema public"), "Grant the role"),
         (psycopg2.errors.ReadOnlySqlTransaction("cannot execute INSERT"), "Name the primary server"),
         (psycopg2.errors.NumericValueOutOfRange("integer out of range"), "PostgreSQL: integer out of range"),
+        (duckdb.IOException("could not write"), "DuckDB: could not write"),
         (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), "is not text in UTF-8"),
     ],
 )
