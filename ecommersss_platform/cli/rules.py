@@ -37,8 +37,16 @@ def check(
         Path | None, typer.Argument(help="a rule book (default: the platform's)", dir_okay=False)
     ] = None,
 ) -> None:
-    """Check a rule book, and say where it is wrong. A running consumer ignores a wrong book."""
+    """Check a rule book, and say where it is wrong. A running consumer ignores a wrong book.
+
+    Warns of conditions that can never hold, or that hold for every order, and of text in double quotes.
+    """
+    from streaming.rules.lint import warnings
+
     book = _book(file)
+    for rule in book.rules:
+        for warning in warnings(rule):
+            typer.echo(f"warning: {book.name}:{rule.line}: rule {rule.name}: {warning}", err=True)
     modes: Counter[str] = Counter(rule.mode for rule in book.rules)
     counts = ", ".join(f"{modes[mode]} {mode}" for mode in ("active", "shadow", "off"))
     typer.echo(f"{book.name} is good: version {book.version}, {len(book.rules)} rules ({counts})")

@@ -193,7 +193,8 @@ def _compile_together(rules: list[Rule]) -> Evaluate:
     return cast(Evaluate, _function(columns, source, constants))
 
 
-def _compile_one(expression: Expression) -> Callable[[FeatureRow], bool | None]:
+def compile_condition(expression: Expression) -> Callable[[FeatureRow], bool | None]:
+    """Return a function that evaluates an expression on a row: True, False, or None for NULL."""
     source = f"    return True if {expression.truth} else False if {expression.falsity} else None\n"
     return _function(dict.fromkeys(expression.columns), source, expression.constants)
 
@@ -275,7 +276,7 @@ class _BookReader:
             line, column = self._place(where, error.offset)
             raise RuleError(error.problem, self._name, name, line, column) from None
         try:
-            result = _compile_one(expression)
+            result = compile_condition(expression)
         except (SyntaxError, RecursionError, MemoryError):
             self._refuse(where, name, "too complex: split it into several rules")
         return Rule(

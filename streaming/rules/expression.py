@@ -108,7 +108,7 @@ def parse(text: str, prefix: str = "") -> Expression:
     Raises `ExpressionError`.
     """
     try:
-        tree = _tree(text)
+        tree = syntax_tree(text)
         checker = _Checker(prefix)
         condition = checker.condition(tree)
     except SqlglotError as error:
@@ -127,8 +127,11 @@ def parse(text: str, prefix: str = "") -> Expression:
     )
 
 
-def _tree(text: str) -> exp.Expr:
-    """Parse a text. Raises `ExpressionError`, `SqlglotError` or `RecursionError`."""
+def syntax_tree(text: str) -> exp.Expr:
+    """Parse a text, without a check of its columns and types.
+
+    Raises `ExpressionError`, `SqlglotError` or `RecursionError`.
+    """
     tokens = sqlglot.tokenize(text, dialect="duckdb")
     # The parser reads BIGINT(BIGINT(BIGINT(1))) in two ways at each level.
     types = [
@@ -283,6 +286,8 @@ class _Checker:
         if feature is None:
             near = difflib.get_close_matches(name, FEATURES, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"known columns are {', '.join(FEATURES)}"
+            if identifier.quoted:
+                hint = f"{hint if near else ''} Text is written in single quotes: '{identifier.this}'".strip()
             _refuse(node, f"unknown column {identifier.this}: {hint}")
         self.columns.add(name)
         return _Value(feature.type, feature.nullable, f"c_{name}", exp.column(name))

@@ -190,3 +190,14 @@ def test_removing_a_platform_entry_says_how_to_overrule_it(url: str, run: Run) -
     assert 'ecommersss lists add allow 3 --reason "..."' in removed
     assert list_entries(url) == []
     assert query(url, "SELECT count(*) FROM user_lists") == [(1,)]
+
+
+def test_rules_check_warns_of_a_condition_that_can_never_hold(run: Run, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yml"
+    mine.write_text(
+        "rules:\n- {name: night, description: d, mode: active, when: local_hour BETWEEN 22 AND 4}\n"
+    )
+    result = run("rules", "check", str(mine))
+    assert result.exit_code == 0
+    assert f"warning: {mine}:2: rule night: local_hour BETWEEN 22 AND 4 can never hold" in result.output
+    assert "is good" in result.output
