@@ -163,10 +163,18 @@ class Settings(BaseSettings):
         description="most bytes of the flagged stream that the sensor reads per tick",
     )
 
+    @field_validator("home", "rules", "duckdb_path", "bigquery_key_file", mode="after")
+    @classmethod
+    def _expanded(cls, path: Path | None) -> Path | None:
+        try:
+            return path and path.expanduser()
+        except RuntimeError:
+            raise ValueError("no account has that name: write the directory in full") from None
+
     @field_validator("home", mode="after")
     @classmethod
     def _absolute(cls, home: Path) -> Path:
-        return home.expanduser().absolute()
+        return home.absolute()
 
     @model_validator(mode="after")
     def _complete(self) -> Settings:
@@ -200,7 +208,7 @@ class Settings(BaseSettings):
         # Imported here, because the rules load an SQL parser that most users of the settings do not need.
         from streaming.rules import RULES_PATH
 
-        return (self.rules or RULES_PATH).expanduser().absolute()
+        return (self.rules or RULES_PATH).absolute()
 
     # Paths in the home
 

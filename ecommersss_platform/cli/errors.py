@@ -47,6 +47,8 @@ def known_problem(error: BaseException) -> str | None:
             return _database_problem(error)
         case UnicodeEncodeError() if error.reason == "surrogates not allowed":
             return f"{error.object[:100]!r} is not text in UTF-8: write it in another way"
+        case UnicodeDecodeError():
+            return f"a file is not text in UTF-8: {error.reason} at byte {error.start}. Save it as UTF-8"
         case OSError() if error.errno is not None:
             where = f"{error.filename}: " if error.filename else ""
             advice = _DISK.get(error.errno)

@@ -116,6 +116,7 @@ def _fails(error: Exception) -> Callable[..., None]:
         (psycopg2.errors.ReadOnlySqlTransaction("cannot execute INSERT"), "Name the primary server"),
         (psycopg2.errors.NumericValueOutOfRange("integer out of range"), "PostgreSQL: integer out of range"),
         (duckdb.IOException("could not write"), "DuckDB: could not write"),
+        (UnicodeDecodeError("utf-8", b"a\xff", 1, 2, "invalid start byte"), "invalid start byte at byte 1."),
         (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), "is not text in UTF-8"),
     ],
 )
