@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -434,3 +436,30 @@ def test_both_decoders_agree_on_mutated_lines(cuts: list[tuple[int, int, bytes]]
         at %= len(data) + 1
         data = data[:at] + put + data[at + length :]
     assert verdict(decode, data) == verdict(decode_carefully, data)
+
+
+LONG = 65_000
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b'{"amount"' + b" " * LONG,
+        b'{"amount":' + b" " * LONG + b'"',
+        b'"' + b"\\" * LONG,
+        b'{"a":"' + b'\\"[' * (LONG // 3),
+        b"[" * 65 + b'"' * LONG,
+        b'{"amount":' + b"9" * LONG + b"}",
+        b'{"amount":"Rp' + b",000" * (LONG // 4) + b'"}',
+        b'{"amount":1e' + b"9" * LONG + b"}",
+        b'{"created_date":"' + b"2026-01-01" * (LONG // 10) + b'"}',
+        b"{" + b'"id":1,' * (LONG // 7) + b'"id":1}',
+    ],
+)
+def test_no_line_takes_long_to_decode(start: bytes) -> None:
+    complete = line()[:-1] + b"," + start[1:]
+    began = time.process_time()
+    for text in (start, complete):
+        with contextlib.suppress(InvalidOrder):
+            decode(text)
+    assert time.process_time() - began < 1

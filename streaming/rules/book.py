@@ -40,6 +40,9 @@ MAX_SOURCE: Final = 1_000_000
 _FUNCTION_SOURCE: Final = 50_000
 """Compiling a function holds the interpreter's lock, so a book with more source has several functions."""
 
+_MAX_NODES: Final = 20_000
+"""Most YAML nodes that are worth reading: twice as many as the largest book has."""
+
 _MODES: Final[tuple[str, ...]] = get_args(Mode)
 _KEYS: Final = ("name", "description", "mode", "when")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -208,6 +211,19 @@ def _function(
     return cast(Callable[[FeatureRow], Any], namespace["rule"])
 
 
+class _BoundedLoader(yaml.SafeLoader):
+    """A loader that refuses a text of very many small parts, which would take it minutes."""
+
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > _MAX_NODES:
+            problem = f"more than {_MAX_NODES:,} keys and values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
 class _BookReader:
     """A reader of a book's YAML nodes, which have their positions in the file."""
 
@@ -217,7 +233,7 @@ class _BookReader:
 
     def rules(self) -> Iterator[Rule]:
         try:
-            root = yaml.compose(self._text, yaml.SafeLoader)
+            root = yaml.compose(self._text, _BoundedLoader)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)

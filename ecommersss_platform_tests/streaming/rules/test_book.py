@@ -170,6 +170,7 @@ def _book_of(rules: int, when: str) -> str:
     [
         (_book_of(20_000, "TRUE"), "longer than 300,000 bytes"),
         (_book_of(1_001, "TRUE"), "1,001 rules: a rule book has at most 1,000"),
+        ("rules: [" + "{a: b}," * 40_000 + "]", "more than 20,000 keys and values"),
         (_book_of(400, " AND ".join(["user_amount_24h > 1"] * 25)), "too complex together"),
     ],
 )
