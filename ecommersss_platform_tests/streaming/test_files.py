@@ -50,7 +50,11 @@ def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (list(source.file), source.size) == ([b"a\n", b"b\n"], None)
 
 
-@pytest.mark.parametrize("data", [gzip.compress(TEXT)[:-20], gzip.compress(TEXT)[:30] + b"xxxxxxxxxxxxxxxx"])
+@pytest.mark.parametrize(
+    "data",
+    [gzip.compress(TEXT)[:-20], gzip.compress(TEXT)[:30] + b"xxxxxxxxxxxxxxxx"],
+    ids=["too_short", "damaged"],
+)
 def test_damaged_gzip_is_a_sentence(tmp_path: Path, data: bytes) -> None:
     with (
         pytest.raises(PlatformError, match="gzip data are damaged or end too early"),
