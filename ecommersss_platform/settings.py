@@ -84,7 +84,9 @@ class Settings(BaseSettings):
     warehouse: Literal["duckdb", "bigquery"] = Field(
         default="duckdb", description="where partitions are published"
     )
-    duckdb_path: Path | None = Field(default=None, description="the DuckDB file; unset: inside the home")
+    duckdb_path: Path | None = Field(
+        default=None, description="the DuckDB file, relative to the home; unset: warehouse.duckdb"
+    )
     bigquery_project: str | None = Field(
         default=None, description="the Google Cloud project that holds the datasets; needed on BigQuery"
     )
@@ -243,7 +245,7 @@ class Settings(BaseSettings):
 
     @property
     def warehouse_path(self) -> Path:
-        return (self.duckdb_path or self.home / "warehouse.duckdb").absolute()
+        return self.home / (self.duckdb_path or "warehouse.duckdb")
 
     @property
     def first_day_path(self) -> Path:

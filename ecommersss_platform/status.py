@@ -23,16 +23,18 @@ FROM rejected_orders GROUP BY reason ORDER BY lines DESC, reason
 """
 
 
+_PATIENCE = 3.0
+"""How many seconds a report waits for the warehouse: a query may have it for minutes."""
+
+
 def gather(settings: Settings) -> dict[str, Any]:
     """Return the platform's state as plain values. Lags are in units of the topic's positions (JSONL: bytes).
 
     Raises `PlatformError` if there is no platform in the home yet.
     """
-    from ecommersss_platform.contracts import RAW_TABLES
     from ecommersss_platform.instance.databases import migrated_database
     from ecommersss_platform.local.stack import running
     from ecommersss_platform.topics import flagged_stream, order_broker
-    from ecommersss_platform.warehouse import make_warehouse
     from streaming.database import connect
 
     if settings.database_url is None and not settings.postgres_dir.exists():
@@ -43,7 +45,7 @@ def gather(settings: Settings) -> dict[str, Any]:
         rejected = _rows(connection, _REJECTED)
         topic = order_broker(settings).progress(connection)
     flagged = flagged_stream(settings)
-    warehouse = make_warehouse(settings)
+    newest, busy = newest_days(settings)
     return {
         "home": str(settings.home),
         "up": up is not None,
@@ -59,11 +61,22 @@ def gather(settings: Settings) -> dict[str, Any]:
             "not_retried": sum(row["not_retried"] for row in rejected),
             "by_reason": rejected,
         },
-        "partitions": [
-            {"table": f"{table.dataset}.{table.name}", "newest": warehouse.newest_day(table)}
-            for table in RAW_TABLES
-        ],
+        "partitions": newest,
+        "warehouse_busy": busy,
     }
+
+
+def newest_days(settings: Settings, patience: float = _PATIENCE) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the newest partition of each raw table, or none of them and who has the warehouse."""
+    from ecommersss_platform.contracts import RAW_TABLES
+    from ecommersss_platform.warehouse import WarehouseBusy, make_warehouse
+    from ecommersss_platform.warehouse.names import full_name
+
+    warehouse = make_warehouse(settings, patience)
+    try:
+        return [{"table": full_name(t), "newest": warehouse.newest_day(t)} for t in RAW_TABLES], None
+    except WarehouseBusy as error:
+        return [], str(error)
 
 
 def _metrics_url(settings: Settings, up: dict[str, Any] | None) -> str | None:

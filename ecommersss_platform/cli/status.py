@@ -23,7 +23,10 @@ def print_status(report: dict[str, Any]) -> None:
             title=f"fraud consumer since its start ({report['metrics']})",
         )
     print_rows(list(report["database"]), [report["database"]], title="database")
-    print_rows(["table", "newest"], report["partitions"], title="newest partition")
+    if report["warehouse_busy"]:
+        print_rows(["newest partition"], [{"newest partition": f"unknown: {report['warehouse_busy']}"}])
+    else:
+        print_rows(["table", "newest"], report["partitions"], title="newest partition")
     rejected = report["rejected"]["by_reason"]
     if rejected:
         print_rows(["reason", "lines", "not_retried"], rejected, title="rejected orders")

@@ -178,13 +178,15 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _parse(settings: Settings, project_dir: Path, target_dir: Path) -> None:
+    from ecommersss_platform.warehouse import make_warehouse
+
     # A file that changes while dbt reads must count as newer than the manifest.
     began = time.time_ns()
     with tempfile.TemporaryDirectory(prefix=".parse-", dir=target_dir) as folder:
         command = [
             *(str(executable()), "--no-use-colors", "parse"),
             *("--project-dir", str(project_dir), "--profiles-dir", str(project_dir)),
-            *("--target", settings.warehouse, "--target-path", folder, "--log-path", folder),
+            *("--target", make_warehouse(settings).dbt_target, "--target-path", folder, "--log-path", folder),
         ]
         done = subprocess.run(
             command,

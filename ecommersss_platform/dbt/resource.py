@@ -24,6 +24,7 @@ from ecommersss_platform.dbt.project import (
     executable,
     inherited,
 )
+from ecommersss_platform.warehouse import make_warehouse
 
 if TYPE_CHECKING:
     from dbt.adapters.base.impl import BaseAdapter
@@ -78,7 +79,7 @@ def dbt_resource(settings: Settings) -> PlatformDbt:
     return PlatformDbt(
         project_dir=str(PROJECT_DIR),
         profiles_dir=str(PROJECT_DIR),
-        target=settings.warehouse,
+        target=make_warehouse(settings).dbt_target,
         dbt_executable=str(executable()),
         environment=environment(settings),
         global_config_flags=["--no-use-colors"],

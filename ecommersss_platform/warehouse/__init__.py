@@ -41,14 +41,20 @@ __all__ = [
 ]
 
 
-def make_warehouse(settings: Settings) -> Warehouse:
-    """Return the warehouse that the settings choose. Opens nothing."""
+def make_warehouse(settings: Settings, patience: float | None = None) -> Warehouse:
+    """Return the warehouse that the settings choose. Opens nothing.
+
+    `patience` is how many seconds it waits for a file that another process has (default: `engine.PATIENCE`).
+    """
     # Each engine's client is imported only where that engine is used.
     match settings.warehouse:
         case "duckdb":
+            from ecommersss_platform.warehouse.duckdb.engine import PATIENCE
             from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse
 
-            return DuckDbWarehouse(settings.warehouse_path)
+            return DuckDbWarehouse(
+                settings.warehouse_path, patience=PATIENCE if patience is None else patience
+            )
         case "bigquery":
             from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 

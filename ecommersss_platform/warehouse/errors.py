@@ -11,9 +11,12 @@ WarehouseError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ecommersss_platform.partitions import Days
 from streaming.errors import PlatformError
+
+if TYPE_CHECKING:
+    from ecommersss_platform.partitions import Days
 
 
 class WarehouseError(PlatformError):

@@ -86,6 +86,10 @@ class Warehouse(Protocol):
     def pool(self) -> str | None:
         """The Dagster concurrency pool of every step that opens the warehouse; None: no limit."""
 
+    @property
+    def dbt_target(self) -> str:
+        """The output of `dbt_project/profiles.yml` that is this warehouse."""
+
     def check_access(self) -> None:
         """Check the credentials, on behalf of a program such as dbt that opens the warehouse itself.
 

@@ -58,6 +58,10 @@ class BigQueryWarehouse(PublishingWarehouse):
         return cls(BigQueryConfig.of(settings))
 
     @property
+    def dbt_target(self) -> str:
+        return "bigquery"
+
+    @property
     def pool(self) -> str | None:
         return None
 

@@ -15,6 +15,7 @@ from ecommersss_platform.contracts import LOAD_LOG, PARTITION_COLUMN, RawTable
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse.arrow import CountingReader, asked_schema, normalised
 from ecommersss_platform.warehouse.audit import audit_sql, day_filter, tally_sql
+from ecommersss_platform.warehouse.duckdb.catalog import is_attached
 from ecommersss_platform.warehouse.duckdb.ddl import (
     DIALECT,
     contract_statements,
@@ -56,6 +57,10 @@ class DuckDbWarehouse(DuckDbFile, PublishingWarehouse):
     @property
     def pool(self) -> str | None:
         return POOL
+
+    @property
+    def dbt_target(self) -> str:
+        return "duckdb_attached" if is_attached(self.path) else "duckdb"
 
     def check_access(self) -> None:
         pass  # the file has no credentials; opening it shows whether it may be written
