@@ -90,6 +90,8 @@ def _run_dbt(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | N
         if reported := metadata_from_event(event.raw_event):
             metadata_by_node.update([reported])
             continue
+        if event.raw_event["info"]["name"] == "AdapterEventWarning":  # such as for whom dbt waits
+            context.log.warning(event.raw_event["info"]["msg"])
         for result in event.to_default_asset_events(
             manifest=invocation.manifest,
             dagster_dbt_translator=invocation.dagster_dbt_translator,

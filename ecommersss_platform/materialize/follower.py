@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ class Kind(Enum):
     """A step began; `name` is the step."""
     MATERIALIZED = "materialised"
     """All requested days of an asset exist; `name` is the asset, such as "gold/most_fraudulent_users"."""
+    WARNING = "warning"
+    """A step logged a warning, such as for whom it waits; `name` is the step."""
     CHECK_FAILED = "check failed"
     """`name` is "asset: check"."""
     FAILED = "failed"
@@ -98,8 +101,11 @@ class RunFollower:
         while True:
             page = self._instance.get_records_for_run(self.id, self._cursor, limit=EVENTS_PER_READ)
             for record in page.records:
-                if record.event_log_entry.dagster_event is not None:
-                    self._take(record.event_log_entry.dagster_event)
+                entry = record.event_log_entry
+                if entry.dagster_event is not None:
+                    self._take(entry.dagster_event)
+                elif int(entry.level) >= logging.WARNING:
+                    self._report(Kind.WARNING, entry.step_key or "", entry.user_message)
             self._cursor = page.cursor
             if not page.has_more:
                 return
