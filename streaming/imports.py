@@ -56,9 +56,12 @@ class Imported:
     """Rows of a CSV file that have only delimiters."""
     dated_late: int = field(default=0, compare=False)
     """Inserted rows that were created on an earlier day, while their version is dated now."""
+    repaired: int = field(default=0, compare=False)
+    """Existing rows that gained a version at their created_date, before their first one."""
 
     def __str__(self) -> str:
         text = f"{self.inserted:,} inserted, {self.updated:,} updated, {self.unchanged:,} unchanged"
+        text += f", {self.repaired:,} dated back" if self.repaired else ""
         return f"{text}, {self.skipped:,} empty rows skipped" if self.skipped else text
 
 
@@ -75,8 +78,9 @@ def import_file(
     row that changes nothing makes no new version. Prices may have commas between thousands.
 
     New versions are dated now. With `backdate`, for loading past data, the version of a *new* row is dated at
-    its created_date. Closed days then change, so materialise them again. No version is dated before the
-    business day `not_before`: there are no partitions before the first.
+    its created_date, and an existing row whose first version is later gains one there. Closed days then
+    change, so materialise them again. No version is dated before the business day `not_before`: there are no
+    partitions before the first.
 
     Raises `InvalidFile`, which lists the first 10 invalid lines, and `PlatformError` for a file that cannot
     be read or an unknown entity; nothing is imported then.
@@ -370,7 +374,13 @@ def _upsert(
     cursor.execute("CREATE INDEX ON imported (created_date)")
     cursor.execute("ANALYZE imported")
 
-    # First update existing rows, dated now; the trigger stops an update that changes nothing.
+    repaired = 0
+    if dated_from is not None:
+        names = ", ".join(name for name in table.columns if name != "created_date")
+        cursor.execute(_DATE_BACK.format(table=table.name, names=names), [dated_from])
+        repaired = cursor.rowcount
+
+    # Then update existing rows, dated now; the trigger stops an update that changes nothing.
     assignments = ", ".join(
         f"{name} = coalesce(i.{name}, t.{name})" for name in table.columns if name != "id"
     )
@@ -398,8 +408,21 @@ def _upsert(
         updated=updated,
         unchanged=existing - updated,
         dated_late=dated_late,
+        repaired=repaired,
     )
 
+
+# A copy of the first version of each row, dated at the row's creation if that is earlier.
+_DATE_BACK = """
+    INSERT INTO {table}_history (valid_from, {names}, created_date, updated_at)
+    SELECT dated, {names}, created, dated FROM (
+        SELECT DISTINCT ON (h.id) h.*, coalesce(i.created_date, t.created_date) AS created,
+               least(greatest(coalesce(i.created_date, t.created_date), %s), now()) AS dated
+        FROM {table}_history h JOIN {table} t ON t.id = h.id JOIN imported i ON i.id = h.id
+        ORDER BY h.id, h.valid_from, h.version
+    ) AS earliest
+    WHERE dated < valid_from
+"""
 
 _BY_INSTANT = """
     DO $$ DECLARE

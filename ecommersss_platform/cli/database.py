@@ -65,7 +65,7 @@ def import_(
     ],
     backdate: Annotated[
         bool,
-        typer.Option("--backdate", help="date versions at each row's created_date; only to load history"),
+        typer.Option("--backdate", help="date first versions at created_date: loads or repairs the past"),
     ] = False,
 ) -> None:
     """Insert or update users or products from a CSV or JSONL file, all or nothing.
@@ -84,6 +84,6 @@ def import_(
     if result.dated_late:
         typer.echo(
             f"{result.dated_late:,} of the new {entity.value} were created before today, but their history"
-            " begins now: past days do not have them. `--backdate` dates new rows at created_date.",
+            " begins now: past days do not have them. Import again with `--backdate` to repair that.",
             err=True,
         )

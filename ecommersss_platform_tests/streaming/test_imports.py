@@ -258,6 +258,23 @@ def test_unknown_entities_formats_and_files_are_refused(database: str, write, tm
         import_file(database, "users", tmp_path / "gone.csv")
 
 
+def test_a_second_import_with_backdate_repairs_the_history(database: str, write) -> None:
+    path = write(USERS + ROW)
+    import_file(database, "users", path)
+    changed = write(USERS + ROW.replace("Siti", "Sita"), "changed.csv")
+    for _ in range(2):
+        result = import_file(database, "users", changed, backdate=True, not_before=date(2025, 6, 1))
+    assert str(result) == "0 inserted, 0 updated, 1 unchanged", "nothing is left to repair"
+    versions = query(database, "SELECT valid_from, first_name FROM users_history ORDER BY 1, version")
+    assert versions[0] == (CREATED, "Siti")
+    assert [name for _, name in versions] == ["Siti", "Siti", "Sita"]
+    execute(database, "TRUNCATE users, users_history CASCADE")
+    import_file(database, "users", path)
+    assert str(import_file(database, "users", path, backdate=True)) == (
+        "0 inserted, 0 updated, 1 unchanged, 1 dated back"
+    )
+
+
 def test_orders_are_stored_while_users_are_imported(database: str, write) -> None:
     """A running import does not block the consumer's foreign keys."""
     import_file(database, "users", write(USERS + ROW))
