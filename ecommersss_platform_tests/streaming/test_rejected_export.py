@@ -87,7 +87,7 @@ def test_the_rejected_commands(
     assert len(file.read_text().splitlines()) == 5
     if style == "json":
         assert json.loads(exported) == {"exported": 5, "file": str(file)}
-        assert [json.loads(line)["position"] for line in listed.splitlines()] == [100, 90]
+        assert [line["position"] for line in json.loads(listed)] == [100, 90]
         assert json.loads(retried) == {"retried": 2}
     else:
         assert exported == f"wrote 5 rejected lines to {file}\n"

@@ -239,7 +239,7 @@ def test_a_result_is_streamed_after_the_file_is_free(warehouse: DuckDbWarehouse)
     publish(replace(warehouse, patience=0), orders([2], DAY_1), ONE)
     assert [batch.num_rows for batch in rows][:2] == [10_000, 10_000]
     with pytest.raises(QueryError, match="Could not convert string 'x'"):
-        warehouse.stream("SELECT if(range = 300000, 'x', '1')::INT FROM range(400000)")
+        warehouse.stream("SELECT if(range = 20000, 'x', '1')::INT FROM range(25000)")
 
 
 def publish_many_twice(warehouse: DuckDbWarehouse, number: int) -> None:
