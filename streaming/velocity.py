@@ -31,7 +31,7 @@ _ZERO: Final = Decimal("0.00")
 _TRIM_AT: Final = 16
 """The least number of a user's orders at which old ones are dropped."""
 _NEAR: Final = 64
-"""A late order with at most so many orders after it is inserted among them; a later one goes to a run."""
+"""A late order is inserted in place if at most this many orders come after it; otherwise it goes to a run."""
 
 
 class Velocity(msgspec.Struct, frozen=True, gc=False):

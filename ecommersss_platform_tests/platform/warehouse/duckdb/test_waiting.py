@@ -41,7 +41,7 @@ def hold_file(path: Path, ready: Any, seconds: float) -> None:
 
 @pytest.fixture
 def hold() -> Iterator[Hold]:
-    """Return a function that lets another process have the file for so many seconds."""
+    """Return a function that makes another process hold the file for the given number of seconds."""
     processes = []
 
     def hold(path: Path, seconds: float) -> Any:
