@@ -81,6 +81,13 @@ class Settings(BaseSettings):
         description="whether a consumer of Pub/Sub writes the flagged stream to its home; false if no Dagster"
         " reads that home",
     )
+    history_orders: int = Field(
+        default=1_000_000,
+        ge=10_000,
+        le=1_000_000_000,
+        description="most earlier orders that the consumer of a topic on disk keeps in memory, each user"
+        " counted as one more; the default takes about 300 MB",
+    )
     warehouse: Literal["duckdb", "bigquery"] = Field(
         default="duckdb", description="where partitions are published"
     )

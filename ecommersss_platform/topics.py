@@ -95,8 +95,10 @@ class DiskBroker:
     def consumer(self, url: str, rules: RuleFile) -> ConsumerLoop:
         from streaming.consumer import Consumer
 
-        flagged = flagged_stream(self.settings)
-        return Consumer(url, self.topic(), flagged, rules, topic_name=TOPIC, consumer=CONSUMER)
+        flagged, max_orders = flagged_stream(self.settings), self.settings.history_orders
+        return Consumer(
+            url, self.topic(), flagged, rules, topic_name=TOPIC, consumer=CONSUMER, max_orders=max_orders
+        )
 
     def has_orders(self) -> bool:
         return self.topic().end() > 0

@@ -24,7 +24,7 @@ from streaming.database.store import Collision, LastLine, OrderStore
 from streaming.decisions import Candidate, Decision, Rejected, candidates, decide_batch
 from streaming.errors import PlatformError
 from streaming.flagged import FlaggedStream
-from streaming.history import History, MemoryHistory
+from streaming.history import MAX_ORDERS, History, MemoryHistory
 from streaming.rules import RuleBook, RuleFile
 from streaming.topics import DISK_POSITIONS, Batch
 from streaming.topics.jsonl import EndMoved, JsonlTopic
@@ -40,7 +40,8 @@ class Consumer(ConsumerLoop):
     """Flags every order of a topic on disk, stores it, and writes it to the flagged stream.
 
     `topic` and `flagged` are the two streams. `rules` is a book, or a file that is checked between batches: a
-    changed one applies from the next batch. `clock` gives the time of decisions (aware).
+    changed one applies from the next batch. `max_orders` bounds the cached history. `clock` gives the time of
+    decisions (aware).
 
     The life of a batch:
 
@@ -67,13 +68,14 @@ class Consumer(ConsumerLoop):
         topic_name: str = "orders",
         consumer: str = "fraud",
         max_lines: int = MAX_LINES,
+        max_orders: int = MAX_ORDERS,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         super().__init__(topic, rules, max_lines, clock)
         self.topic = topic
         self.flagged = FlaggedStream(flagged, DISK_POSITIONS)
         self.store = OrderStore(url, topic_name, consumer)
-        self.history: History = MemoryHistory()
+        self.history: History = MemoryHistory(max_orders)
         self._commit_thread = CommitThread("commit")
         self._pending_batch: _PendingBatch | None = None
         # After a batch with ids that were already stored, the next one is looked up before it is stored.

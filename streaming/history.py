@@ -7,8 +7,9 @@ Memory is only a cache of the table `orders`. It is complete for a user from a k
 (`Span.floor`); what an order needs from before that is read by user, for a whole batch at once. So answers do
 not depend on what was evicted, on restarts, or on how late an order is; only the time they take does.
 
-Memory holds the users who ordered in about the last day of the stream's own time, however many users and
-orders are stored. If a batch fails, the users that it counted are dropped and read again when needed.
+Memory holds the users who ordered in about the last day of the stream's own time, up to a limit, however
+many users and orders are stored. If a batch fails, the users that it counted are dropped, and read again when
+needed.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from streaming.velocity import DAY, PastOrder, Span, Velocity
 LATENESS: Final = timedelta(hours=1)
 """Orders up to this late, compared with the user's other orders, need nothing from the database."""
 
-MAX_USERS: Final = 500_000
-"""Most users in memory, about 250 MB with three orders each. Beyond it all are dropped."""
+MAX_ORDERS: Final = 1_000_000
+"""Most orders in memory by default, each user counted as one more: about 300 MB."""
 
 WARM_ORDERS: Final = 5_000
 """How many of the newest orders are looked at on start: their users are read into memory."""
@@ -91,9 +92,16 @@ class History(Protocol):
 
 
 class MemoryHistory:
-    """The history of the only consumer of a topic: users stay in memory while they keep ordering."""
+    """The history of the only consumer of a topic: users stay in memory while they keep ordering.
 
-    def __init__(self) -> None:
+    Memory is bounded: beyond `max_orders`, each user counted as one more, the users who have been quiet
+    longest are dropped. Only what the current batch looks back on may exceed the limit.
+    """
+
+    def __init__(self, max_orders: int = MAX_ORDERS) -> None:
+        self._max_orders = max_orders
+        self._orders = 0
+        """How many users and committed orders are in memory, or more; exact after a sweep."""
         self._users: dict[int, Span] = {}
         self._late: dict[int, _LateSpans] = {}
         """What the late orders of the current batch look back on."""
@@ -107,10 +115,7 @@ class MemoryHistory:
         return len(self._users)
 
     def reset(self, stored: StoredOrders) -> None:
-        self._users.clear()
-        self._late = {}
-        self._uncommitted.clear()
-        self._full.clear()
+        self._forget()
         self._read(stored, {user: [placed] for user, placed in stored.recent_users(WARM_ORDERS).items()})
         self._late = {}
 
@@ -155,12 +160,20 @@ class MemoryHistory:
     def committed(self, orders: int) -> None:
         del self._uncommitted[:orders]
         self._since_sweep += orders
+        self._orders += orders
 
     def rolled_back(self) -> None:
         for order in self._uncommitted:
             self._users.pop(order.user_id, None)
         self._uncommitted.clear()
         self._late = {}
+
+    def _forget(self) -> None:
+        self._users.clear()
+        self._full.clear()
+        self._uncommitted.clear()
+        self._late = {}
+        self._orders = 0
 
     def _evict(self, orders: Sequence[Order]) -> None:
         """Drop what is too old to matter soon: old orders of busy users, and now and then idle users."""
@@ -169,15 +182,25 @@ class MemoryHistory:
             if span is not None and span.times:
                 span.trim(span.times[-1] - _KEPT)
         self._full.clear()
-        if self._since_sweep >= max(_SWEEP_EVERY, len(self._users)) or len(self._users) > MAX_USERS:
+        crowded = self._orders > self._max_orders
+        if crowded or self._since_sweep >= max(_SWEEP_EVERY, len(self._users)):
             self._since_sweep = 0
             # The middle of the batch: one order from the far future must not evict everyone.
             ends = orders[len(orders) // 2].created_date - _KEPT
-            self._users = {
+            users = self._users = {
                 user_id: span for user_id, span in self._users.items() if span.times and span.times[-1] > ends
             }
-            if len(self._users) > MAX_USERS:
-                self._users = {}
+            self._orders = sum(map(_weight, users.values()))
+            if crowded:
+                self._drop_quietest(self._max_orders * 3 // 4)
+
+    def _drop_quietest(self, limit: int) -> None:
+        """Drop the users who ordered longest ago until memory is within a limit."""
+        for user_id, span in sorted(self._users.items(), key=lambda item: item[1].times[-1]):
+            if self._orders <= limit:
+                break
+            self._orders -= _weight(span)
+            del self._users[user_id]
 
     def _read(self, stored: StoredOrders, wanted: Mapping[int, Iterable[datetime]]) -> None:
         """Read the windows of orders by these users at these times."""
@@ -199,6 +222,7 @@ class MemoryHistory:
                 intervals += windows
             else:  # no window reaches back to any order
                 users[user_id] = Span(_NEVER if last is None else last, last)
+                self._orders += 1
         if not intervals:
             return
         for pending in waiting.values():
@@ -216,10 +240,16 @@ class MemoryHistory:
                     orders += [past for past in waiting[user_id][first:end] if past.id not in known]
             if user_id not in users and newest[user_id] <= ceiling:  # type: ignore[operator]
                 span = users[user_id] = Span(floor, before)
+                self._orders += 1 + len(orders)
             else:
                 span = Span(floor, before, ceiling)
                 self._late.setdefault(user_id, _LateSpans()).append(span)
             span.fill(orders)
+
+
+def _weight(span: Span) -> int:
+    """Return what a user counts for the limit of memory."""
+    return 1 + len(span.times) + span.late
 
 
 class _LateSpans:
@@ -278,9 +308,3 @@ class FreshHistory(MemoryHistory):
     def load(self, stored: StoredOrders, orders: Sequence[Order]) -> None:
         self._forget()
         super().load(stored, orders)
-
-    def _forget(self) -> None:
-        self._users.clear()
-        self._full.clear()
-        self._uncommitted.clear()
-        self._late = {}

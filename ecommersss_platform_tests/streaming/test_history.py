@@ -276,13 +276,34 @@ def test_an_order_from_the_far_future_evicts_no_other_user() -> None:
     assert {u for u in stored.asked if stored.asked.count(u) > 1} == {1}
 
 
-def test_beyond_the_limit_of_users_all_are_dropped_and_answers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "MAX_USERS", 10)
-    stored, memory = StoredInMemory(), MemoryHistory()
-    topic = [order(n, user_id=1 + n % 25, created_date=NOON + n * SECOND) for n in range(1, 300)]
-    found = [v for n in range(0, len(topic), 4) for v in observed(memory, stored, topic[n : n + 4])]
+def test_beyond_the_limit_of_orders_the_quietest_users_are_dropped_and_answers_stay() -> None:
+    stored, memory = StoredInMemory(), MemoryHistory(max_orders=100)
+    topic = [order(n, user_id=1 if n % 10 else n % 70, created_date=NOON + n * SECOND) for n in range(1, 40)]
+    topic += [order(n, user_id=n if n % 10 else 1, created_date=NOON + n * SECOND) for n in range(40, 300)]
+    found, held = [], []
+    for n in range(0, len(topic), 4):
+        found += observed(memory, stored, topic[n : n + 4])
+        held.append(sum(1 + len(span.times) for span in memory._users.values()))
     assert found == [plain_velocity(topic[:n], o) for n, o in enumerate(topic)]
-    assert len(memory) <= 10 + 4
+    assert 100 <= max(held) <= 100 + 2 * 4
+    assert stored.asked.count(1) == 1  # the busy user stayed
+
+
+@pytest.mark.parametrize("users", [1_000, 100_000])
+def test_memory_stays_within_the_limit_however_many_orders_a_day_has(users: int) -> None:
+    pick, stored, memory = random.Random(7), Nothing(), MemoryHistory(max_orders=2_000)
+    most = 0
+    for n in range(0, 20_000, 50):
+        batch = [
+            order(i, user_id=pick.randint(1, users), created_date=NOON + i * SECOND)
+            for i in range(n + 1, n + 51)
+        ]
+        memory.load(stored, batch)
+        for o in batch:
+            memory.observe(o)
+        memory.committed(len(batch))
+        most = max(most, sum(1 + len(span.times) + span.late for span in memory._users.values()))
+    assert 1_000 < most <= 2_000 + 2 * 50
 
 
 def test_a_start_reads_the_users_of_the_newest_orders(monkeypatch: pytest.MonkeyPatch) -> None:
