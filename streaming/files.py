@@ -1,4 +1,4 @@
-"""Opening a file of lines to read: a path, a pipe or standard input; plain or gzip; with or without a BOM."""
+"""Files that people name: lines to read (from a path, a pipe, gzip, with a BOM), and new files to write."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -77,3 +78,34 @@ def refuse_array(path: Path, first_line: bytes) -> None:
             f"{path} is a JSON array, not JSON Lines: write one object on each line, for example with"
             f" `jq -c '.[]'`"
         )
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file to write. It appears at `path` when the block ends, complete, for its owner only.
+
+    It overwrites nothing and follows no link. Raises `PlatformError` if something is at `path` already, or if
+    the file cannot be written; after an error in the block there is no file.
+    """
+    if os.path.lexists(path):
+        raise _exists(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+            # Claim the name: whatever appeared there meanwhile is somebody else's.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise _exists(path) from error
+    except OSError as error:
+        if error.errno is None:  # not of the system: reading what is to be written failed
+            raise
+        raise PlatformError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _exists(path: Path) -> PlatformError:
+    return PlatformError(f"{path} exists already: remove it, or name another file")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -18,6 +17,7 @@ from streaming.business_days import local_time
 from streaming.chunks import chunks
 from streaming.database import connect
 from streaming.errors import PlatformError
+from streaming.files import new_file
 from streaming.topics import Publisher
 
 SHOWN_CHARACTERS = 300
@@ -87,7 +87,7 @@ def list_rejected(url: str, limit: int = 50) -> list[RejectedLine]:
 
 
 def export_rejected(url: str, file: Path) -> int:
-    """Write every rejected line to a JSONL file, oldest first, and return how many.
+    """Write every rejected line to a new JSONL file, oldest first, and return how many.
 
     Each line of the file is a JSON object:
 
@@ -102,27 +102,20 @@ def export_rejected(url: str, file: Path) -> int:
 
     The export is a snapshot of one moment, and memory does not grow with it. The file appears once it is
     complete. Only its owner can read it: lines can have any content. Raises `PlatformError`
-    if it cannot be written.
+    if the file exists already or cannot be written.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     count = 0
-    try:
-        with (
-            os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out,
-            closing(connect(url)) as connection,
-            connection.cursor(name="export_rejected") as cursor,
-        ):
-            cursor.itersize = _CHUNK
-            cursor.execute(_SELECT)
-            for line in _lines(cursor):
-                # ASCII keeps control sequences for a terminal or an editor escaped.
-                out.write(json.dumps(line.as_export()) + "\n")
-                count += 1
-        temporary.replace(file)
-    except OSError as error:
-        raise PlatformError(f"{file} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        new_file(file) as out,
+        closing(connect(url)) as connection,
+        connection.cursor(name="export_rejected") as cursor,
+    ):
+        cursor.itersize = _CHUNK
+        cursor.execute(_SELECT)
+        for line in _lines(cursor):
+            # ASCII keeps control sequences for a terminal or an editor escaped.
+            out.write(json.dumps(line.as_export()).encode() + b"\n")
+            count += 1
     return count
 
 

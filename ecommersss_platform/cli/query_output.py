@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from datetime import date
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from ecommersss_platform.cli.output import QueryFormat, unique_names, write_rows
 from streaming.errors import PlatformError
+from streaming.files import new_file
 
 _ROWS_AT_ONCE = 5_000
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -29,27 +31,12 @@ def write_result(rows: pa.RecordBatchReader, style: QueryFormat, file: Path | No
     if file is None:
         write_rows(rows.schema.names, python_rows(rows), style, sys.stdout, unwrap=True)
         return
-    try:
-        # "x" neither overwrites a file nor follows a link.
+    with new_file(file) as out:
         if style is QueryFormat.PARQUET:
-            opened: Any = file.open("xb")
+            _write_parquet(rows, out)
         else:
-            opened = file.open("x", encoding="utf-8", newline="")
-    except FileExistsError as error:
-        raise PlatformError(f"{file} exists already: remove it, or name another file") from error
-    except OSError as error:
-        raise PlatformError(f"cannot write {file}: {error.strerror}") from error
-    try:
-        with opened as out:
-            if style is QueryFormat.PARQUET:
-                _write_parquet(rows, out)
-            else:
-                write_rows(rows.schema.names, python_rows(rows), style, out, unwrap=True)
-    except BaseException as error:
-        file.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, pa.ArrowException):
-            raise PlatformError(f"cannot write {file}: {error.strerror or error}") from error
-        raise
+            with io.TextIOWrapper(out, encoding="utf-8", newline="") as text:
+                write_rows(rows.schema.names, python_rows(rows), style, text, unwrap=True)
 
 
 def _write_parquet(rows: pa.RecordBatchReader, out: IO[bytes]) -> None:

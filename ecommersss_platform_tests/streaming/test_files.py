@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from streaming.errors import PlatformError
-from streaming.files import STDIN, open_lines, refuse_array
+from streaming.files import STDIN, new_file, open_lines, refuse_array
 
 TEXT = b"one\ntwo\n" * 5_000
 
@@ -74,3 +75,47 @@ def test_a_json_array_is_refused_with_a_hint(line: bytes) -> None:
     with pytest.raises(PlatformError, match=r"orders\.json is a JSON array.*jq -c '\.\[\]'"):
         refuse_array(Path("orders.json"), line)
     refuse_array(Path("orders.json"), b"[1] is a line like any other")
+
+
+def test_a_new_file_appears_when_it_is_complete_and_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    with new_file(path) as file:
+        file.write(TEXT)
+        assert not path.exists()
+    assert path.read_bytes() == TEXT
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def write_new(path: Path, then: Callable[[], object] = lambda: None) -> None:
+    """Write a new file, and do something else before it is complete."""
+    with new_file(path) as file:
+        file.write(TEXT)
+        then()
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("planted", ["before", "meanwhile"])
+def test_a_new_file_neither_follows_a_link_nor_overwrites(tmp_path: Path, planted: str) -> None:
+    path, victim = tmp_path / "new", tmp_path / "victim"
+    victim.write_text("precious")
+    if planted == "before":
+        path.symlink_to(victim)
+    with pytest.raises(PlatformError, match="new exists already: remove it"):
+        write_new(path, lambda: path.symlink_to(victim))
+    assert victim.read_text() == "precious"
+    assert path.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [path, victim]
+
+
+def test_a_failure_leaves_no_new_file(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        write_new(tmp_path / "new", lambda: fail(ZeroDivisionError()))
+    with pytest.raises(PlatformError, match=r"cannot write .*/new: No space left"):
+        write_new(tmp_path / "new", lambda: fail(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(PlatformError, match=r"cannot write .*/none/new: No such file"):
+        write_new(tmp_path / "none" / "new")
+    assert list(tmp_path.iterdir()) == []
