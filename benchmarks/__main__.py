@@ -11,6 +11,8 @@ import importlib
 import json
 import os
 import platform
+import signal
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +27,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # An exception, so that a benchmark stops its server and removes its directory.
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     for name in arguments.names or BENCHMARKS:
         benchmark = importlib.import_module(f"benchmarks.{name}")
         measured = benchmark.measure(short=arguments.short)

@@ -19,13 +19,14 @@ from streaming.errors import PlatformError
 if TYPE_CHECKING:
     from ecommersss_platform.settings import Settings
 
-MARTS = (
-    "users_and_blacklist",
-    "most_fraudulent_users",
-    "payment_fraud_critical_time",
-    "product_and_users",
-    "product_and_payment_methods",
-)
+MARTS = {
+    "users_and_blacklist": "fraud_orders DESC, total_orders DESC, user_id",
+    "most_fraudulent_users": "fraud_rank",
+    "payment_fraud_critical_time": "fraud_orders DESC, total_orders DESC, payment_method",
+    "product_and_users": "fraud_orders DESC, total_orders DESC, product_id, user_id",
+    "product_and_payment_methods": "product_id, method_rank",
+}
+"""The marts that are shown, each with the order of its rows."""
 
 
 @contextmanager
@@ -83,10 +84,8 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
             materialize_with_progress(settings, first, today)
         warehouse = make_warehouse(settings)
         typer.secho("\n5. The marts", bold=True)
-        for mart in MARTS:
-            head = warehouse.query(
-                f"SELECT * FROM gold.{mart} ORDER BY fraud_orders DESC, total_orders DESC LIMIT {rows}"  # noqa: S608
-            )
+        for mart, order in MARTS.items():
+            head = warehouse.query(f"SELECT * FROM gold.{mart} ORDER BY {order} LIMIT {rows}")  # noqa: S608
             total = warehouse.query(f"SELECT count(*) AS n FROM gold.{mart}").to_pylist()[0]["n"]  # noqa: S608
             print_rows(head.column_names, head.to_pylist(), title=f"gold.{mart}: {total:,} rows")
     typer.echo(

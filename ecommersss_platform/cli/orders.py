@@ -31,6 +31,9 @@ def produce(
         float,
         typer.Option(min=0.001, max=MAX_RATE, help="simulated orders per second, until stopped"),
     ] = 2.0,
+    rhythm: Annotated[
+        bool, typer.Option("--rhythm", help="many orders by day and few at night; the rate is the average")
+    ] = False,
     first: Annotated[
         datetime | None,
         typer.Option(
@@ -80,7 +83,7 @@ def produce(
     elif first is not None and last is not None:
         _simulate_days(settings, first.date(), last.date(), orders_per_day)
     else:
-        _simulate_live(settings, rate)
+        _simulate_live(settings, rate, rhythm)
 
 
 def _publish_raw(settings: Settings, file: Path) -> None:
@@ -128,14 +131,15 @@ def _simulate_days(settings: Settings, first: date, last: date, orders_per_day: 
     typer.echo(f"published {count:,} orders")
 
 
-def _simulate_live(settings: Settings, rate: float) -> None:
+def _simulate_live(settings: Settings, rate: float, rhythm: bool) -> None:
     """Publish simulated orders until a signal stops it."""
     from ecommersss_platform.topics import orders_topic
     from streaming.simulator.producer import Producer
 
     with open_database(settings) as url:
         configure_logging(settings.log_format)
-        producer = Producer(url, orders_topic(settings), rate, ground_truth=settings.ground_truth_path)
+        truth = settings.ground_truth_path
+        producer = Producer(url, orders_topic(settings), rate, rhythm=rhythm, ground_truth=truth)
         with _stopped_by_signals(producer.stop):
             producer.run()
 

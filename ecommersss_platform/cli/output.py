@@ -97,7 +97,9 @@ def _cell(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a table cell for people: instants in Asia/Jakarta, to the second."""
+    """Return a table cell for people: instants in Asia/Jakarta, to the second; decimals with separators."""
+    if isinstance(value, Decimal) and value.is_finite():
+        return f"{value:,f}"
     if isinstance(value, datetime) and value.tzinfo is not None:
         try:
             return f"{value.astimezone(JAKARTA):%Y-%m-%d %H:%M:%S}"
@@ -129,9 +131,9 @@ def write_rows(
 ) -> None:
     """Write rows, whose values are in the order of the columns, as they come.
 
-    A table has instants in Asia/Jakarta, and begins again after 1,000 rows. CSV has a header. JSON is one
-    array; with `unwrap`, a single row is an object without the array. In JSON, the second of two columns `a`
-    is `a_1`.
+    A table has instants in Asia/Jakarta and separators in decimals, and begins again after 1,000 rows. CSV
+    has a header. JSON is one array; with `unwrap`, a single row is an object without the array. In JSON, the
+    second of two columns `a` is `a_1`.
     """
     match style:
         case QueryFormat.TABLE:

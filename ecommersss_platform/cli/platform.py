@@ -26,6 +26,9 @@ def up(
         float,
         typer.Option(min=0, max=MAX_RATE, help="simulated orders per second (0: no producer)"),
     ] = 2.0,
+    rhythm: Annotated[
+        bool, typer.Option("--rhythm", help="many orders by day and few at night; the rate is the average")
+    ] = False,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="port of the Dagster UI (0: any free port)")
     ] = None,
@@ -46,7 +49,7 @@ def up(
     settings = read_settings()
     if port is not None:
         settings = settings.model_copy(update={"ui_port": port})
-    raise typer.Exit(stack.up(settings, rate=rate, orders_per_day=orders_per_day))
+    raise typer.Exit(stack.up(settings, rate=rate, rhythm=rhythm, orders_per_day=orders_per_day))
 
 
 def demo(

@@ -53,10 +53,11 @@ def prepare_home(settings: Settings) -> None:
     ensure_manifest(settings)
 
 
-def up(settings: Settings, *, rate: float = 2.0, orders_per_day: int = 2000) -> int:
+def up(settings: Settings, *, rate: float = 2.0, rhythm: bool = False, orders_per_day: int = 2000) -> int:
     """Start the whole platform in the foreground and keep it running until SIGINT, SIGTERM or SIGHUP.
 
-    `rate`: simulated orders a second, 0 for no producer; `orders_per_day`: in the history of a first run.
+    `rate`: simulated orders a second, 0 for no producer; with `rhythm` it is the average of a day.
+    `orders_per_day`: in the history of a first run.
     Return the exit code: 0 after a clean end, 1 if the home is already up, 130 if interrupted before
     everything was started. Call it in the main thread. Raises `PlatformError` if preparing fails.
     """
@@ -76,7 +77,7 @@ def up(settings: Settings, *, rate: float = 2.0, orders_per_day: int = 2000) -> 
                 url = leases.enter_context(operational_database(settings, say))
                 dagster_url = leases.enter_context(dagster_storage(settings, say))
                 _prepare_for_processes(settings, url, orders_per_day)
-            _supervise(settings, status, dagster_url, rate)
+            _supervise(settings, status, dagster_url, rate, rhythm)
         _print("up", "stopped")
     except KeyboardInterrupt:
         _print(
@@ -123,7 +124,7 @@ def _prepare_for_processes(settings: Settings, url: str, orders_per_day: int) ->
     first_run_history(settings, url, orders_per_day, partial(_print, "up"))
 
 
-def _supervise(settings: Settings, status: _StatusFile, dagster_url: str, rate: float) -> None:
+def _supervise(settings: Settings, status: _StatusFile, dagster_url: str, rate: float, rhythm: bool) -> None:
     if settings.metrics_port is None:
         # From here on every child has this setting, so the port stays the same when the consumer restarts.
         settings = settings.model_copy(update={"metrics_port": free_port(METRICS_PORT)})
@@ -150,7 +151,7 @@ def _supervise(settings: Settings, status: _StatusFile, dagster_url: str, rate: 
         answering = interface.url if supervisor.state(_WEBSERVER) is State.READY else None
         status.write(state, answering, supervisor.rows())
 
-    children = _children(settings, rate, interface, child_environment, [_POSTGRES] if server else [])
+    children = _children(settings, rate, rhythm, interface, child_environment, [_POSTGRES] if server else [])
     processes: list[Process] = [*([server] if server else []), *children]
     supervisor = Supervisor(processes, _print, changed=changed)
     with _on_signals(supervisor.request_stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -193,6 +194,7 @@ def _interrupt() -> None:
 def _children(
     settings: Settings,
     rate: float,
+    rhythm: bool,
     interface: _Interface,
     child_environment: Callable[[], Mapping[str, str]],
     database: Sequence[str],
@@ -218,8 +220,9 @@ def _children(
 
     cli, workspace = "ecommersss_platform.cli", ["-w", str(WORKSPACE)]
     consumer = child(_CONSUMER, "flags orders and stores them", cli, "consume")
-    simulation = f"simulates {rate:g} orders a second"
-    producer = child(_PRODUCER, simulation, cli, "produce", "--rate", str(rate), after=[_CONSUMER])
+    simulation = f"simulates {rate:g} orders a second" + (", on the average of a day" if rhythm else "")
+    produce = ["produce", "--rate", str(rate), *(["--rhythm"] if rhythm else [])]
+    producer = child(_PRODUCER, simulation, cli, *produce, after=[_CONSUMER])
     webserver = child(
         _WEBSERVER,
         "Dagster UI",

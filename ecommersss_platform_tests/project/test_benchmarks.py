@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,10 @@ import pytest
 from benchmarks import loads, warehouse
 from benchmarks.shop import Shop
 from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.local.postgres import EmbeddedPostgres
+from ecommersss_platform.local.processes import created
 from ecommersss_platform.partitions import Days
+from ecommersss_platform_tests.support.project import PROJECT
 
 pytestmark = pytest.mark.integration
 
@@ -52,6 +57,32 @@ def test_every_way_loads_the_same_rows(shop: str, tmp_path: Path) -> None:
             everything.execute(sums + "platform.raw.orders").fetchall()
             == everything.execute(sums + "json.orders").fetchall()
         )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_an_interrupted_benchmark_leaves_no_server_behind(
+    number: signal.Signals, open_directory: Path
+) -> None:
+    place = open_directory / f"benchmark-{number.name}"
+    place.mkdir(0o711)
+    command = [sys.executable, "-m", "benchmarks", "stream", "--short"]
+    benchmark = subprocess.Popen(
+        command, cwd=PROJECT, env=os.environ | {"TMPDIR": str(place)}, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := list(place.glob("*/postgres/data/postmaster.pid"))):
+            assert benchmark.poll() is None
+            assert time.monotonic() < deadline, "no server was started"
+            time.sleep(0.05)
+        server = EmbeddedPostgres(found[0].parents[1])
+        assert (pid := server.pid()) is not None
+        benchmark.send_signal(number)
+        assert benchmark.wait(60) != 0
+    finally:
+        benchmark.kill()
+    assert created(pid) is None
+    assert list(place.iterdir()) == []
 
 
 LEAN = """

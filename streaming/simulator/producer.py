@@ -11,6 +11,7 @@ from random import Random
 import psycopg2
 
 from streaming.business_days import JAKARTA
+from streaming.errors import first_line
 from streaming.order_ids import OrderIds
 from streaming.orders import encode
 from streaming.simulator.ground_truth import GroundTruth
@@ -43,10 +44,10 @@ class Producer:
         *,
         fraud_share: float = FRAUD_SHARE,
         ground_truth: Path | None = None,
-        steady: bool = False,
+        rhythm: bool = False,
         seed: int | None = None,
     ) -> None:
-        """Prepare to publish `rate` orders per second: the day's average, or constant if `steady`.
+        """Prepare to publish `rate` orders per second: always, or with `rhythm` as the day's average.
 
         `url` is the operational database. Raises `ValueError` for an impossible rate or fraud share.
         """
@@ -56,7 +57,7 @@ class Producer:
         self._url = url
         self._topic = topic
         self._rate = rate
-        self._steady = steady
+        self._rhythm = rhythm
         self._random = Random(seed)  # noqa: S311
         self._shoppers = LiveShoppers(self._random, fraud_share)
         self._ground_truth = GroundTruth(ground_truth) if ground_truth else None
@@ -64,6 +65,7 @@ class Producer:
         self._market: Market | None = None
         self._refresh_at = 0.0
         self._back_off = _FIRST_BACK_OFF
+        self._problem = ""
         self._stopped = False
 
     def stop(self) -> None:
@@ -102,25 +104,29 @@ class Producer:
         return produced
 
     def _rate_at(self, instant: datetime) -> float:
-        return self._rate if self._steady else self._rate * 24 * RHYTHM[instant.astimezone(JAKARTA).hour]
+        return self._rate * 24 * RHYTHM[instant.astimezone(JAKARTA).hour] if self._rhythm else self._rate
 
     def _refresh(self) -> None:
         """Read users and products again; on failure keep the known ones and try again soon."""
-        problem = None
+        problem = detail = ""
         try:
             market = load_market(self._url)
         except psycopg2.OperationalError as error:
-            # The first line says what happened; the others repeat it for every address that was tried.
-            problem = f"PostgreSQL is unreachable ({str(error).strip().splitlines()[0]})"
+            problem, detail = "PostgreSQL is unreachable", f" ({first_line(error)})"
         else:
             self._market = market
             if not market.open_at(datetime.now(UTC)):
                 problem = "there are no users or no products yet"
-        if problem is None:
+        if problem != self._problem:
+            if problem:
+                log.warning("%s%s: waiting for that to change", problem, detail)
+            else:
+                log.info("users and products are known again")
+            self._problem = problem
+        if not problem:
             self._back_off = _FIRST_BACK_OFF
             self._refresh_at = time.monotonic() + REFRESH_SECONDS
             return
-        log.warning("%s; trying again in %.1f s", problem, self._back_off)
         self._refresh_at = time.monotonic() + self._back_off
         self._back_off = min(self._back_off * 2, _LONGEST_BACK_OFF)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -41,6 +41,8 @@ from ecommersss_platform.warehouse.schema_changes import (
 from streaming.errors import first_line
 
 POOL = "duckdb"
+
+_INTERRUPTED = "INTERRUPT Error"
 
 _ROWS_PER_BATCH = 10_000
 _BYTES_PER_DELETED_ROW = 10
@@ -115,6 +117,15 @@ class DuckDbWarehouse(DuckDbFile, PublishingWarehouse):
             return spooled(rows.to_arrow_reader(), schema)
 
     def stream(self, sql: str) -> pa.RecordBatchReader:
+        try:
+            return self._stream(sql)
+        except QueryError as error:
+            if not str(error).startswith(_INTERRUPTED):
+                raise
+            # Another thread failed, and this one reported that it was stopped. One thread reports the cause.
+            return replace(self, threads=1)._stream(sql)
+
+    def _stream(self, sql: str) -> pa.RecordBatchReader:
         with self.reading() as connection:
             # A query sees the warehouse, not the files or variables of whoever asks.
             connection.execute("SET enable_external_access = false")

@@ -269,7 +269,7 @@ def test_materialize_refuses_impossible_days(home: Home) -> None:
 @pytest.fixture(scope="module")
 def shown(home: Home) -> str:
     """The output of a demo on the home, with the orders of the tests above and two simulated days."""
-    return home.run("demo", "--days", "2", "--orders-per-day", "1500", "--rows", "2")
+    return home.run("demo", "--days", "2", "--orders-per-day", "1500", "--rows", "6")
 
 
 def test_demo_shows_every_mart(shown: str) -> None:
@@ -279,6 +279,9 @@ def test_demo_shows_every_mart(shown: str) -> None:
         *("product_and_users", "product_and_payment_methods"),
     ):
         assert f"gold.{mart}: " in shown
+    _, _, users = shown.partition("gold.most_fraudulent_users: ")
+    ranks = re.findall(r"^│ +(\d+) │", users.partition("gold.")[0], re.MULTILINE)
+    assert ranks == ["1", "2", "3", "4", "5", "6"]
 
 
 def test_status_reports_topic_partitions_and_rejected_lines(home: Home, shown: str) -> None:
@@ -300,7 +303,7 @@ def test_query_prints_every_format_and_is_read_only(home: Home, shown: str) -> N
     ]
     rows = list(csv.DictReader(io.StringIO(home.call("query", sql, "--format", "csv").stdout)))
     assert rows[1] == {"order_id": "102", "is_fraud": "True", "amount": "250000.00"}
-    assert "250000.00" in home.call("query", sql).stdout
+    assert "250,000.00" in home.call("query", sql).stdout
     refused = home.call("query", "DELETE FROM raw.orders", exit_code=1)
     assert refused.stderr.startswith("ecommersss: ")
     assert len(home.json("query", sql)) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -98,6 +99,13 @@ def test_ordinary_values_keep_their_types() -> None:
     assert list(python_rows(result(f"SELECT {values}"))) == [
         (date(2025, 6, 1), datetime(2025, 6, 1, tzinfo=UTC), Decimal("1.50"), None)
     ]
+
+
+def test_amounts_have_separators_in_a_table_only() -> None:
+    sql = "SELECT 1234567.5::DECIMAL(18, 2) AS amount, 7654321 AS id"
+    assert re.search(r"1,234,567\.50 .* 7654321 ", written(sql, "table"))
+    assert written(sql, "csv") == "amount,id\n1234567.50,7654321\n"
+    assert written(sql, "jsonl") == '{"amount": 1234567.5, "id": 7654321}\n'
 
 
 def test_last_instant_of_python_is_shown_in_a_table() -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ class Running:
 def test_producer_publishes_at_its_rate_with_truth(database: str, topic: JsonlTopic, tmp_path: Path) -> None:
     open_shop(database)
     truth = tmp_path / "truth.jsonl"
-    live = Producer(database, topic, 200, ground_truth=truth, fraud_share=0.2, steady=True, seed=4)
+    live = Producer(database, topic, 200, ground_truth=truth, fraud_share=0.2, seed=4)
     began = time.monotonic()
     with Running(live) as running:
         time.sleep(3)
@@ -87,27 +88,37 @@ def test_producer_publishes_at_its_rate_with_truth(database: str, topic: JsonlTo
         assert 1 <= order.user_id <= 10
 
 
+def test_rate_is_steady_unless_it_follows_the_rhythm_of_the_day(topic: JsonlTopic) -> None:
+    night, noon = datetime(2026, 3, 1, 19, 30, tzinfo=UTC), datetime(2026, 3, 2, 5, 0, tzinfo=UTC)
+    assert [Producer("unused", topic, 2)._rate_at(at) for at in (night, noon)] == [2, 2]
+    hours = [night + timedelta(hours=n) for n in range(24)]
+    rates = [Producer("unused", topic, 2, rhythm=True)._rate_at(at) for at in hours]
+    assert min(rates) < 0.5 < 2 < max(rates)
+    assert sum(rates) / 24 == pytest.approx(2)
+
+
 def test_producer_ends_after_the_requested_number_of_orders(database: str, topic: JsonlTopic) -> None:
     open_shop(database)
-    assert Producer(database, topic, 5_000, steady=True).run(max_orders=137) == 137
+    assert Producer(database, topic, 5_000).run(max_orders=137) == 137
     assert len(orders_in(topic)) == 137
 
 
 def test_producer_waits_for_the_first_users_and_products(database: str, topic: JsonlTopic, caplog) -> None:
     caplog.set_level(logging.WARNING)
-    with Running(Producer(database, topic, 100, steady=True)):
+    with Running(Producer(database, topic, 100)):
         until(lambda: "no users or no products yet" in caplog.text)
         assert topic.end() == 0
         add_users(database, [3])
         add_products(database, [4])
         until(lambda: topic.end() > 0)
+    assert caplog.text.count("no users or no products yet") == 1, "said once, however long the wait"
     assert {(order.user_id, order.product_id) for order in orders_in(topic)} == {(3, 4)}
 
 
 def test_producer_picks_up_new_users_and_prices(database: str, topic: JsonlTopic, monkeypatch) -> None:
     monkeypatch.setattr(producer_module, "REFRESH_SECONDS", 0.2)
     open_shop(database, users=1, products=1)
-    with Running(Producer(database, topic, 200, steady=True)):
+    with Running(Producer(database, topic, 200)):
         until(lambda: topic.end() > 0)
         add_users(database, [2])
         execute(database, "UPDATE products SET price = 7000")
@@ -120,7 +131,7 @@ def test_producer_keeps_producing_while_postgres_is_down(
     monkeypatch.setattr(producer_module, "REFRESH_SECONDS", 0.2)
     caplog.set_level(logging.WARNING)
     open_shop(database, users=1)
-    with Running(Producer(database, topic, 100, steady=True)):
+    with Running(Producer(database, topic, 100)):
         until(lambda: topic.end() > 0)
         postgres.down()
         until(lambda: "PostgreSQL is unreachable" in caplog.text)
@@ -138,8 +149,8 @@ def test_producer_waits_for_a_server_that_is_down_at_the_start(
     caplog.set_level(logging.WARNING)
     open_shop(database)
     postgres.down()
-    with Running(Producer(database, topic, 100, steady=True)) as running:
-        until(lambda: caplog.text.count("PostgreSQL is unreachable") >= 2)
+    with Running(Producer(database, topic, 100)) as running:
+        until(lambda: "PostgreSQL is unreachable" in caplog.text)
         postgres.up()
         until(lambda: topic.end() > 0)
         assert running.stop() < 1
@@ -152,7 +163,7 @@ def test_full_disk_ends_the_producer_with_the_error(database: str, tmp_path: Pat
 
     open_shop(database)
     with pytest.raises(OSError, match="No space left"):
-        Producer(database, FullTopic(tmp_path / "topic"), 500, steady=True).run(max_orders=1)
+        Producer(database, FullTopic(tmp_path / "topic"), 500).run(max_orders=1)
 
 
 @pytest.mark.parametrize(("rate", "share"), [(0, 0.1), (-1, 0.1), (float("nan"), 0.1), (1, 1.5), (1, -0.1)])

@@ -226,6 +226,37 @@ def test_a_query_reaches_nothing_but_the_warehouse(
     assert stored(warehouse) == orders([1], DAY_1)
 
 
+def test_a_query_that_fails_in_one_thread_names_the_cause(
+    warehouse: DuckDbWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB stops its other threads, and now and then reports only that."""
+    warehouse.path.parent.mkdir()
+    with warehouse.writing() as connection:
+        connection.execute("CREATE TABLE t AS SELECT range AS i FROM range(1000)")
+    sql = "SELECT CAST(CASE WHEN i = 999 THEN 'x' ELSE '1' END AS INTEGER) FROM t"
+    run = DuckDbWarehouse._stream
+
+    def stopped_first(one: DuckDbWarehouse, sql: str) -> pa.RecordBatchReader:
+        if one.threads > 1:
+            raise QueryError("INTERRUPT Error: Interrupted!")
+        return run(one, sql)
+
+    monkeypatch.setattr(DuckDbWarehouse, "_stream", stopped_first)
+    with pytest.raises(QueryError, match="Could not convert string 'x' to INT32"):
+        warehouse.stream(sql)
+
+
+@pytest.mark.long
+def test_no_failing_query_says_that_it_was_interrupted(warehouse: DuckDbWarehouse) -> None:
+    warehouse.path.parent.mkdir()
+    with warehouse.writing() as connection:
+        connection.execute("CREATE TABLE t AS SELECT range AS i FROM range(3000000)")
+    sql = "SELECT CAST(CASE WHEN i % 1000000 = 999999 THEN 'x' ELSE '1' END AS INTEGER) FROM t"
+    for _ in range(60):
+        with pytest.raises(QueryError, match="Could not convert string 'x' to INT32"):
+            warehouse.stream(sql)
+
+
 def test_a_query_that_needs_more_than_the_memory_spills(warehouse: DuckDbWarehouse) -> None:
     publish(warehouse, orders([1], DAY_1), ONE)
     small = DuckDbWarehouse(warehouse.path, memory="40MB", threads=1)
