@@ -21,6 +21,18 @@
     when not matched then insert ({{ columns }}) values ({{ columns }})
 {%- endmacro %}
 
+{#
+    BigQuery: replaces dbt's choice between the partitions of the model's config, which are fixed when the project is
+    parsed, and those that it finds in the new rows. Here they are the days of the window, with or without rows.
+#}
+{% macro bq_insert_overwrite_sql(
+    tmp_relation, target_relation, sql, unique_key, partition_by, partitions, dest_columns, tmp_relation_exists, copy_partitions
+) -%}
+    {{ bq_static_insert_overwrite_sql(
+        tmp_relation, target_relation, sql, partition_by, window_days(), dest_columns, tmp_relation_exists, copy_partitions
+    ) }}
+{%- endmacro %}
+
 {% macro _in_days_to_replace(column) -%}
     {%- if window() is none -%}
         {{ exceptions.raise_compiler_error("no days to replace: give the vars first_day and end_day") }}

@@ -4,8 +4,6 @@
     config(
         materialized='incremental',
         incremental_strategy=replace_days_strategy(),
-        full_refresh=(true if window() is none else none),
-        partitions=window_days(),
         on_schema_change='append_new_columns',
         partition_by=partition_by_day('partition_date'),
         cluster_by=['user_id', 'product_id'],
