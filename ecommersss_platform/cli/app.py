@@ -5,6 +5,7 @@ Commands are thin shells. They import what they call inside their functions, so 
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from typing import Annotated, Any
@@ -64,6 +65,10 @@ def options(
 def main(arguments: list[str] | None = None) -> Any:
     """Run a command. A problem is one clear message on standard error, and exit code 1."""
     drop_libpq_variables()
+    for stream in (sys.stdout, sys.stderr):
+        # UTF-8 whatever the locale says: a name in the data must not end a command half-way.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     debug = (sys.argv[1:] if arguments is None else arguments)[:1] == ["--debug"]
     try:
         app(args=arguments, prog_name="ecommersss")

@@ -172,7 +172,7 @@ def ensure_manifest(settings: Settings | None = None, project_dir: Path = PROJEC
 def _locked(path: Path) -> Iterator[None]:
     import fcntl
 
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -54,7 +54,7 @@ def _column(column: Column) -> dict[str, Any]:
 
 def main(path: Path = SOURCES) -> None:
     """Write the source YAML."""
-    path.write_text(sources_yaml())
+    path.write_text(sources_yaml(), "utf-8")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def run_examples(book: RuleBook, examples: list[Example]) -> list[Outcome]:
 def load_examples(path: Path) -> list[Example]:
     """Read the examples in a file. Raises `ExampleError`."""
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ExampleError(f"{path} cannot be read: {error}") from error
     return parse_examples(text, str(path))

@@ -88,7 +88,7 @@ def _missing_file(error: google.auth.exceptions.DefaultCredentialsError) -> str:
 def _key_file_credentials(path: Path) -> google.auth.credentials.Credentials:
     setting = f"ECOMMERSSS_BIGQUERY_KEY_FILE: {path}"
     try:
-        info = json.loads(path.read_text())
+        info = json.loads(path.read_text("utf-8"))
         return google.oauth2.service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
     except OSError as error:
         raise WarehouseError(f"{setting} cannot be read: {error.strerror}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -61,6 +62,30 @@ def test_wrong_usage_is_explained(arguments: tuple[str, ...], expected: str) -> 
     assert result.exit_code == 2
     # Typer may draw a box around a usage error and break its lines.
     assert expected in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("style", "variables"),
+    [("table", {"PYTHONIOENCODING": "ascii"}), ("csv", {"LC_ALL": "C", "PYTHONUTF8": "0"})],
+)
+def test_output_is_utf_8_whatever_the_locale(home: Path, style: str, variables: dict[str, str]) -> None:
+    home.mkdir()
+    duckdb.connect(str(home / "warehouse.duckdb")).close()
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ecommersss_platform.cli",
+            "query",
+            "--format",
+            style,
+            "SELECT 'Cr' || chr(233)",
+        ],
+        env={**os.environ, "PYTHONCOERCECLOCALE": "0", **variables},
+        capture_output=True,
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert "Cré" in result.stdout.decode()
 
 
 @pytest.fixture
