@@ -23,6 +23,7 @@ from ecommersss_platform.cli import (
     topics,
     warehouse,
 )
+from ecommersss_platform.environment import drop_foreign_variables
 from streaming.errors import first_line
 from streaming.libpq import drop_libpq_variables
 
@@ -38,6 +39,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(platform.up)
+app.command()(platform.stop)
 app.command()(platform.demo)
 app.command()(platform.status)
 app.command()(platform.health)
@@ -65,6 +67,7 @@ def options(
 def main(arguments: list[str] | None = None) -> Any:
     """Run a command. A problem is one clear message on standard error, and exit code 1."""
     drop_libpq_variables()
+    drop_foreign_variables()
     for stream in (sys.stdout, sys.stderr):
         # UTF-8 whatever the locale says: a name in the data must not end a command half-way.
         if isinstance(stream, io.TextIOWrapper):

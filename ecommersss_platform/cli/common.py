@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ecommersss_platform.cli.output import Format
+from ecommersss_platform.environment import MARK, unknown_settings
+from ecommersss_platform.logs import JsonFormatter
 from streaming.business_days import FIRST_DATE, LAST_DATE
 
 if TYPE_CHECKING:
@@ -33,10 +37,22 @@ def possible_day(day: datetime | None) -> datetime | None:
 
 
 def read_settings() -> Settings:
-    """Read the settings from the environment. Raises pydantic's `ValidationError` for wrong ones."""
+    """Read the settings from the environment and `.env`, and warn of names that no setting has.
+
+    Raises pydantic's `ValidationError` for wrong values.
+    """
+    from dotenv import dotenv_values
+
     from ecommersss_platform.settings import Settings
 
-    return Settings()
+    settings = Settings()
+    warning = unknown_settings([*os.environ, *dotenv_values(".env")], type(settings).model_fields)
+    if warning and settings.log_format == "json":
+        record = logging.makeLogRecord({"name": "ecommersss", "levelname": "WARNING", "msg": warning})
+        warning = JsonFormatter().format(record)
+    if warning and MARK not in os.environ:  # `up` has said it already
+        typer.echo(warning, err=True)
+    return settings
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`ecommersss up|demo|status|health`: the platform as a whole."""
+"""`ecommersss up|stop|demo|status|health|env`: the platform as a whole."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ def up(
     if port is not None:
         settings = settings.model_copy(update={"ui_port": port})
     raise typer.Exit(stack.up(settings, rate=rate, rhythm=rhythm, orders_per_day=orders_per_day))
+
+
+def stop() -> None:
+    """Stop the platform that `ecommersss up` runs on this home, from any shell, and wait until it is down."""
+    from ecommersss_platform.local import stack
+
+    typer.echo(stack.stop(read_settings()))
 
 
 def demo(

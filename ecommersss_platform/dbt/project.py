@@ -16,13 +16,14 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING
 
+from ecommersss_platform.environment import inherited
 from streaming.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -72,14 +73,6 @@ def environment(settings: Settings) -> dict[str, str]:
         "DBT_TARGET_PATH": str(artifacts_dir(settings)),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
-
-
-def inherited(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return what dbt inherits of an environment: everything but dbt's own flags.
-
-    A `DBT_` variable of whoever typed the command could empty a model or hide what dbt did.
-    """
-    return {name: value for name, value in variables.items() if not name.startswith("DBT_")}
 
 
 def _text(value: object) -> str:

@@ -22,8 +22,8 @@ from ecommersss_platform.dbt.project import (
     TARGET_DIR,
     environment,
     executable,
-    inherited,
 )
+from ecommersss_platform.environment import inherited
 from ecommersss_platform.warehouse import make_warehouse
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Dagster's home directory, the environment of its processes, and its instance."""
+"""Dagster's home directory, and its instance."""
 
 from __future__ import annotations
 
@@ -9,35 +9,12 @@ from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
-
+from ecommersss_platform.environment import DAGSTER_URL_VARIABLE
 from ecommersss_platform.settings import Settings
 from streaming.database.urls import pinned_url
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
-
-DAGSTER_URL_VARIABLE = "ECOMMERSSS_DAGSTER_URL"
-"""The variable that `dagster.yaml` reads the URL from, so that no password stands in the file."""
-
-
-def environment(settings: Settings, dagster_url: str) -> dict[str, str]:
-    """Return the variables a process needs to work on this platform: every setting, and Dagster's home.
-
-    They contain the passwords of the URLs: pass them to child processes only.
-    """
-    values = {name: getattr(settings, name) for name in type(settings).model_fields}
-    texts = {
-        name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in values.items()
-        if value is not None
-    }
-    return {
-        **{f"ECOMMERSSS_{name.upper()}": text for name, text in texts.items()},
-        DAGSTER_URL_VARIABLE: pinned_url(dagster_url),
-        "DAGSTER_HOME": str(settings.dagster_home),
-        "DO_NOT_TRACK": "1",
-    }
 
 
 def ensure_dagster_home(settings: Settings) -> None:

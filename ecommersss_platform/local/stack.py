@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ecommersss_platform.instance.dagster_home import environment
+import psutil
+
+from ecommersss_platform.environment import MARK, child_environment
 from ecommersss_platform.instance.databases import dagster_storage, embedded_server, operational_database
 from ecommersss_platform.instance.home import record_first_day
 from ecommersss_platform.local import ui
@@ -25,13 +27,17 @@ from ecommersss_platform.local.locks import FileLock
 from ecommersss_platform.local.logfiles import shown
 from ecommersss_platform.local.ports import HOST, free_port, listener
 from ecommersss_platform.local.postgres import DAGSTER, EmbeddedPostgres
-from ecommersss_platform.local.processes import created, end_processes, is_same
-from ecommersss_platform.local.supervision import MARK, Child, Process, State, Supervisor, leftovers
+from ecommersss_platform.local.processes import created, end_processes, is_same, still_alive
+from ecommersss_platform.local.supervision import Child, Process, State, Supervisor, leftovers
 from ecommersss_platform.settings import Settings
+from streaming.errors import PlatformError
 
 WORKSPACE = Path(__file__).parents[2] / "workspace.yaml"
 METRICS_PORT = 9464
 """Port of the consumer's metrics if no setting names one: this one, or the next free one."""
+
+_STOP_SECONDS = 180.0
+"""How long `stop` waits: each process has 20 seconds, and PostgreSQL a minute."""
 
 _POSTGRES, _CONSUMER, _PRODUCER = "postgres", "consumer", "producer"
 _WEBSERVER, _DAEMON = "webserver", "daemon"
@@ -103,6 +109,51 @@ def running(settings: Settings) -> dict[str, Any] | None:
     return {key: value for key, value in status.items() if key != "created"}
 
 
+def stop(settings: Settings) -> str:
+    """Stop the supervisor of this home with all its processes, wait for its end, and return what was done.
+
+    If it was killed, end what it left. Raises `PlatformError` if it belongs to somebody else, or still runs
+    after three minutes.
+    """
+    home, status = shown(settings.home), running(settings)
+    if status is None:
+        lock = FileLock(settings.home / "up.lock")
+        if not settings.home.is_dir():
+            return f"nothing runs in {home}: there is no such home"
+        if not lock.acquire(wait=False):
+            raise PlatformError(f"{_already_up(settings)}: try again in a moment")
+        try:
+            return _stop_leftovers(settings) or f"nothing runs in {home}"
+        finally:
+            lock.release()
+    supervisor = psutil.Process(status["pid"])
+    try:
+        supervisor.terminate()
+    except psutil.AccessDenied:
+        raise PlatformError(
+            f"process {supervisor.pid}, which runs {home}, belongs to another account: stop it as that one"
+        ) from None
+    if still_alive([supervisor], _STOP_SECONDS):
+        raise PlatformError(
+            f"process {supervisor.pid} has not stopped {home} after {_STOP_SECONDS:.0f} s:"
+            f" its logs are in {shown(settings.logs_dir)}"
+        )
+    names = ", ".join(row["name"] for row in status["processes"] if row["pid"])
+    return f"stopped {home}, process {supervisor.pid}" + (f", with {names}" if names else "")
+
+
+def _stop_leftovers(settings: Settings) -> str | None:
+    left = leftovers(str(settings.home))
+    server = embedded_server(settings)
+    if not left and server.pid() is None:
+        return None
+    end_leftovers(settings)
+    if server.pid() is not None:
+        with server.lease():  # stops it, unless another command uses it
+            pass
+    return f"stopped what an earlier `ecommersss up` of {shown(settings.home)} had left"
+
+
 def end_leftovers(settings: Settings) -> None:
     """End what a killed supervisor of this home left behind. Only for the holder of the home's lock."""
     if left := leftovers(str(settings.home)):
@@ -135,14 +186,12 @@ def _supervise(settings: Settings, status: _StatusFile, dagster_url: str, rate: 
     if settings.database_url is None or settings.dagster_url is None:
         server = _Server(embedded_server(settings), lambda: supervisor.stopping)
 
-    def child_environment() -> dict[str, str]:
+    def environment() -> dict[str, str]:
         # The server's port may have changed since the last start.
         url = server.postgres.url(DAGSTER) if server and settings.dagster_url is None else dagster_url
         return {
-            **os.environ,
-            **environment(settings, url),
+            **child_environment(settings, url),
             MARK: str(settings.home),
-            "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
             "PYTHONUNBUFFERED": "1",  # otherwise a log lacks its last lines after a crash
         }
 
@@ -151,7 +200,7 @@ def _supervise(settings: Settings, status: _StatusFile, dagster_url: str, rate: 
         answering = interface.url if supervisor.state(_WEBSERVER) is State.READY else None
         status.write(state, answering, supervisor.rows())
 
-    children = _children(settings, rate, rhythm, interface, child_environment, [_POSTGRES] if server else [])
+    children = _children(settings, rate, rhythm, interface, environment, [_POSTGRES] if server else [])
     processes: list[Process] = [*([server] if server else []), *children]
     supervisor = Supervisor(processes, _print, changed=changed)
     with _on_signals(supervisor.request_stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -196,7 +245,7 @@ def _children(
     rate: float,
     rhythm: bool,
     interface: _Interface,
-    child_environment: Callable[[], Mapping[str, str]],
+    environment: Callable[[], Mapping[str, str]],
     database: Sequence[str],
 ) -> list[Child]:
     """Return the platform's own processes in the order of starting. `database`: what all of them need."""
@@ -212,7 +261,7 @@ def _children(
             name,
             what,
             command=lambda: [sys.executable, "-m", *(a if isinstance(a, str) else a() for a in arguments)],
-            environment=child_environment,
+            environment=environment,
             log=settings.logs_dir / f"{name}.log",
             after=[*database, *after],
             ready=ready,
@@ -348,7 +397,7 @@ def _already_up(settings: Settings) -> str:
     pid, where = status["pid"], status["ui"] or "not answering yet"
     return (
         f"{shown(settings.home)} is already up since {status['started']}, process {pid}. Dagster UI: {where}."
-        f" `ecommersss status` shows more. To stop it, press Ctrl-C in its terminal, or run `kill {pid}`."
+        f" `ecommersss status` shows more, and `ecommersss stop` stops it."
     )
 
 

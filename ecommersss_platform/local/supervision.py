@@ -19,16 +19,13 @@ from typing import Any, Protocol
 
 import psutil
 
+from ecommersss_platform.environment import MARK
 from ecommersss_platform.local.logfiles import quoted_tail, rotate, shown, size
 from ecommersss_platform.local.processes import is_alive
 from streaming.errors import PlatformError
 
 Say = Callable[[str, str], None]
 """Receives a message: the name of the process it is about, and the text."""
-
-MARK = "ECOMMERSSS_SUPERVISED_BY"
-"""Variable in the environment of every supervised process and its descendants: the home they belong to."""
-
 
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY_AFTER = 1.0, 60.0, 60.0  # seconds
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
 
-from ecommersss_platform.instance.dagster_home import dagster_instance, environment
+from ecommersss_platform.environment import child_environment
+from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.materialize.child import child_process
 from ecommersss_platform.materialize.follower import (
     Kind,
@@ -70,7 +71,7 @@ def materialize(
         began = time.monotonic()
         run = RunFollower(instance, Materialized(str(uuid.uuid4()), days), progress)
         output = stack.enter_context(tempfile.TemporaryFile())
-        variables = environment(settings, dagster_url)
+        variables = child_environment(settings, dagster_url)
         with child_process(definitions, run.id, days, variables, output) as child:
             while child.poll() is None:
                 run.follow()

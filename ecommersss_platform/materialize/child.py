@@ -5,7 +5,6 @@ A process of its own, because Dagster takes over the standard output of the proc
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,12 +22,12 @@ def child_process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Execute the run in a child process, which is ended with the context if it still runs.
 
-    `definitions`: the module of the code location. `environment`: variables besides our own. `output` takes
+    `definitions`: the module of the code location. `environment`: all its variables. `output` takes
     the standard output and error of the child.
     """
     child = subprocess.Popen(
         [sys.executable, "-m", __package__, definitions, run_id, str(days.first), str(days.end)],
-        env={**os.environ, **environment},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

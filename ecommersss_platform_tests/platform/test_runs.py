@@ -36,12 +36,8 @@ from dagster._utils.warnings import disable_dagster_warnings
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 
 from ecommersss_platform.contracts import ORDERS
-from ecommersss_platform.instance.dagster_home import (
-    announce_pool,
-    dagster_instance,
-    ensure_dagster_home,
-    environment,
-)
+from ecommersss_platform.environment import child_environment
+from ecommersss_platform.instance.dagster_home import announce_pool, dagster_instance, ensure_dagster_home
 from ecommersss_platform.instance.runs import fail_orphaned_runs
 from ecommersss_platform.jobs import DAILY_PIPELINE
 from ecommersss_platform.local.postgres import EmbeddedPostgres
@@ -190,7 +186,7 @@ def platform(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactor
     settings = Settings(home=tmp_path_factory.mktemp("home"), first_day=FIRST_DAY, dagster_url=url)
     settings.home.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(settings, url).items():
+        for name, value in child_environment(settings, url).items():
             patch.setenv(name, value)
         target = ModuleTarget(
             STUB, attribute="defs", working_directory=None, location_name="ecommersss_platform"
@@ -409,7 +405,7 @@ def start_worker(platform: Platform, run_id: str) -> subprocess.Popen[bytes]:
             "2025-01-02",
             "2025-01-03",
         ],
-        env={**os.environ, **environment(platform.settings, platform.url)},
+        env=child_environment(platform.settings, platform.url),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

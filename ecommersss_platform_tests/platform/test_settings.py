@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from ecommersss_platform.cli.errors import known_problem
-from ecommersss_platform.instance.dagster_home import environment
+from ecommersss_platform.environment import child_environment
 from ecommersss_platform.settings import SECRETS, Settings
 
 URL = "postgres://shop:CANARY@127.0.0.1:5/x"
@@ -63,7 +63,7 @@ def test_one_database_for_both_urls_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_urls_are_normalised_hidden_and_passed_to_children() -> None:
     settings = Settings(database_url=URL, dagster_url=f"{URL}2", _env_file=None)
     assert "CANARY" not in repr(settings) + str(settings.model_dump())
-    variables = environment(settings, f"{URL}2")
+    variables = child_environment(settings, f"{URL}2")
     assert variables["ECOMMERSSS_DATABASE_URL"] == "postgresql://shop:CANARY@127.0.0.1:5/x"
     assert {name for name, value in variables.items() if "CANARY" in value} == {
         f"ECOMMERSSS_{name.upper()}" for name in SECRETS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,8 @@ import pytest
 from dagster import AssetKey, AssetMaterialization
 
 from ecommersss_platform.dbt.project import ensure_manifest
-from ecommersss_platform.instance.dagster_home import dagster_instance, environment
+from ecommersss_platform.environment import child_environment
+from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.local.ports import free_port
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
@@ -71,7 +71,7 @@ def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> 
                 *("--host", "127.0.0.1", "--port", str(port), "--workspace", "workspace.yaml"),
             ],
             cwd=PROJECT,
-            env={**os.environ, **environment(settings, url)},
+            env=child_environment(settings, url),
             stdout=output,
             stderr=subprocess.STDOUT,
         )

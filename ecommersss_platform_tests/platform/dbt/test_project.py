@@ -26,7 +26,6 @@ from ecommersss_platform.dbt.project import (
     ensure_manifest,
     environment,
     executable,
-    inherited,
     outdated,
 )
 from ecommersss_platform.dbt.resource import dbt_resource, metadata_from_event, prune
@@ -324,11 +323,6 @@ def test_a_checkout_that_may_not_be_written_is_said_so(
 def test_assets_without_a_manifest_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DbtError, match=r"manifest\.json is missing: run `make setup`"):
         analytics_assets(daily_partitions(date(2024, 1, 1)), None, tmp_path / "manifest.json")
-
-
-def test_dbt_inherits_no_flag_of_its_own() -> None:
-    given = {"PATH": "/bin", "DBT_EMPTY": "true", "DBT_ENGINE_QUIET": "1", "HTTPS_PROXY": "http://proxy:1"}
-    assert inherited(given) == {"PATH": "/bin", "HTTPS_PROXY": "http://proxy:1"}
 
 
 def test_dbt_is_found_without_an_activated_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,8 @@ import os, subprocess, sys, time
 print("consuming from", os.environ["ECOMMERSSS_HOME"], flush=True)
 print("dagster at", os.environ["ECOMMERSSS_DAGSTER_URL"].partition("?")[0], flush=True)
 print("metrics on", os.environ["ECOMMERSSS_METRICS_PORT"], flush=True)
+foreign = {"PGAPPNAME", "DBT_EMPTY", "DAGSTER_EVENT_BATCH_SIZE", "PYTHONWARNINGS"}
+print("foreign:", sorted(foreign & os.environ.keys()), flush=True)
 run = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 print("run", run.pid, flush=True)
 time.sleep(600)
@@ -99,7 +101,14 @@ class Up:
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", UP, setup],
-                env={**environment, "ECOMMERSSS_HOME": str(home), "ECOMMERSSS_UI_PORT": "0", **settings},
+                env={
+                    **environment,
+                    **dict.fromkeys(("PGAPPNAME", "DBT_EMPTY", "DAGSTER_EVENT_BATCH_SIZE"), "1"),
+                    "PYTHONWARNINGS": "default",
+                    "ECOMMERSSS_HOME": str(home),
+                    "ECOMMERSSS_UI_PORT": "0",
+                    **settings,
+                },
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=home.parent,
@@ -215,6 +224,11 @@ def test_up_says_which_processes_run_and_where_they_log(up: Up) -> None:
     assert f"consuming from {up.home}\ndagster at postgresql://dagster/\n" in consumer_log(up)
 
 
+def test_children_do_not_see_the_variables_of_whoever_typed_the_command(up: Up) -> None:
+    up.ready()
+    assert "foreign: []\n" in consumer_log(up)
+
+
 def test_taken_ui_port_is_said_with_who_has_it_and_the_next_free_one_is_used(up: Up, taken: int) -> None:
     used = int(up.ready()["ui"].rpartition(":")[2])
     assert taken < used <= taken + 50
@@ -256,14 +270,22 @@ def test_dead_child_is_restarted_and_its_last_words_are_shown(up: Up) -> None:
     )
 
 
-def test_sigterm_stops_everything_in_order(up: Up) -> None:
+def test_stop_stops_everything_in_order(up: Up) -> None:
     pids = [process_of_a_run(up), *(row["pid"] for row in up.ready()["processes"])]
-    assert up.stop() == 0
+    said = stack.stop(Settings(home=up.home))
+    assert said.endswith(f"process {up.process.pid}, with consumer, producer, webserver")
+    assert up.process.wait(timeout=1) == 0
     assert all(gone(pid) for pid in pids)
     assert up.text().index("producer   stopped") < up.text().index("consumer   stopped")
     assert up.text().splitlines()[-1].endswith("up         stopped")
     assert not (up.home / "up.json").exists()
     assert stack.running(Settings(home=up.home)) is None
+    assert stack.stop(Settings(home=up.home)).startswith("nothing runs in ")
+
+
+def test_stop_of_a_home_that_does_not_exist_makes_none(tmp_path: Path) -> None:
+    assert "no such home" in stack.stop(Settings(home=tmp_path / "home"))
+    assert list(tmp_path.iterdir()) == []
 
 
 # Kills and signals.
