@@ -68,7 +68,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 '''
 
-def children(settings, rate, interface, environment, database):
+def children(settings, rate, rhythm, interface, environment, database):
     def child(name, script, after=(), ready=None, arguments=lambda: []):
         return Child(
             name, f"stub {name}", lambda: [sys.executable, "-c", script, *arguments()], environment,
