@@ -14,9 +14,10 @@ from ecommersss_platform.assets.raw import raw_assets
 from ecommersss_platform.checks import day_checks
 from ecommersss_platform.dbt.resource import dbt_resource
 from ecommersss_platform.jobs import EXECUTOR, daily_pipeline
+from ecommersss_platform.maintenance import maintenance_job
 from ecommersss_platform.partitions import daily_partitions
 from ecommersss_platform.resources import platform_resources
-from ecommersss_platform.schedules import daily_close, marketplace_hourly, topic_retention
+from ecommersss_platform.schedules import daily_close, maintenance, marketplace_hourly, topic_retention
 from ecommersss_platform.sensors import order_stream_sensor
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topic_retention import retention_job
@@ -34,15 +35,17 @@ fraud = fraud_assets(pool)
 daily_job = daily_pipeline([*raw, *analytics, *fraud])
 hourly_job = marketplace_job(first_day)
 trim_job = retention_job(settings)
+prune_job = maintenance_job(settings)
 
 defs = Definitions(
     assets=[*raw, *analytics, *fraud],
     asset_checks=day_checks(days, pool),
-    jobs=[daily_job, hourly_job, trim_job],
+    jobs=[daily_job, hourly_job, trim_job, prune_job],
     schedules=[
         daily_close(daily_job, first_day),
         marketplace_hourly(hourly_job),
         topic_retention(trim_job),
+        maintenance(prune_job),
     ],
     sensors=[order_stream_sensor(daily_job, settings, first_day), run_failure_alerts(settings)],
     resources={**platform_resources(settings), "dbt": dbt_resource(settings)},

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DAILY_CLOSE_CRON = "0 3 * * *"
 MARKETPLACE_HOURLY_CRON = "0 * * * *"
 TOPIC_RETENTION_CRON = "30 4 * * *"
+MAINTENANCE_CRON = "45 4 * * *"
 
 
 def daily_close(job: UnresolvedAssetJobDefinition, first_day: date) -> ScheduleDefinition:
@@ -84,6 +85,18 @@ def topic_retention(job: JobDefinition) -> ScheduleDefinition:
         execution_timezone=str(JAKARTA),
         default_status=DefaultScheduleStatus.RUNNING,
         description="Removes segments that are old enough and that every reader has passed.",
+    )
+
+
+def maintenance(job: JobDefinition) -> ScheduleDefinition:
+    """Return the schedule that removes old runs and what they left once a day, after `topic_retention`."""
+    return ScheduleDefinition(
+        name="maintenance",
+        job=job,
+        cron_schedule=MAINTENANCE_CRON,
+        execution_timezone=str(JAKARTA),
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Removes old runs, their events, logs and artefacts, and old rejected orders.",
     )
 
 

@@ -159,6 +159,13 @@ class Settings(BaseSettings):
         le=36_500,
         description="days that the flagged stream keeps a segment, longer until materialised; 0: for ever",
     )
+    run_retention_days: int = Field(
+        default=30,
+        ge=0,
+        le=36_500,
+        description="days that runs, their events, checks and logs, and rejected orders are kept; runs that"
+        " tell the state of a partition or a check stay; 0: for ever",
+    )
     stream_interval_seconds: int = Field(
         default=30,
         ge=1,

@@ -1,4 +1,4 @@
-"""Rejected lines: list them, export them, and publish them again."""
+"""Rejected lines: list them, export them, publish them again, and remove old ones."""
 
 from __future__ import annotations
 
@@ -121,6 +121,13 @@ def export_rejected(url: str, file: Path) -> int:
 
 def _lines(cursor: Cursor) -> Iterator[RejectedLine]:
     return (RejectedLine(position, bytes(raw), *rest) for position, raw, *rest in cursor)
+
+
+def remove_rejected(connection: Connection, before: datetime) -> int:
+    """Remove the lines that were rejected before this instant, and return how many."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM rejected_orders WHERE rejected_at < %s", (before,))
+        return cursor.rowcount
 
 
 def retry_rejected(url: str, topic: Publisher, positions: Sequence[int] | None = None) -> int:

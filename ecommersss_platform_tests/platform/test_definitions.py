@@ -178,8 +178,8 @@ def test_lineage(location: dict[str, Any]) -> None:
 
 def test_jobs(location: dict[str, Any]) -> None:
     jobs = location["jobs"]
-    assert set(jobs) == {"daily_pipeline", "marketplace_hourly", "topic_retention"}
-    assert jobs["topic_retention"]["assets"] == []
+    assert set(jobs) == {"daily_pipeline", "marketplace_hourly", "topic_retention", "maintenance"}
+    assert jobs["topic_retention"]["assets"] == jobs["maintenance"]["assets"] == []
     assert set(jobs["daily_pipeline"]["assets"]) == set(location["assets"])
     assert jobs["daily_pipeline"]["partitions"] == location["assets"]["raw/orders"]["partitions"]
     assert jobs["daily_pipeline"]["one_run"]
@@ -192,6 +192,7 @@ def test_schedules_and_sensors_are_switched_on(location: dict[str, Any]) -> None
         "daily_close": ["0 3 * * *", "Asia/Jakarta", "daily_pipeline", "RUNNING"],
         "marketplace_hourly": ["0 * * * *", "Asia/Jakarta", "marketplace_hourly", "RUNNING"],
         "topic_retention": ["30 4 * * *", "Asia/Jakarta", "topic_retention", "RUNNING"],
+        "maintenance": ["45 4 * * *", "Asia/Jakarta", "maintenance", "RUNNING"],
     }
     assert location["sensors"] == {
         "order_stream_sensor": [30, ["daily_pipeline"], "RUNNING"],

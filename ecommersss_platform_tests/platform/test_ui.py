@@ -150,7 +150,7 @@ def visitor(ui: str, browser: Any, tmp_path: Path) -> Iterator[Visitor]:
 
 
 SCHEDULES_AND_SENSORS = (
-    *("daily_close", "marketplace_hourly", "topic_retention"),
+    *("daily_close", "marketplace_hourly", "topic_retention", "maintenance"),
     *("order_stream_sensor", "run_failure_alerts"),
 )
 ASSETS = {

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import stat
 from base64 import b64decode
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from ecommersss_platform.cli.app import main
-from ecommersss_platform_tests.support.shop import write
+from ecommersss_platform_tests.support.shop import execute, write
+from streaming.database import connect
 from streaming.errors import PlatformError
-from streaming.rejected import export_rejected, list_rejected
+from streaming.rejected import export_rejected, list_rejected, remove_rejected
 
 pytestmark = pytest.mark.integration
 
@@ -71,6 +74,15 @@ def test_an_export_that_cannot_be_written_leaves_no_file(rejected: str, tmp_path
     with pytest.raises(PlatformError, match=r"cannot write .*rejected\.jsonl: No such file or directory"):
         export_rejected(rejected, file)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_old_lines_are_removed(rejected: str) -> None:
+    age = "timestamptz '2025-01-31 00:00:00+07' + (position - 80) * interval '1 second'"
+    execute(rejected, f"UPDATE rejected_orders SET rejected_at = {age}")
+    with closing(connect(rejected)) as connection:
+        assert remove_rejected(connection, datetime(2025, 1, 30, 17, tzinfo=UTC)) == 2
+        assert remove_rejected(connection, datetime(2025, 1, 30, 17, tzinfo=UTC)) == 0
+    assert [line.position for line in list_rejected(rejected)] == [100, 90, 80]
 
 
 @pytest.mark.parametrize("style", ["table", "json"])

@@ -1,0 +1,134 @@
+"""Maintenance: the daily job that removes what is older than `ECOMMERSSS_RUN_RETENTION_DAYS`.
+
+| what | where it is removed |
+|---|---|
+| runs, events, check executions, snapshots | `instance/pruning.py` |
+| compute logs and step outputs, dbt artefacts, log files | here |
+| rejected orders | `streaming/rejected.py` |
+"""
+
+# Annotations must be real here: Dagster inspects those of `context`.
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from dagster import Failure, JobDefinition, OpExecutionContext, job, op
+
+from ecommersss_platform.dbt.project import artifacts_dir
+from ecommersss_platform.instance.databases import database_url
+from ecommersss_platform.jobs import EXECUTOR
+from ecommersss_platform.settings import Settings
+from streaming.database import connect
+from streaming.errors import PlatformError
+from streaming.rejected import remove_rejected
+
+MAINTENANCE = "maintenance"
+_RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Removed:
+    """The number of files or folders that were removed, and their size in bytes."""
+
+    removed: int = 0
+    bytes: int = 0
+
+
+def keep_from(settings: Settings, now: datetime | None = None) -> datetime:
+    """Return the instant before which nothing is kept. If everything is kept, it is the earliest of all."""
+    if not settings.run_retention_days:
+        return datetime.min.replace(tzinfo=UTC)
+    return (now or datetime.now(UTC)) - timedelta(days=settings.run_retention_days)
+
+
+def remove_old_folders(folders: list[Path], before: datetime) -> Removed:
+    """Remove the folders in which nothing has changed since this instant. Files are left alone."""
+    count = size = 0
+    for folder in filter(Path.is_dir, folders):
+        found = [path.lstat() for path in _tree(folder)]
+        if found and max(entry.st_mtime for entry in found) < before.timestamp():
+            shutil.rmtree(folder, ignore_errors=True)
+            count, size = count + 1, size + sum(entry.st_size for entry in found)
+    return Removed(count, size)
+
+
+def _tree(folder: Path) -> Iterator[Path]:
+    yield folder
+    with suppress(FileNotFoundError):  # a run may remove its own files
+        yield from folder.rglob("*")
+
+
+def remove_old_logs(directory: Path, before: datetime) -> Removed:
+    """Empty the logs that nothing was written to since this instant, and remove their rotated copies.
+
+    A log is emptied and not removed, because a quiet process may have it open.
+    """
+    count = size = 0
+    for log in _entries(directory):
+        entry = log.lstat()
+        if entry.st_size and entry.st_mtime < before.timestamp():
+            if log.suffix == ".log":
+                os.truncate(log, 0)
+            else:
+                log.unlink()
+            count, size = count + 1, size + entry.st_size
+    return Removed(count, size)
+
+
+def _entries(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.is_dir() else []
+
+
+def maintenance_job(settings: Settings) -> JobDefinition:
+    """Return the job that removes what is too old. It may run at any time."""
+
+    @op(description="Removes old runs, events, check executions and snapshots from Dagster's storage.")
+    def prune_runs(context: OpExecutionContext) -> None:
+        # Brings Dagster's storage, which loading the code location does not need.
+        from ecommersss_platform.instance.pruning import prune_instance
+
+        try:
+            pruned = prune_instance(context.instance, keep_from(settings))
+        except PlatformError as error:
+            raise Failure(str(error), allow_retries=False) from error
+        context.log.info(f"removed {pruned.runs_removed} old runs; {pruned.runs_kept} runs are left")
+        context.add_output_metadata(asdict(pruned))
+
+    @op(
+        description="Removes the compute logs and step outputs of old runs, dbt artefacts, and old log files."
+    )
+    def prune_files(context: OpExecutionContext) -> None:
+        before = keep_from(settings)
+        runs = [p for p in _entries(Path(context.instance.storage_directory())) if _RUN_ID.fullmatch(p.name)]
+        found = {
+            "run_folders": remove_old_folders(runs, before),
+            "dbt_artefacts": remove_old_folders(_entries(artifacts_dir(settings)), before),
+            "logs": remove_old_logs(settings.logs_dir, before),
+        }
+        context.add_output_metadata(
+            {f"{name}_{figure}": n for name, what in found.items() for figure, n in asdict(what).items()}
+        )
+
+    @op(description="Removes old rejected orders.")
+    def prune_rejected_orders(context: OpExecutionContext) -> None:
+        with closing(connect(database_url(settings), "ecommersss maintenance")) as connection:
+            removed = remove_rejected(connection, keep_from(settings))
+        context.add_output_metadata({"rejected_orders_removed": removed})
+
+    @job(
+        name=MAINTENANCE,
+        executor_def=EXECUTOR,
+        description="Removes runs and what they left, and rejected orders, that are older than"
+        f" {settings.run_retention_days} days (ECOMMERSSS_RUN_RETENTION_DAYS; 0: nothing).",
+    )
+    def maintenance() -> None:
+        prune_runs()
+        prune_files()
+        prune_rejected_orders()
+
+    return maintenance
