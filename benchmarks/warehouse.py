@@ -79,7 +79,7 @@ def measure(short: bool = False) -> dict[str, Any]:
         directory = Path(name)
         server = EmbeddedPostgres(directory / "postgres")
         try:
-            url = server.up().url(OPERATIONAL)
+            url = server.up().client_url(OPERATIONAL, tcp=True)  # which every peer knows
             migrate(url)
             Shop(10_000).open(url)
             fill(url, {DAY: orders} | ({BIG_DAY: big} if big else {}))

@@ -101,10 +101,10 @@ def migrated_template(postgres: EmbeddedPostgres) -> str:
 
 @pytest.fixture
 def database(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[str]:
-    """The URL of a fresh, migrated database, dropped after the test with all connections to it."""
+    """The owner's URL of a fresh, migrated database, dropped after the test with all connections to it."""
     name = f"test_{next(_numbers)}"
     administer(postgres, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
-    yield postgres.url(name)
+    yield postgres.client_url(name, tcp=True)
     postgres.up()  # a test may have stopped or killed it
     _drop(postgres, name)
 

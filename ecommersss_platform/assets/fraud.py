@@ -7,6 +7,7 @@ from ecommersss_platform.jobs import RETRY
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse
 from streaming.database.user_lists import Synchronised, block_for_platform
+from streaming.roles import Role
 
 GROUP = "fraud"
 USERS_AND_BLACKLIST = "gold.users_and_blacklist"
@@ -52,5 +53,5 @@ def block_blacklist(postgres: PostgresResource, warehouse: Warehouse) -> Synchro
     """
     rows = warehouse.query(BLACKLIST).to_pylist()
     reasons = {row["user_id"]: f"{row['fraud_orders']} fraud orders ({USERS_AND_BLACKLIST})" for row in rows}
-    with postgres.connect("ecommersss block list") as connection:
+    with postgres.connect("ecommersss block list", Role.OWNER) as connection:
         return block_for_platform(connection, reasons)

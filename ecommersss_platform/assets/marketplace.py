@@ -22,6 +22,7 @@ from dagster import (
 from ecommersss_platform.jobs import EXECUTOR, RETRY
 from ecommersss_platform.postgres.resource import PostgresResource
 from streaming.business_days import JAKARTA
+from streaming.roles import Role
 from streaming.simulator.population import (
     EmailFormat,
     Person,
@@ -105,7 +106,11 @@ def store_hour(
     """
     hour = _hour(context)
     new_users: list[User] = [user for branch in users for user in branch]
-    with postgres.connect("ecommersss marketplace") as connection, connection, connection.cursor() as cursor:
+    with (
+        postgres.connect("ecommersss marketplace", Role.SIMULATOR) as connection,
+        connection,
+        connection.cursor() as cursor,
+    ):
         applied = apply_hour(cursor, hour, new_users, products)
     if applied is None:
         context.log.info(f"the hour from {hour:%Y-%m-%d %H:%M} was applied before: nothing changed")

@@ -15,6 +15,7 @@ from ecommersss_platform.cli.output import Format
 from ecommersss_platform.environment import MARK, unknown_settings
 from ecommersss_platform.logs import JsonFormatter
 from streaming.business_days import FIRST_DATE, LAST_DATE
+from streaming.roles import Role
 
 if TYPE_CHECKING:
     from ecommersss_platform.settings import Settings
@@ -56,13 +57,13 @@ def read_settings() -> Settings:
 
 
 @contextmanager
-def open_database(settings: Settings | None = None) -> Iterator[str]:
-    """Yield the URL of the operational database, its schema up to date.
+def open_database(settings: Settings | None = None, role: Role = Role.OWNER) -> Iterator[str]:
+    """Yield the URL of the operational database for a role, its schema up to date.
 
     `settings` defaults to those of the environment. An embedded server that is not running is started for the
     block and stopped after it.
     """
     from ecommersss_platform.instance.databases import migrated_database
 
-    with migrated_database(settings or read_settings()) as url:
+    with migrated_database(settings or read_settings(), role) as url:
         yield url

@@ -34,6 +34,9 @@ def init() -> None:
 @app.command("url")
 def url(
     database: Annotated[Database, typer.Option(help="which of the two databases")] = Database.ECOMMERSSS,
+    tcp: Annotated[
+        bool, typer.Option("--tcp", help="of the embedded server: for clients that know no Unix sockets")
+    ] = False,
 ) -> None:
     """Print the URL of a database, for psql and other clients.
 
@@ -47,9 +50,25 @@ def url(
         typer.echo(given.get_secret_value())
         return
     server = embedded_server(settings)
-    typer.echo(server.url(database.value))
+    typer.echo(server.client_url(database.value, tcp=tcp))
     if server.pid() is None:
         typer.echo("The embedded database is not running: start it with `ecommersss up`.", err=True)
+
+
+@app.command("roles")
+def roles() -> None:
+    """Print the SQL that creates the roles with the least rights on a server of your own.
+
+    Run it as an administrator in the operational database, once its schema is there. The embedded server has
+    these roles already.
+    """
+    from psycopg2.extensions import parse_dsn
+
+    from streaming.roles import Role, role_statements
+
+    given = read_settings().database_url
+    owner = parse_dsn(given.get_secret_value()).get("user") if given else None
+    typer.echo(role_statements(owner or Role.OWNER), nl=False)
 
 
 def import_(

@@ -15,6 +15,7 @@ from ecommersss_platform.cli.warehouse import materialize_with_progress
 from ecommersss_platform.progress import progress_bars
 from streaming.business_days import business_day
 from streaming.errors import PlatformError
+from streaming.roles import Role
 
 if TYPE_CHECKING:
     from ecommersss_platform.settings import Settings
@@ -43,7 +44,7 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
     Safe to repeat: existing rows are kept. Raises `PlatformError` if the platform is up, because its own
     producer and consumer then do the same work.
     """
-    from ecommersss_platform.instance.databases import dagster_storage, operational_database
+    from ecommersss_platform.instance.databases import dagster_storage, database_url, operational_database
     from ecommersss_platform.instance.home import record_first_day
     from ecommersss_platform.local.stack import prepare_home, running
     from ecommersss_platform.topics import flagged_stream, fraud_consumer, orders_topic
@@ -60,13 +61,13 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
     wanted = today - timedelta(days=days - 1)
     first = max(wanted, record_first_day(settings, wanted))
     typer.echo(f"The platform's home is {settings.home}.")
-    with operational_database(settings, typer.echo) as url, dagster_storage(settings):
+    with operational_database(settings, typer.echo), dagster_storage(settings):
         with _step(1, "Prepare the database schema, the Dagster home and the dbt manifest"):
             prepare_home(settings)
         with _step(2, f"Simulate users, products and orders from {first} until now"):
             with progress_bars() as progress:
                 history = simulate_history(
-                    url,
+                    database_url(settings, Role.SIMULATOR),
                     orders_topic(settings),
                     first,
                     now,
@@ -76,7 +77,7 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
                 )
             typer.echo(f"   {history} published to the topic")
         with _step(3, "Flag every order as fraud or genuine, and store it"):
-            consumer = fraud_consumer(settings, url)
+            consumer = fraud_consumer(settings, database_url(settings, Role.CONSUMER))
             consumer.run(once=True)
             typer.echo(f"   {consumer.summary()}")
             typer.echo(f"   the flagged stream is {flagged_stream(settings).end():,} bytes long")

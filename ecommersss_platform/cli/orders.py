@@ -21,6 +21,7 @@ from ecommersss_platform.cli.common import (
 )
 from ecommersss_platform.cli.output import visible
 from ecommersss_platform.logs import configure_logging
+from streaming.roles import Role
 
 if TYPE_CHECKING:
     from ecommersss_platform.settings import Settings
@@ -118,7 +119,7 @@ def _simulate_days(settings: Settings, first: date, last: date, orders_per_day: 
     from ecommersss_platform.topics import orders_topic
     from streaming.simulator.history import produce_days
 
-    with open_database(settings) as url, progress_bars() as progress:
+    with open_database(settings, Role.SIMULATOR) as url, progress_bars() as progress:
         count = produce_days(
             url,
             orders_topic(settings),
@@ -136,7 +137,7 @@ def _simulate_live(settings: Settings, rate: float, rhythm: bool) -> None:
     from ecommersss_platform.topics import orders_topic
     from streaming.simulator.producer import Producer
 
-    with open_database(settings) as url:
+    with open_database(settings, Role.SIMULATOR) as url:
         configure_logging(settings.log_format)
         truth = settings.ground_truth_path
         producer = Producer(url, orders_topic(settings), rate, rhythm=rhythm, ground_truth=truth)
@@ -160,7 +161,7 @@ def consume(
     settings = read_settings()
     configure_logging(settings.log_format)
     tune_interpreter()
-    with open_database(settings) as url:
+    with open_database(settings, Role.CONSUMER) as url:
         consumer = fraud_consumer(settings, url)
         with served(consumer, settings.metrics_port), _stopped_by_signals(consumer.stop):
             consumer.run(once, Watchdog())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ecommersss_platform.cli.common import open_database, read_settings
+from streaming.roles import Role
 
 if TYPE_CHECKING:
     from ecommersss_platform.settings import Settings
@@ -57,7 +58,7 @@ def simulate_past(settings: Settings, now: datetime | None = None) -> SimulatedH
     from ecommersss_platform.topics import orders_topic
     from streaming.simulator.history import simulate_history
 
-    with open_database(settings) as url:
+    with open_database(settings, Role.SIMULATOR) as url:
         return simulate_history(
             url,
             orders_topic(settings),

@@ -9,6 +9,7 @@ from logging import Logger
 
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse
+from streaming.roles import Role
 
 DBT_LOCK = 6203544
 """The PostgreSQL advisory lock that is held while dbt runs on the warehouse."""
@@ -28,7 +29,10 @@ def dbt_lock(warehouse: Warehouse, postgres: PostgresResource, log: Logger) -> I
     if warehouse.pool is not None:  # the pool allows one run at a time
         yield
         return
-    with postgres.connect("ecommersss dbt lock") as connection, closing(connection.cursor()) as cursor:
+    with (
+        postgres.connect("ecommersss dbt lock", Role.READER) as connection,
+        closing(connection.cursor()) as cursor,
+    ):
         # The lock belongs to the session, so no transaction stays open while dbt works.
         connection.autocommit = True
         waited = False

@@ -1,4 +1,7 @@
-"""Choose the PostgreSQL to use: the one that a setting names, else the embedded server."""
+"""Choose the PostgreSQL to use: the one that a setting names, else the embedded server.
+
+On the embedded server each kind of process has a role of its own; the URL of a setting names its role itself.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pydantic import SecretStr
 from ecommersss_platform.local.accounts import Say
 from ecommersss_platform.local.postgres import DAGSTER, OPERATIONAL, EmbeddedPostgres, NotUp
 from ecommersss_platform.settings import Settings
+from streaming.roles import Role
 
 
 def embedded_server(settings: Settings) -> EmbeddedPostgres:
@@ -20,39 +24,41 @@ def embedded_server(settings: Settings) -> EmbeddedPostgres:
 
 
 @contextmanager
-def operational_database(settings: Settings, say: Say | None = None) -> Iterator[str]:
+def operational_database(
+    settings: Settings, say: Say | None = None, role: Role = Role.OWNER
+) -> Iterator[str]:
     """Yield the URL of the operational database, which stays up for the block.
 
     If nobody else uses the embedded server, it is started for the block and stopped afterwards. `say` gets
     messages about slow steps. Raises `ServerError` if the server cannot be started.
     """
-    with _database(settings, settings.database_url, OPERATIONAL, say) as url:
+    with _database(settings, settings.database_url, OPERATIONAL, role, say) as url:
         yield url
 
 
 @contextmanager
-def migrated_database(settings: Settings) -> Iterator[str]:
+def migrated_database(settings: Settings, role: Role = Role.OWNER) -> Iterator[str]:
     """Yield the URL of the operational database, up as in `operational_database`, its schema up to date."""
     from streaming.database import migrate
 
     with operational_database(settings) as url:
         migrate(url)
-        yield url
+        yield database_url(settings, role)
 
 
 @contextmanager
 def dagster_storage(settings: Settings, say: Say | None = None) -> Iterator[str]:
     """Yield the URL of the database of Dagster's storage, which stays up as in `operational_database`."""
-    with _database(settings, settings.dagster_url, DAGSTER, say) as url:
+    with _database(settings, settings.dagster_url, DAGSTER, Role.OWNER, say) as url:
         yield url
 
 
-def database_url(settings: Settings) -> str:
+def database_url(settings: Settings, role: Role = Role.OWNER) -> str:
     """Return the URL of the operational database, without starting anything.
 
     Raises `NotUp` if that is the embedded server and it does not run.
     """
-    return _given(settings.database_url) or _running(settings).url(OPERATIONAL)
+    return _given(settings.database_url) or _running(settings).url(OPERATIONAL, role)
 
 
 def dagster_url(settings: Settings) -> str:
@@ -65,12 +71,14 @@ def _given(url: SecretStr | None) -> str | None:
 
 
 @contextmanager
-def _database(settings: Settings, url: SecretStr | None, name: str, say: Say | None) -> Iterator[str]:
+def _database(
+    settings: Settings, url: SecretStr | None, name: str, role: Role, say: Say | None
+) -> Iterator[str]:
     if url is not None:
         yield url.get_secret_value()
     else:
         with embedded_server(settings).lease(say) as server:
-            yield server.url(name)
+            yield server.url(name, role)
 
 
 def _running(settings: Settings) -> EmbeddedPostgres:

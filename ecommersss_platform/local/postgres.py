@@ -2,26 +2,35 @@
 
 The server outlives the process that started it, and the next one finds it, through crashes and kill -9 of any
 process. A connection with the password proves which server answers, never a pid file.
+
+The platform connects through a Unix socket in a directory that only the server's account can enter, and only
+by SCRAM, in which the server proves that it knows the password. So whoever takes the port of a stopped server
+gets no connection and no password. The TCP port is for other programs that know no Unix sockets.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import json
 import os
 import secrets
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 import psutil
 import psycopg2
@@ -40,19 +49,19 @@ from ecommersss_platform.local.locks import FileLock
 from ecommersss_platform.local.logfiles import quoted_tail, size, tail
 from ecommersss_platform.local.ports import HOST, free_server_port, is_free
 from ecommersss_platform.local.processes import end_processes, is_alive
+from streaming.roles import Role
 
 OPERATIONAL = "ecommersss"
 """The operational database."""
 DAGSTER = "dagster"
 """The database of Dagster's own storage."""
 
-_ROLE = "ecommersss"
 _ADMIN = "postgres"
 _DATABASES = (DAGSTER, OPERATIONAL)  # in the order of creation: if the last exists, all do
 
 _SETTINGS = {
     "listen_addresses": HOST,
-    "unix_socket_directories": "",
+    "password_encryption": "scram-sha-256",
     "max_connections": "200",  # Dagster's webserver, daemon and every run hold a few each
     "shared_buffers": "256MB",
     "synchronous_commit": "on",
@@ -84,6 +93,12 @@ _INITDB = [
 # All that the server sees of an environment: its behaviour must not depend on who starts it.
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
+_SCRAM = "scram-sha-256"
+_LONGEST_SOCKET = 103
+"""Most bytes in the path of a Unix socket, on every system."""
+_SHORT = Path("/tmp")  # noqa: S108
+"""Where the socket's directory is if the path of the data is too long. Its owner and mode are checked."""
+
 _Wait = Callable[[Callable[[], bool]], None]
 
 
@@ -95,6 +110,13 @@ class NotUp(ServerError):
 class _Credentials:
     password: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     admin_password: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+
+    def of(self, role: Role) -> str:
+        """Return the password of a role: the owner's, or one that follows from the administrator's."""
+        if role is Role.OWNER:
+            return self.password
+        digest = hmac.digest(self.admin_password.encode(), role.encode(), hashlib.sha256)
+        return urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 class EmbeddedPostgres:
@@ -136,8 +158,7 @@ class EmbeddedPostgres:
             # After an "immediate" stop the next start has to recover, but nothing is lost.
             for mode, patience in (("fast", timeout), ("immediate", 10)):
                 if self._postmaster() is not None:
-                    with self._pg_ctl("stop", f"--mode={mode}", f"--timeout={patience:.0f}") as pg_ctl:
-                        pg_ctl.wait()
+                    self._stop(mode, patience)
             self._sweep()
 
     def ready(self) -> bool:
@@ -147,13 +168,36 @@ class EmbeddedPostgres:
         except (ServerError, OSError, psycopg2.OperationalError):
             return False
 
-    def url(self, database: str = OPERATIONAL) -> str:
-        """Return the libpq URL of a database with its password. Its role owns both databases, no superuser.
+    def url(self, database: str = OPERATIONAL, role: Role = Role.OWNER) -> str:
+        """Return the libpq URL of a database through the Unix socket, with the role's password.
 
-        The server need not run. Raises `NotUp` if there never was one.
+        No role is a superuser; the owner owns both databases. The server need not run. Raises `NotUp` if
+        there never was one.
+        """
+        return f"{self.client_url(database, role)}&require_auth={_SCRAM}"
+
+    def client_url(self, database: str = OPERATIONAL, role: Role = Role.OWNER, *, tcp: bool = False) -> str:
+        """Return the URL for other programs: those with a libpq before 16 do not know `require_auth`.
+
+        `tcp`: for programs that know no Unix sockets.
         """
         with _explained(self.directory):
-            return f"postgresql://{_ROLE}:{self._credentials().password}@{HOST}:{self.port()}/{database}"
+            user = f"{role}:{self._credentials().of(role)}"
+            if tcp:
+                return f"postgresql://{user}@{HOST}:{self.port()}/{database}"
+            place = quote(str(self.socket_directory()), safe="/")
+            return f"postgresql://{user}@/{database}?host={place}&port={self.port()}"
+
+    def socket_directory(self) -> Path:
+        """Return the directory of the Unix socket, which only the server's account and root can enter.
+
+        That is the data directory. If its path is too long for a socket, it is one in /tmp.
+        """
+        data = self.data.resolve()
+        if len(os.fsencode(data / ".s.PGSQL.65535")) <= _LONGEST_SOCKET:
+            return data
+        name = hashlib.sha256(os.fsencode(data)).hexdigest()[:24]
+        return _SHORT / f"ecommersss-{name}"
 
     def port(self) -> int:
         """Return the port that the server listens on, or will listen on if the port is still free then.
@@ -214,7 +258,10 @@ class EmbeddedPostgres:
         self._sweep()
         if not (self.directory / "port").exists() or not is_free(self.port()):
             self._write("port", str(free_server_port()))
-        settings = {**_SETTINGS, "port": str(self.port())}
+        sockets = self._make_socket_directory()
+        # A list of directories, in which a quoted name may contain anything.
+        quoted = '"' + str(sockets).replace('"', '""') + '"'
+        settings = {**_SETTINGS, "port": str(self.port()), "unix_socket_directories": quoted}
         arguments = [f"--{name}={value}" for name, value in settings.items()]
         # The directory is for whoever lists processes: the server takes it from PGDATA.
         options = shlex.join(["-D", str(self.data.resolve()), *arguments])
@@ -226,9 +273,13 @@ class EmbeddedPostgres:
         """Wait for a server that another process has started, and was killed before it was ready."""
         with contextlib.suppress(OSError, IndexError, ValueError):
             # The running server knows its port, whatever our file says.
-            port = int((self.data / "postmaster.pid").read_text().splitlines()[3])
-            if port != self.port():
-                self._write("port", str(port))
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+            if int(lines[3]) != self.port():
+                self._write("port", lines[3])
+            if lines[7].strip() == "ready" and lines[4] != str(self.socket_directory()):
+                # An earlier version of the platform started it, without a socket where we look for it.
+                self._stop("fast", 60)
+                return
         wait(lambda: self._complete() or not is_alive(postmaster))
 
     def _wait(
@@ -256,6 +307,10 @@ class EmbeddedPostgres:
                 )
             time.sleep(0.03)
 
+    def _stop(self, mode: str, timeout: float) -> None:
+        with self._pg_ctl("stop", f"--mode={mode}", f"--timeout={timeout:.0f}") as pg_ctl:
+            pg_ctl.wait()
+
     @contextmanager
     def _pg_ctl(self, command: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run pg_ctl for the block, and end it afterwards. The server does not depend on it.
@@ -282,7 +337,7 @@ class EmbeddedPostgres:
             process.wait()
 
     def _sweep(self) -> None:
-        """Without a postmaster, end the processes it left, and remove its pid file.
+        """Without a postmaster, end the processes it left, and remove its pid file and sockets.
 
         A backend that was busy when its postmaster was killed continues on the old shared memory. PostgreSQL
         refuses to start beside it. It is safe to kill: that is what crash recovery is for.
@@ -290,6 +345,8 @@ class EmbeddedPostgres:
         end_processes([p for p in psutil.process_iter() if self._is_server_process(p)], timeout=0)
         # By now its pid may belong to any process, above all in containers, and PostgreSQL would believe it.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
+        for left in self.socket_directory().glob(".s.PGSQL.*"):
+            left.unlink()
 
     # Which server answers.
 
@@ -301,11 +358,12 @@ class EmbeddedPostgres:
         if self._postmaster() is None:
             return False  # whatever listens on our port meanwhile
         connection = psycopg2.connect(
-            host=HOST,
+            host=str(self.socket_directory()),
             port=self.port(),
             user=_ADMIN,
             password=self._credentials().admin_password,
             dbname="postgres",
+            require_auth=_SCRAM,
             connect_timeout=3,
             application_name="ecommersss launcher",
         )
@@ -314,16 +372,17 @@ class EmbeddedPostgres:
             with connection.cursor() as cursor:
                 cursor.execute(
                     "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int,"
-                    " array(SELECT datname::text FROM pg_database)"
+                    " array(SELECT datname::text FROM pg_database), array(SELECT rolname::text FROM pg_roles)"
                 )
-                [(pid, databases)] = cursor.fetchall()
+                [(pid, databases, roles)] = cursor.fetchall()
                 # The server of a copied directory has the same port and passwords.
                 if not self._works_here(pid):
                     return False
                 if complete:
+                    self._make_roles(cursor, roles)
                     self._make_databases(cursor, databases)
                     return True
-                return _DATABASES[-1] in databases
+                return _DATABASES[-1] in databases and set(Role) <= set(roles)
 
     def _complete(self) -> bool:
         """Create what is missing in our server and return True, or return False if it does not answer."""
@@ -337,13 +396,18 @@ class EmbeddedPostgres:
                 f" put back the file that belongs to this data, or remove {self.directory} to start over"
             ) from error
 
+    def _make_roles(self, cursor: psycopg2.extensions.cursor, existing: list[str]) -> None:
+        for role in Role:
+            if role not in existing:
+                rights, member = ("CREATEDB", "") if role is Role.OWNER else ("", f"ROLE {Role.OWNER}")
+                password = self._credentials().of(role)
+                cursor.execute(f"CREATE ROLE {role} LOGIN {rights} PASSWORD %s {member}", (password,))
+
     def _make_databases(self, cursor: psycopg2.extensions.cursor, existing: list[str]) -> None:
-        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (_ROLE,))
-        if cursor.fetchone() is None:
-            cursor.execute(f"CREATE ROLE {_ROLE} LOGIN CREATEDB PASSWORD %s", (self._credentials().password,))
         for database in _DATABASES:
             if database not in existing:
-                cursor.execute(f"CREATE DATABASE {database} OWNER {_ROLE}")
+                cursor.execute(f"CREATE DATABASE {database} OWNER {Role.OWNER}")
+        cursor.execute(f"REVOKE CONNECT ON DATABASE {DAGSTER} FROM PUBLIC")
 
     def _postmaster(self) -> psutil.Process | None:
         """Return the live postmaster of this data directory, or None, whatever the pid file claims."""
@@ -374,6 +438,27 @@ class EmbeddedPostgres:
 
     def _account(self) -> Account:
         return find_account(self.data, self._wanted_account)
+
+    def _make_socket_directory(self) -> Path:
+        """Make the directory of the Unix socket if it is not the data directory, and return it.
+
+        Raises `ServerError` if somebody else has made it.
+        """
+        directory = self.socket_directory()
+        if directory == self.data.resolve():
+            return directory
+        account = self._account()
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+            if account.uid is not None and account.gid is not None:
+                os.chown(directory, account.uid, account.gid, follow_symlinks=False)
+        found, owner = directory.lstat(), os.geteuid() if account.uid is None else account.uid
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o077:
+            raise ServerError(
+                f"{directory} is not a directory of {account_name(owner)} alone, which PostgreSQL needs for"
+                f" its socket: remove it, or choose a shorter ECOMMERSSS_HOME than {self.directory.parent}"
+            )
+        return directory
 
     def _make_directory(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ from ecommersss_platform.local.processes import created, end_processes, is_same,
 from ecommersss_platform.local.supervision import Child, Process, State, Supervisor, leftovers
 from ecommersss_platform.settings import Settings
 from streaming.errors import PlatformError
+from streaming.roles import Role
 
 WORKSPACE = Path(__file__).parents[2] / "workspace.yaml"
 METRICS_PORT = 9464
@@ -80,7 +81,7 @@ def up(settings: Settings, *, rate: float = 2.0, rhythm: bool = False, orders_pe
             with _on_signals(_interrupt, signal.SIGTERM, signal.SIGHUP):
                 # Both databases are on the embedded server unless settings name others.
                 say = partial(_print, _POSTGRES)
-                url = leases.enter_context(operational_database(settings, say))
+                url = leases.enter_context(operational_database(settings, say, Role.SIMULATOR))
                 dagster_url = leases.enter_context(dagster_storage(settings, say))
                 _prepare_for_processes(settings, url, orders_per_day)
             _supervise(settings, status, dagster_url, rate, rhythm)

@@ -14,6 +14,7 @@ from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.postgres.extraction import read_batches
 from ecommersss_platform.settings import Settings
 from streaming.database import connect
+from streaming.roles import Role
 
 BATCH_BYTES = 1 << 20
 """The approximate size of a batch, in bytes of the server's answer."""
@@ -29,12 +30,12 @@ class PostgresResource(ConfigurableResource):
     url: str | None = None
 
     @contextmanager
-    def connect(self, application: str = "ecommersss") -> Iterator[Connection]:
-        """Open a connection for writing, closed at the end. Each `with` over it is a transaction.
+    def connect(self, application: str, role: Role) -> Iterator[Connection]:
+        """Open a connection of a role, closed at the end. Each `with` over it is a transaction.
 
         Raises `psycopg2.OperationalError` if the server cannot be reached.
         """
-        with closing(connect(self._url(), application)) as connection:
+        with closing(connect(self._url(role), application)) as connection:
             yield connection
 
     def stream(
@@ -57,9 +58,9 @@ class PostgresResource(ConfigurableResource):
         """
 
         def batches() -> Iterator[pa.RecordBatch]:
-            yield from read_batches(self._url(), sql, params, schema, batch_bytes)
+            yield from read_batches(self._url(Role.READER), sql, params, schema, batch_bytes)
 
         return pa.RecordBatchReader.from_batches(schema, batches())
 
-    def _url(self) -> str:
-        return self.url or database_url(Settings())
+    def _url(self, role: Role) -> str:
+        return self.url or database_url(Settings(), role)

@@ -9,6 +9,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from streaming.libpq import drop_libpq_variables
+from streaming.roles import grant_rights
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # An arbitrary number, the same in every process: it keeps two migrations from running at once.
@@ -71,7 +72,10 @@ def session_options(others: str, *, read_only: bool = False) -> str:
 
 
 def migrate(url: str) -> str:
-    """Bring the schema up to date and return its revision. Idempotent, and safe to call concurrently.
+    """Bring the schema and the roles' rights up to date, and return the schema's revision.
+
+    Idempotent, and safe to call concurrently. Any role of `streaming.roles` may call it for a schema
+    that is up to date.
 
     Raises `sqlalchemy.exc.OperationalError` if the server is not reached.
     """
@@ -90,9 +94,10 @@ def migrate(url: str) -> str:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        before = context.get_current_revision()
         command.upgrade(config, "head")
-        revision = MigrationContext.configure(
-            connection, opts={"version_table": VERSION_TABLE}
-        ).get_current_revision()
+        revision = context.get_current_revision()
+        grant_rights(connection, migrated=revision != before)
     assert revision is not None
     return revision

@@ -156,7 +156,9 @@ def test_db_init_is_repeatable_and_db_url_connects(home: Home) -> None:
     assert url.stderr == ""
     with closing(psycopg2.connect(url.stdout.strip())) as connection:
         assert one(connection, "SELECT current_database()") == "ecommersss"
-    assert home.call("db", "url", "--database", "dagster").stdout.strip().endswith("/dagster")
+    assert "@/dagster?host=/" in home.call("db", "url", "--database", "dagster").stdout
+    assert "@127.0.0.1:" in home.call("db", "url", "--tcp").stdout
+    assert "GRANT SELECT ON ALL TABLES" in home.call("db", "roles").stdout
 
 
 def test_import_updates_rows_and_keeps_versions(home: Home, database: psycopg2.extensions.connection) -> None:

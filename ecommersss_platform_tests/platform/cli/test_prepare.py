@@ -131,7 +131,7 @@ def test_database_script_of_the_image_creates_a_role_that_can_migrate(
     )
     (tmp_path / "script.sql").write_text(script)
     password = "p@ss'w/rd $x"
-    address = urlsplit(postgres.url("postgres"))
+    address = urlsplit(postgres.client_url("postgres", tcp=True))
     administrator = json.loads((postgres.directory / "credentials.json").read_text())["admin_password"]
     # The way the PostgreSQL image runs such scripts.
     subprocess.run(

@@ -7,21 +7,24 @@ import pwd
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
 import psycopg2
 import pytest
+from psycopg2.extensions import parse_dsn
 
 from ecommersss_platform.local import accounts
 from ecommersss_platform.local.accounts import Account
 from ecommersss_platform.local.postgres import DAGSTER, OPERATIONAL, EmbeddedPostgres, NotUp, ServerError
+from streaming.roles import LEAST, Role
 
 pytestmark = pytest.mark.integration
 
@@ -68,7 +71,7 @@ def ask(url: str, query: str) -> object:
 
 
 def admin_url(server: EmbeddedPostgres) -> str:
-    return server.url("postgres").replace(
+    return server.client_url("postgres", tcp=True).replace(
         f"ecommersss:{server._credentials().password}", f"postgres:{server._credentials().admin_password}"
     )
 
@@ -80,7 +83,8 @@ def put_row(server: EmbeddedPostgres) -> None:
 def kill_all(server: EmbeddedPostgres) -> None:
     postmaster = psutil.Process(server.pid())
     for process in [postmaster, *postmaster.children(recursive=True)]:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it noticed that the postmaster is gone
+            process.kill()
 
 
 def python(script: str, *arguments: object) -> list[str]:
@@ -206,6 +210,104 @@ def test_only_the_right_password_gets_in(running: EmbeddedPostgres) -> None:
         assert cursor.fetchall() == [("scram-sha-256",)]
         cursor.execute("SELECT bool_and(rolpassword LIKE 'SCRAM-SHA-256$%') FROM pg_authid WHERE rolcanlogin")
         assert cursor.fetchone() == (True,)
+
+
+def test_the_platform_connects_through_the_socket_and_only_by_scram(running: EmbeddedPostgres) -> None:
+    for role in Role:
+        url = running.url(DAGSTER if role is Role.OWNER else OPERATIONAL, role)
+        assert parse_dsn(url)["host"] == str(running.data)
+        assert parse_dsn(url)["require_auth"] == "scram-sha-256"
+        assert ask(url, "SELECT current_user::text") == role
+        assert ask(url, "SELECT inet_client_addr() IS NULL")
+    assert running.data.stat().st_mode & 0o777 == 0o700
+    assert ask(running.client_url(tcp=True), "SELECT host(inet_client_addr())") == "127.0.0.1"
+    for wrong in (running.url(role=Role.READER), running.client_url(role=Role.READER, tcp=True)):
+        with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+            psycopg2.connect(wrong.replace("_reader:", "_consumer:"))
+    with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+        psycopg2.connect(running.url(DAGSTER, Role.READER))
+
+
+def rogue(listener: socket.socket, heard: list[bytes]) -> None:
+    """Ask whoever connects for the password in clear text, and record the answers."""
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        with client, suppress(OSError, struct.error):
+            client.settimeout(5)
+            while (code := struct.unpack("!II", client.recv(8))[1]) in (80877103, 80877104):
+                client.sendall(b"N")  # no encryption
+            assert code == 196608
+            client.recv(1000)
+            client.sendall(b"R" + struct.pack("!II", 8, 3))
+            if answer := client.recv(1000):
+                heard.append(answer)
+
+
+@pytest.mark.parametrize("taken", ["port", "socket"])
+def test_whoever_stands_in_for_the_stopped_server_hears_no_password(
+    server: EmbeddedPostgres, taken: str
+) -> None:
+    """The port is anybody's to take; the socket only the account's."""
+    server.up().down()
+    heard: list[bytes] = []
+    family = socket.AF_INET if taken == "port" else socket.AF_UNIX
+    with socket.socket(family) as listener:
+        path = server.socket_directory() / f".s.PGSQL.{server.port()}"
+        listener.bind(("127.0.0.1", server.port()) if taken == "port" else str(path))
+        listener.listen()
+        thread = threading.Thread(target=rogue, args=[listener, heard], daemon=True)
+        thread.start()
+        if taken == "socket":  # unguarded, it is heard: the test can fail
+            with suppress(psycopg2.OperationalError):
+                psycopg2.connect(server.client_url())
+            assert heard
+            heard.clear()
+        assert not server.ready()
+        for url in [server.url(role=role) for role in Role]:
+            with pytest.raises(
+                psycopg2.OperationalError, match=r"not running|No such file|authentication method"
+            ):
+                psycopg2.connect(url)
+        assert heard == []
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(timeout=10)
+
+
+def test_server_of_an_earlier_version_is_restarted_with_socket_and_roles(
+    server: EmbeddedPostgres, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = place / "elsewhere"
+    elsewhere.mkdir()
+    elsewhere.chmod(0o777)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(server, "_make_socket_directory", lambda: elsewhere)
+        earlier.setattr(server, "_complete", lambda: True)
+        old = server.up().pid()
+    ask(server.client_url(tcp=True), "CREATE TABLE kept AS SELECT 42 AS n")
+    ask(admin_url(server), f"DROP ROLE {', '.join(LEAST)}")
+    assert not server.ready()
+    assert server.up().pid() != old
+    assert ask(server.url(), "SELECT n FROM kept") == 42
+    assert ask(server.url(role=Role.READER), "SELECT 1") == 1
+
+
+@AS_ROOT
+def test_another_user_of_the_machine_reaches_neither_socket_nor_passwords_nor_data(
+    running: EmbeddedPostgres,
+) -> None:
+    nobody = Account(65_534, 65_534)
+    assert running.data.stat().st_uid != nobody.uid
+    sockets = list(running.socket_directory().glob(".s.PGSQL.*"))
+    assert len(sockets) == 2  # and its lock file
+    for path in (running.directory, running.data):
+        assert not nobody.succeeds(["ls", path])
+    for path in (*sockets, running.data / "PG_VERSION", running._credentials_path, running.log):
+        assert not nobody.succeeds(["cat", path])
+        assert not nobody.succeeds(["ln", "-s", "/etc/passwd", path.with_name("planted")])
+    assert nobody.succeeds(["ls", running.directory.parent.parent.parent])  # the test can fail
 
 
 def test_only_loopback_is_listened_on(running: EmbeddedPostgres) -> None:
@@ -474,6 +576,27 @@ def test_path_with_special_characters_works(
     finally:
         server.down()
     assert server.pid() is None
+
+
+def test_long_path_has_its_socket_in_a_directory_of_the_account_alone(
+    place: Path, copy_server: Callable[[Path], EmbeddedPostgres]
+) -> None:
+    home = place / ("deep" * 30)
+    home.mkdir()
+    server = copy_server(home / "postgres")
+    directory = server.socket_directory()
+    assert directory.parent == Path("/tmp")
+    try:
+        directory.mkdir(mode=0o755)
+        with pytest.raises(ServerError, match=f"{directory} is not a directory of .* alone"):
+            server.up()
+        directory.rmdir()
+        assert ask(server.up().url(), "SELECT inet_client_addr() IS NULL")
+        found = directory.stat()
+        assert (found.st_uid, found.st_mode & 0o777) == (server.data.stat().st_uid, 0o700)
+    finally:
+        server.down()
+        shutil.rmtree(directory)
 
 
 def capabilities(pid: int | None) -> dict[str, int]:
