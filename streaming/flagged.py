@@ -160,7 +160,7 @@ class FlaggedFollower:
         if self._lock is None and now >= self._next_election:
             self._next_election = now + _ELECTION_SECONDS
             directory = self.stream.topic.directory
-            lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

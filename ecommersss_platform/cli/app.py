@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 from typing import Annotated, Any
 
@@ -72,6 +73,7 @@ def main(arguments: list[str] | None = None) -> Any:
         # UTF-8 whatever the locale says: a name in the data must not end a command half-way.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    before = os.umask(0o077)  # what a command makes is for its owner only
     debug = (sys.argv[1:] if arguments is None else arguments)[:1] == ["--debug"]
     try:
         app(args=arguments, prog_name="ecommersss")
@@ -93,3 +95,5 @@ def main(arguments: list[str] | None = None) -> Any:
         else:
             typer.echo(f"ecommersss: {visible(problem)}", err=True)
         sys.exit(1)
+    finally:
+        os.umask(before)

@@ -40,10 +40,12 @@ def possible_day(day: datetime | None) -> datetime | None:
 def read_settings() -> Settings:
     """Read the settings from the environment and `.env`, and warn of names that no setting has.
 
-    Raises pydantic's `ValidationError` for wrong values.
+    A home that other accounts can enter is closed to them. Raises pydantic's `ValidationError` for wrong
+    values.
     """
     from dotenv import dotenv_values
 
+    from ecommersss_platform.instance.home import keep_private
     from ecommersss_platform.settings import Settings
 
     settings = Settings()
@@ -53,6 +55,7 @@ def read_settings() -> Settings:
         warning = JsonFormatter().format(record)
     if warning and MARK not in os.environ:  # `up` has said it already
         typer.echo(warning, err=True)
+    keep_private(settings)
     return settings
 
 

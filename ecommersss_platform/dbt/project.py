@@ -145,7 +145,9 @@ def ensure_manifest(settings: Settings | None = None, project_dir: Path = PROJEC
     if outdated(*asked) is None:
         return manifest
     try:
-        target_dir.mkdir(exist_ok=True)
+        if not target_dir.exists():
+            target_dir.mkdir(exist_ok=True)
+            target_dir.chmod(0o755)  # accounts that share the checkout share the manifest
         with _locked(target_dir / ".prepare.lock"):
             reason = outdated(*asked)
             if reason is not None:
@@ -195,6 +197,7 @@ def _parse(settings: Settings, project_dir: Path, target_dir: Path) -> None:
         for name in (PARTIAL_PARSE, "manifest.json"):
             made = Path(folder, name)
             os.utime(made, ns=(began, began))
+            made.chmod(0o644)
             made.replace(target_dir / name)
 
 

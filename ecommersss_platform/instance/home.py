@@ -1,9 +1,13 @@
-"""The platform's home directory: what is written when it is made."""
+"""The platform's home directory: what is written when it is made, and that it is for its owner only."""
 
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date
+from pathlib import Path
 
 from ecommersss_platform.settings import Settings
 
@@ -23,3 +27,49 @@ def record_first_day(settings: Settings, wanted: date | None = None) -> date:
     temporary.write_text(f"{day}\n")
     temporary.replace(path)
     return day
+
+
+def keep_private(settings: Settings) -> None:
+    """Take from all other accounts the home that an earlier version or a person made, and what is in it.
+
+    New files and directories are private by the umask of our processes. Left alone is what belongs to another
+    account, what the platform did not make, and PostgreSQL's directory, which guards itself.
+    """
+    home = settings.home
+    with suppress(OSError):  # there is no home yet, or whoever needs it says what is wrong
+        found = home.stat()
+        if found.st_uid != os.geteuid() or not found.st_mode & 0o077 or not _is_home(settings):
+            return
+        home.chmod(0o700)
+        for path in _made(settings):
+            _make_private(path)
+
+
+def _is_home(settings: Settings) -> bool:
+    marks = (
+        settings.first_day_path,
+        settings.orders_topic_dir,
+        settings.dagster_home / "dagster.yaml",
+        settings.postgres_dir / "credentials.json",
+    )
+    return any(mark.exists() for mark in marks) or not any(settings.home.iterdir())
+
+
+def _made(settings: Settings) -> Iterator[Path]:
+    """Yield what the platform makes in its home, the contents of directories included."""
+    files = [settings.ground_truth_path, settings.alerts_path, settings.first_day_path]
+    directories = [settings.orders_topic_dir.parent, settings.dagster_home, settings.logs_dir]
+    if settings.warehouse_path.parent == settings.home:
+        files += settings.home.glob(f"{settings.warehouse_path.name}*")
+    yield from (*files, *directories)
+    for directory in directories:
+        for place, inner, names in os.walk(directory):
+            yield from (Path(place, name) for name in (*inner, *names))
+
+
+def _make_private(path: Path) -> None:
+    with suppress(OSError):  # it is gone, or the disk is read-only
+        found = path.lstat()
+        alone = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
+        if alone and found.st_uid == os.geteuid() and found.st_mode & 0o077:
+            path.chmod(stat.S_IMODE(found.st_mode) & 0o700)

@@ -224,7 +224,7 @@ class JsonlTopic:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    file = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    file = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
         yield file
     finally:

@@ -1,11 +1,17 @@
-"""The first day of a home is recorded once."""
+"""The first day of a home is recorded once, and a home is for its owner only."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from ecommersss_platform.instance.home import record_first_day
+import pytest
+
+from ecommersss_platform.cli.app import main
+from ecommersss_platform.instance.home import keep_private, record_first_day
+from ecommersss_platform.local.accounts import Account
 from ecommersss_platform.settings import Settings
 from streaming.business_days import business_day
 
@@ -29,3 +35,96 @@ def test_first_day_in_the_settings_wins_and_is_not_recorded(tmp_path: Path) -> N
     settings = Settings(home=tmp_path, first_day=EARLIER)
     assert record_first_day(settings, DAY) == EARLIER
     assert list(tmp_path.iterdir()) == []
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def made(path: Path, mode: int = 0o644) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("siti@example.com")
+    path.chmod(mode)
+    return path
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Settings:
+    """The settings of a home as an earlier version made it."""
+    settings = Settings(home=tmp_path / "home", first_day=DAY)
+    (settings.orders_topic_dir / "deep").mkdir(parents=True)
+    settings.logs_dir.mkdir()
+    settings.home.chmod(0o755)
+    return settings
+
+
+def test_a_home_of_an_earlier_version_is_closed_to_other_accounts(old: Settings) -> None:
+    private = [
+        made(old.orders_topic_dir / "deep" / "0"),
+        made(old.logs_dir / "consumer.log", 0o664),
+        made(old.ground_truth_path),
+        made(old.warehouse_path),
+        made(old.home / "warehouse.duckdb.wal"),
+    ]
+    keep_private(old)
+    assert {mode(path) for path in private} == {0o600}
+    directories = (old.home, old.orders_topic_dir, old.orders_topic_dir / "deep", old.logs_dir)
+    assert {mode(directory) for directory in directories} == {0o700}
+
+
+def test_only_what_the_platform_made_is_closed(old: Settings, tmp_path: Path) -> None:
+    others = [made(tmp_path / "outside"), made(tmp_path / "linked"), made(old.home / "my-notes.txt")]
+    (old.logs_dir / "symbolic").symlink_to(tmp_path / "outside")
+    (old.logs_dir / "hard").hardlink_to(tmp_path / "linked")
+    (old.home / "ground_truth.jsonl").symlink_to(tmp_path / "outside")
+    if os.geteuid() == 0:
+        others.append(made(old.logs_dir / "foreign"))
+        os.chown(others[-1], 65_534, 65_534)
+    keep_private(old)
+    assert {mode(path) for path in others} == {0o644}
+    assert mode(old.home) == 0o700
+
+
+def test_a_directory_that_is_no_home_is_left_alone(tmp_path: Path) -> None:
+    made(tmp_path / "place" / "my-notes.txt")
+    (tmp_path / "place").chmod(0o755)
+    keep_private(Settings(home=tmp_path / "place"))
+    assert mode(tmp_path / "place") == 0o755
+
+
+def test_what_a_command_makes_is_for_its_owner_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ECOMMERSSS_HOME", str(tmp_path / "above" / "home"))
+    lines = made(tmp_path / "lines.jsonl")
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(SystemExit, match="0"):
+            main(["produce", "--raw", "--file", str(lines)])
+        assert os.umask(0o022) == 0o022, "the umask of whoever calls it is as before"
+    finally:
+        os.umask(before)
+    assert "published 1 lines" in capsys.readouterr().out
+    home = tmp_path / "above" / "home"
+    found = {path.relative_to(home): mode(path) for path in (home, *home.rglob("*"))}
+    assert len(found) >= 4
+    assert found == {path: 0o700 if (home / path).is_dir() else 0o600 for path in found}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_reads_nothing_and_plants_nothing_in_a_home(open_directory: Path, old: Settings) -> None:
+    home = Path(shutil.move(old.home, open_directory / "earlier-home"))
+    settings = Settings(home=home, first_day=DAY)
+    log = made(settings.logs_dir / "consumer.log")
+    nobody = Account(65_534, 65_534)
+    attempts: list[list[str | Path]] = [
+        ["ls", home],
+        ["cat", log],
+        ["ln", "-s", "/etc/passwd", home / "up.json"],
+        ["ln", "-s", "/etc/passwd", settings.logs_dir / "dbt.log"],
+    ]
+    home.chmod(0o777)
+    settings.logs_dir.chmod(0o777)
+    assert nobody.succeeds(attempts.pop(0)), "the earlier home was open"
+    keep_private(settings)
+    assert not any(nobody.succeeds(attempt) for attempt in [["ls", home], *attempts])
