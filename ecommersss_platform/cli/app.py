@@ -24,11 +24,13 @@ from ecommersss_platform.cli import (
     topics,
     warehouse,
 )
+from ecommersss_platform.cli.usage import PlainGroup
 from ecommersss_platform.environment import drop_foreign_variables
 from streaming.errors import first_line
 from streaming.libpq import drop_libpq_variables
 
 app = typer.Typer(
+    cls=PlainGroup,
     help="""The eCommer$$$ data platform: orders are flagged as they are placed, days become marts.
 
     A command also works while the platform is down: it then starts the embedded database for itself and stops

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +13,6 @@ import typer
 from ecommersss_platform.cli.output import Format
 from ecommersss_platform.environment import MARK, unknown_settings
 from ecommersss_platform.logs import JsonFormatter
-from streaming.business_days import FIRST_DATE, LAST_DATE
 from streaming.roles import Role
 
 if TYPE_CHECKING:
@@ -23,18 +21,10 @@ if TYPE_CHECKING:
 FormatOption = Annotated[
     Format, typer.Option("--format", help="table for people, json or jsonl for programs")
 ]
-DAY_FORMATS = ["%Y-%m-%d"]
 MAX_POSITION = 2**63 - 1
 MAX_RATE = 10_000
 """Most simulated orders per second: far more than one process can publish."""
 MAX_ORDERS_PER_DAY = 10_000_000
-
-
-def possible_day(day: datetime | None) -> datetime | None:
-    """Refuse a day that no order can have. For `callback` of an option with a day."""
-    if day is not None and not FIRST_DATE <= day.date() <= LAST_DATE:
-        raise typer.BadParameter(f"{day:%Y-%m-%d} is not from {FIRST_DATE} to {LAST_DATE}")
-    return day
 
 
 def read_settings() -> Settings:

@@ -66,6 +66,8 @@ def _wrong_settings(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"].startswith("date_from"):
+            message = "is not a day: write it as YYYY-MM-DD"
         if not problem["loc"]:
             lines.append(message)
             continue

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from ecommersss_platform.cli.common import FormatOption, open_database, possible_day
+from ecommersss_platform.cli.common import FormatOption, open_database
+from ecommersss_platform.cli.days import UntilOption
 from ecommersss_platform.cli.output import Format, print_rows
 from streaming.orders import MAX_REFERENCE
 
@@ -52,23 +52,14 @@ def add(
     name: ListArgument,
     user_id: UserArgument,
     reason: Annotated[str, typer.Option(help="why, for later readers")],
-    until: Annotated[
-        datetime | None,
-        typer.Option(
-            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"],
-            callback=possible_day,
-            help="when the entry expires, in Asia/Jakarta; a day means its beginning (default: never)",
-        ),
-    ] = None,
+    until: UntilOption = None,
 ) -> None:
     """Add a user to a list, replacing any earlier entry that a person made. Takes effect at once."""
-    from streaming.business_days import JAKARTA
     from streaming.database.user_lists import add_entry
 
-    expires_at = until.replace(tzinfo=JAKARTA) if until else None
     with open_database() as url:
-        replaced = add_entry(url, user_id, name.value, reason, expires_at)
-    end = f"until {expires_at:%Y-%m-%d %H:%M} (Asia/Jakarta)" if expires_at else "with no expiry"
+        replaced = add_entry(url, user_id, name.value, reason, until)
+    end = f"until {until:%Y-%m-%d %H:%M} (Asia/Jakarta)" if until else "with no expiry"
     typer.echo(
         f"user {user_id} is on the {name} list {end}{'; the earlier entry was replaced' if replaced else ''}"
     )

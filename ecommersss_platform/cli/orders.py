@@ -5,20 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ecommersss_platform.cli.common import (
-    DAY_FORMATS,
-    MAX_ORDERS_PER_DAY,
-    MAX_RATE,
-    open_database,
-    possible_day,
-    read_settings,
-)
+from ecommersss_platform.cli.common import MAX_ORDERS_PER_DAY, MAX_RATE, open_database, read_settings
+from ecommersss_platform.cli.days import FromOption, LastOption, ToOption, asked_days
 from ecommersss_platform.cli.output import visible
 from ecommersss_platform.logs import configure_logging
 from streaming.roles import Role
@@ -35,23 +29,12 @@ def produce(
     rhythm: Annotated[
         bool, typer.Option("--rhythm", help="many orders by day and few at night; the rate is the average")
     ] = False,
-    first: Annotated[
-        datetime | None,
-        typer.Option(
-            "--from", formats=DAY_FORMATS, callback=possible_day, help="simulate past days: the first one"
-        ),
-    ] = None,
-    last: Annotated[
-        datetime | None,
-        typer.Option(
-            "--to",
-            formats=DAY_FORMATS,
-            callback=possible_day,
-            help="simulate past days: the last one (included)",
-        ),
-    ] = None,
+    first: FromOption = None,
+    last: ToOption = None,
+    last_days: LastOption = None,
     orders_per_day: Annotated[
-        int, typer.Option(min=1, max=MAX_ORDERS_PER_DAY, help="with --from and --to")
+        int,
+        typer.Option(min=1, max=MAX_ORDERS_PER_DAY, help="of the simulated days"),
     ] = 2000,
     file: Annotated[
         Path | None,
@@ -66,13 +49,13 @@ def produce(
 ) -> None:
     """Publish orders to the topic: simulated live, simulated for past days, or read from a file.
 
+    --from and --to, or --last, simulate the orders of past business days in Asia/Jakarta.
     The lines of a file are checked first. Invalid ones are named and left out, and the exit code is then 1.
     With --raw every line is published unchanged (of gzip: every unpacked line).
     """
-    if (first is None) != (last is None):
-        raise typer.BadParameter("--from and --to go together")
-    if file is not None and first is not None:
-        raise typer.BadParameter("--file and --from/--to exclude each other")
+    days = asked_days(first, last, last_days)
+    if file is not None and days is not None:
+        raise typer.BadParameter("--file publishes a file, and --from, --to and --last simulate: choose one")
     if raw and file is None:
         raise typer.BadParameter("--raw goes with --file")
 
@@ -81,8 +64,8 @@ def produce(
         _publish_raw(settings, file)
     elif file is not None:
         _publish_valid(settings, file)
-    elif first is not None and last is not None:
-        _simulate_days(settings, first.date(), last.date(), orders_per_day)
+    elif days is not None:
+        _simulate_days(settings, *days, orders_per_day)
     else:
         _simulate_live(settings, rate, rhythm)
 

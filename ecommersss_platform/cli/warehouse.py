@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ecommersss_platform.cli.common import DAY_FORMATS, FormatOption, possible_day, read_settings
+from ecommersss_platform.cli.common import FormatOption, read_settings
+from ecommersss_platform.cli.days import FromOption, LastOption, ToOption, asked_days
 from ecommersss_platform.cli.output import Format, QueryFormat, print_rows
 
 if TYPE_CHECKING:
@@ -17,23 +18,20 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The raw tables in the warehouse.", no_args_is_help=True)
 
 
-def materialize(
-    first: Annotated[
-        datetime,
-        typer.Option("--from", formats=DAY_FORMATS, callback=possible_day, help="the first business day"),
-    ],
-    last: Annotated[
-        datetime,
-        typer.Option(
-            "--to", formats=DAY_FORMATS, callback=possible_day, help="the last business day (included)"
-        ),
-    ],
-) -> None:
+def materialize(first: FromOption = None, last: ToOption = None, last_days: LastOption = None) -> None:
     """Load these days into the warehouse and rebuild everything that depends on them, in one run.
 
-    This runs the job `daily_pipeline`, as the Dagster UI would. The run appears in the UI too.
+    Days are business days in Asia/Jakarta: --from yesterday --to today, or --last 7. This runs the job
+    `daily_pipeline`, as the Dagster UI would. The run appears in the UI too.
     """
-    materialize_with_progress(read_settings(), first.date(), last.date())
+    days = asked_days(first, last, last_days)
+    if days is None:
+        raise typer.BadParameter("say which days: --from DAY --to DAY, or --last N for the last N days")
+    settings = read_settings()
+    begin, end = days
+    if last_days is not None:  # of a younger platform: all of its days
+        begin = max(begin, min(settings.first_partition_day(), end))
+    materialize_with_progress(settings, begin, end)
 
 
 def query(

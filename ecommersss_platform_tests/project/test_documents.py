@@ -141,7 +141,7 @@ def test_shell_blocks_are_split_into_commands() -> None:
         (["quary"], "No such command 'quary'"),
         (["query", "SELECT 1", "--form", "json"], "No such option: --form"),
         (["query", "SELECT 1", "--format", "xml"], "Invalid value for '--format'"),
-        (["materialize", "--from", "2025-01-01"], "Missing option '--to'"),
+        (["lists", "add", "block", "1"], "Missing option '--reason'"),
         (["produce", "--from", "2025-13-01", "--to", "2025-13-02"], "Invalid value for '--from'"),
         (["import", "users"], "Missing argument 'file'"),
         (["status", "more"], "unexpected extra argument"),

@@ -60,7 +60,7 @@ class DuckDbFile:
         if not self.path.exists():
             raise TableNotFound(
                 f"there is no warehouse at {self.path} yet: materialise a day first "
-                "(`ecommersss materialize --from DAY --to DAY`, or from the Dagster UI)"
+                "(`ecommersss materialize --last 7`, or from the Dagster UI)"
             )
 
     @contextmanager

@@ -44,15 +44,27 @@ def test_command_starts_without_heavy_libraries() -> None:
         (("produce", "--from", "2026-01-01"), "go together"),
         (("produce", "--raw"), "--raw goes with --file"),
         (("produce", "--file", "absent.jsonl"), "does not exist"),
-        (("query", "SELECT 1", "--format", "xml"), "xml"),
-        (("materialize", "--from", "yesterday", "--to", "2026-01-01"), "yesterday"),
+        (("query", "SELECT 1", "--format", "xml"), "'--format': 'xml' is not one of 'table', 'csv', 'json'"),
+        (("materialize",), "say which days: --from DAY --to DAY, or --last N for the last N days"),
+        (("materialize", "--from", "today"), "--from and --to go together; for the last days: --last N"),
+        (("materialize", "--last", "3", "--to", "today"), "leave out --from and --to"),
+        (
+            ("materialize", "--from", "2026-13-01", "--to", "today"),
+            "'--from': 2026-13-01 is not a day: write YYYY-MM-DD, yesterday, today or tomorrow",
+        ),
         (("materialize", "--from", "9999-12-31", "--to", "9999-12-31"), "not from 2000-01-01 to 2100-12-31"),
         (("produce", "--from", "0001-01-01", "--to", "2026-01-01"), "not from 2000-01-01"),
-        (("produce", "--rate", "1e30"), "10000"),
+        (("produce", "--rate", "1e30"), "'--rate': must be at most 10000, not 1e30"),
+        (("produce", "--rate", "0"), "'--rate': must be at least 0.001, not 0"),
         (("produce", "--rate", "nan"), "10000"),
-        (("up", "--port", "65536"), "65535"),
+        (("produce", "--rate", "two"), "'--rate': two is not a number"),
+        (("produce", "--last", "1.5"), "'--last': 1.5 is not a whole number"),
+        (("produce", "--last", "2", "--file", str(Path(__file__))), "choose one"),
+        (("up", "--port", "65536"), "'--port': must be at most 65535, not 65536"),
         (("lists", "add", "block", "2147483648", "--reason", "x"), "2147483647"),
         (("lists", "add", "block", "1", "--reason", "x", "--until", "9999-12-31"), "not from 2000-01-01"),
+        (("lists", "add", "block", "1", "--reason", "x", "--until", "noon"), "noon is not a day"),
+        (("lists", "add", "block", "1", "--reason", "x", "--until", "today 25:00"), "is not a time"),
         (("rejected", "retry", "9223372036854775808"), "9223372036854775807"),
         (("rejected", "list", "--limit", "9223372036854775808"), "1000000"),
     ],
@@ -172,6 +184,14 @@ def test_wrong_settings_are_named(
     message = error_of(capsys, "status")
     assert message.startswith("wrong settings\n  ECOMMERSSS_TOPIC: ")
     assert "(got 'kafka')" in message
+
+
+def test_a_wrong_day_in_the_settings_says_how_to_write_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ECOMMERSSS_FIRST_DAY", "01.06.2025")
+    expected = "ECOMMERSSS_FIRST_DAY: is not a day: write it as YYYY-MM-DD (got '01.06.2025')\n"
+    assert error_of(capsys, "status").endswith(expected)
 
 
 def test_status_and_query_of_an_empty_home_say_so(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,89 @@
+"""Days on the command line: a date, or a day relative to today in Jakarta."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from streaming.business_days import FIRST_DATE, JAKARTA, LAST_DATE, business_day
+
+RELATIVE = {"yesterday": -1, "today": 0, "tomorrow": 1}
+FORMS = "YYYY-MM-DD, yesterday, today or tomorrow"
+
+
+def named_day(text: str, today: date) -> date:
+    """Return the day that a person names. Raises `ValueError` for text that is no day an order can have."""
+    if (shift := RELATIVE.get(text.strip().lower())) is not None:
+        return today + timedelta(days=shift)
+    try:
+        day = datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=JAKARTA).date()
+    except ValueError:
+        raise ValueError(f"{text} is not a day: write {FORMS}") from None
+    if not FIRST_DATE <= day <= LAST_DATE:
+        raise ValueError(f"{text} is not from {FIRST_DATE} to {LAST_DATE}")
+    return day
+
+
+def named_instant(text: str, today: date) -> datetime:
+    """Return the beginning of a day, or a minute of it (`DAY HH:MM`), as an instant in Asia/Jakarta.
+
+    Raises `ValueError` for any other text.
+    """
+    day, _, clock = text.strip().replace("T", " ").partition(" ")
+    try:
+        minute = datetime.strptime(clock or "00:00", "%H:%M").replace(tzinfo=JAKARTA)
+    except ValueError:
+        raise ValueError(f"{text} is not a time: write DAY or 'DAY HH:MM', with DAY as {FORMS}") from None
+    return datetime.combine(named_day(day, today), minute.time(), JAKARTA)
+
+
+def last_days(count: int, today: date) -> tuple[date, date]:
+    """Return the first and the last of the `count` days that end with today."""
+    return today - timedelta(days=count - 1), today
+
+
+def business_today() -> date:
+    return business_day(datetime.now(UTC))
+
+
+def asked_days(first: date | None, last: date | None, count: int | None) -> tuple[date, date] | None:
+    """Return the days of `--from` and `--to`, or of `--last`; None if none of them was given."""
+    if count is not None:
+        if first or last:
+            raise typer.BadParameter("--last N means the last N days: leave out --from and --to")
+        return last_days(count, business_today())
+    if first and last:
+        return first, last
+    if first or last:
+        raise typer.BadParameter("--from and --to go together; for the last days: --last N")
+    return None
+
+
+def _day(text: str) -> date:
+    return named_day(text, business_today())
+
+
+def _instant(text: str) -> datetime:
+    return named_instant(text, business_today())
+
+
+FromOption = Annotated[
+    date | None,
+    typer.Option("--from", parser=_day, metavar="DAY", help=f"the first business day: {FORMS}"),
+]
+ToOption = Annotated[
+    date | None, typer.Option("--to", parser=_day, metavar="DAY", help="the last business day (included)")
+]
+LastOption = Annotated[
+    int | None, typer.Option("--last", min=1, max=36_525, metavar="N", help="the last N days, today included")
+]
+UntilOption = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=_instant,
+        metavar="DAY",
+        help="when the entry expires, in Asia/Jakarta: DAY (its beginning) or 'DAY HH:MM' (default: never)",
+    ),
+]
