@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -44,6 +45,44 @@ class Distribution:
         return list(zip((*self.bounds, float("inf")), below, strict=True)), total
 
 
+class RecentDistribution:
+    """A histogram of the last `minutes` minutes, the current one included. `clock` is in seconds.
+
+    One thread counts, and any thread may ask.
+    """
+
+    def __init__(
+        self, bounds: Sequence[float], minutes: int = 5, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._bounds = bounds
+        self._minutes = minutes
+        self._clock = clock
+        # Replaced as a whole, so that a reader never sees a half-changed list.
+        self._slots: tuple[tuple[int, Distribution], ...] = ()
+
+    def add(self, value: float, times: int = 1) -> None:
+        """Count a value `times` times, in the current minute."""
+        minute = self._minute()
+        if not self._slots or self._slots[-1][0] != minute:
+            self._slots = (*self._slots[1 - self._minutes :], (minute, Distribution(self._bounds)))
+        self._slots[-1][1].add(value, times)
+
+    def quantile(self, share: float) -> float | None:
+        """Return the bound that `share` of the recent values do not exceed; None if there are no values."""
+        oldest = self._minute() - self._minutes + 1
+        buckets = [slot.cumulative()[0] for minute, slot in self._slots if minute >= oldest]
+        if not buckets:
+            return None
+        below = [(bound, sum(b[n][1] for b in buckets)) for n, (bound, _) in enumerate(buckets[0])]
+        return next(bound for bound, count in below if count >= share * below[-1][1])
+
+    def _minute(self) -> int:
+        return int(self._clock() // 60)
+
+
+_LATENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+
+
 @dataclass
 class Counters:
     """What a consumer has done since it was made."""
@@ -62,18 +101,17 @@ class Counters:
         default_factory=lambda: Distribution([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000])
     )
     """Lines of each batch, valid or not."""
-    latency: Distribution = field(
-        default_factory=lambda: Distribution(
-            [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60]
-        )
-    )
+    latency: Distribution = field(default_factory=lambda: Distribution(_LATENCIES))
     """Of each line: seconds from reading it until its order was committed and its flagged line written."""
+    recent_latency: RecentDistribution = field(default_factory=lambda: RecentDistribution(_LATENCIES))
+    """The same of the last five minutes: the backlog of a start does not stay in it for ever."""
 
     def record(self, decision: Decision, lines: int, seconds: float) -> None:
         """Count a finished batch: the decision, its number of lines, and the seconds since it was read."""
         self.batches += 1
         self.sizes.add(lines)
         self.latency.add(seconds, lines)
+        self.recent_latency.add(seconds, lines)
         self.orders += len(decision.orders)
         self.duplicates += decision.duplicates
         for order in decision.orders:

@@ -33,6 +33,7 @@ LAG: Final = "ecommersss_lag_bytes"
 POSITION: Final = "ecommersss_position_bytes"
 BATCH_LINES: Final = "ecommersss_batch_lines"
 LATENCY: Final = "ecommersss_read_to_flagged_seconds"
+RECENT_LATENCY: Final = "ecommersss_recent_read_to_flagged_seconds"
 RULE_BOOK: Final = "ecommersss_rule_book_info"
 DATABASE_UP: Final = "ecommersss_database_up"
 
@@ -89,6 +90,15 @@ class ConsumerMetrics:
             " Time spent waiting in the topic is not included: see the lag.",
             counters.latency,
         )
+        recent = GaugeMetricFamily(
+            RECENT_LATENCY,
+            "The same for lines of the last five minutes: the bound that a share of them does not exceed.",
+            labels=["quantile"],
+        )
+        for share in ("0.5", "0.99"):
+            if (bound := counters.recent_latency.quantile(float(share))) is not None:
+                recent.add_metric([share], bound)
+        yield recent
         yield InfoMetricFamily(
             RULE_BOOK.removesuffix("_info"),
             "The rule book in use; its version is stored with each order that it flags.",
@@ -171,7 +181,8 @@ def figures(text: str) -> dict[str, Any]:
     """Summarise the text of a scrape for people. A value that it does not have is None.
 
     Keys: orders, fraud, rejected, duplicates, lag_bytes, batches, mean_batch, p50_ms and p99_ms (upper
-    bounds of the time from reading a line to flagging it), rules_version, database_up, memory_mb.
+    bounds of the time from reading a line to flagging it, in the last five minutes), rules_version,
+    database_up, memory_mb.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -181,13 +192,9 @@ def figures(text: str) -> dict[str, Any]:
         found = [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
         return int(sum(found)) if found else None
 
-    def milliseconds(share: float) -> float | None:
-        bounds = [(float(s.labels["le"]), s.value) for s in samples if s.name == f"{LATENCY}_bucket"]
-        count = total(f"{LATENCY}_count")
-        if not count:
-            return None
-        bound = min(bound for bound, below in bounds if below >= share * count)
-        return None if bound == float("inf") else 1000 * bound
+    def milliseconds(share: str) -> float | None:
+        found = [s.value for s in samples if s.name == RECENT_LATENCY and s.labels["quantile"] == share]
+        return 1000 * found[0] if found and found[0] < float("inf") else None
 
     batches = total(f"{BATCH_LINES}_count")
     memory = total("process_resident_memory_bytes")
@@ -200,8 +207,8 @@ def figures(text: str) -> dict[str, Any]:
         "lag_bytes": total(LAG),
         "batches": batches,
         "mean_batch": round((total(f"{BATCH_LINES}_sum") or 0) / batches, 1) if batches else None,
-        "p50_ms": milliseconds(0.5),
-        "p99_ms": milliseconds(0.99),
+        "p50_ms": milliseconds("0.5"),
+        "p99_ms": milliseconds("0.99"),
         "rules_version": next((s.labels["version"] for s in samples if s.name == RULE_BOOK), None),
         "database_up": None if up is None else bool(up),
         "memory_mb": None if memory is None else round(memory / 1e6),

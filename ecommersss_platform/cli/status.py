@@ -20,7 +20,7 @@ def print_status(report: dict[str, Any]) -> None:
         print_rows(
             list(report["consumer"]),
             [report["consumer"]],
-            title=f"fraud consumer since its start ({report['metrics']})",
+            title=f"fraud consumer since its start; latency of 5 minutes ({report['metrics']})",
         )
     print_rows(list(report["database"]), [report["database"]], title="database")
     if report["warehouse_busy"]:

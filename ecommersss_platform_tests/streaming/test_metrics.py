@@ -17,7 +17,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ecommersss_platform.local.ports import free_port
-from streaming.counters import Counters, Distribution
+from streaming.counters import Counters, Distribution, RecentDistribution
 from streaming.decisions import Decision
 from streaming.metrics import HOST, figures, registry, served
 from streaming.orders import REASONS
@@ -94,6 +94,7 @@ def test_counters_are_exported() -> None:
     assert shown["read_to_flagged_seconds_bucket", (("le", "0.005"),)] == 7
     assert shown["read_to_flagged_seconds_bucket", (("le", "0.05"),)] == 17
     assert shown["read_to_flagged_seconds_bucket", (("le", "+Inf"),)] == 17
+    assert shown["recent_read_to_flagged_seconds", (("quantile", "0.5"),)] == 0.05
     assert shown["read_to_flagged_seconds_sum", ()] == pytest.approx(7 * 0.004 + 10 * 0.03)
 
 
@@ -190,6 +191,26 @@ def test_figures_of_an_idle_consumer() -> None:
         None,
     )
     assert set(figures("").values()) == {None}
+
+
+def test_recent_latency_forgets_the_backlog_of_the_start() -> None:
+    now = 0.0
+    recent = RecentDistribution([0.01, 0.5, 1], minutes=5, clock=lambda: now)
+    assert recent.quantile(0.5) is None
+    recent.add(0.4, 5_000)
+    recent.add(3.0, 1)
+    assert (recent.quantile(0.5), recent.quantile(0.99), recent.quantile(1.0)) == (0.5, 0.5, float("inf"))
+    for seconds in range(30, 299, 30):
+        now = float(seconds)
+        recent.add(0.004)
+    assert recent.quantile(0.5) == 0.5, "the backlog is five minutes old at most"
+    now = 300.0
+    recent.add(0.004)
+    assert recent.quantile(0.99) == 0.01
+    now = 299.0 + 300
+    assert recent.quantile(0.99) == 0.01
+    now = 600.0
+    assert recent.quantile(0.99) is None, "nothing arrived for five minutes"
 
 
 @given(

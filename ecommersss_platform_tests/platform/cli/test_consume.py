@@ -132,7 +132,7 @@ def test_metrics_logs_and_health_of_a_running_consumer(
     assert (figures["orders"], figures["rejected"], figures["duplicates"]) == (stored, rejected, 2)
     assert stored + rejected + 2 == len(lines())
     assert report["metrics"] == f"http://127.0.0.1:{port}/metrics"
-    assert f"fraud consumer since its start (http://127.0.0.1:{port}/metrics)" in shown
+    assert f"fraud consumer since its start; latency of 5 minutes (http://127.0.0.1:{port}/metrics)" in shown
 
     records = [json.loads(line) for line in errors.splitlines()]
     begun = next(record for record in records if "consuming topic" in record["message"])
