@@ -46,6 +46,20 @@ def consumer_problem(
     )
 
 
+def rule_book_problem(path: Path) -> str | None:
+    """Return why the rule book in the file cannot be used, or None."""
+    from streaming.rules import RuleBook, RuleError
+
+    try:
+        RuleBook.load(path)
+    except RuleError as error:
+        return (
+            f"{error}. A running consumer goes on with the last valid rule book, and none can start with it:"
+            " correct the file, see `ecommersss rules check`"
+        )
+    return None
+
+
 def producer_problem(
     topic_directory: Path, patience: float = PRODUCER_PATIENCE, now: float | None = None
 ) -> str | None:

@@ -1,13 +1,25 @@
-"""The report of `ecommersss status`: processes, positions and lag, newest partitions, rejected orders."""
+"""The report of `ecommersss status`: what works, how far it is, and what went wrong in the last day.
+
+Each part asks something that may hang: a database, a file system, another process. So each part has a thread,
+and one that did not answer in time is named in the report instead of delaying it.
+"""
 
 from __future__ import annotations
 
-from contextlib import closing
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from streaming.errors import PlatformError
+from streaming.errors import PlatformError, first_line
 
 if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
     from ecommersss_platform.settings import Settings
 
 _COUNTS = """
@@ -22,51 +34,135 @@ SELECT reason, count(*) AS lines, count(*) FILTER (WHERE retried_at IS NULL) AS 
 FROM rejected_orders GROUP BY reason ORDER BY lines DESC, reason
 """
 
+PATIENCE = 2.5
+"""How many seconds all parts together may take, once the program is loaded."""
+STARTING_PATIENCE = 60.0
+"""The same while the embedded server has to be started for the report."""
+LAST_DAY = timedelta(days=1)
 
-_PATIENCE = 3.0
-"""How many seconds a report waits for the warehouse: a query may have it for minutes."""
+_WAREHOUSE_PATIENCE = 2.0
+_MOST_FAILURES = 20
 
 
-def gather(settings: Settings) -> dict[str, Any]:
+def gather(settings: Settings, patience: float = PATIENCE) -> dict[str, Any]:
     """Return the platform's state as plain values. Lags are in units of the topic's positions (JSONL: bytes).
 
-    Raises `PlatformError` if there is no platform in the home yet.
+    What a part that failed or hangs would report is None, and `problems` says why. Raises `PlatformError` if
+    there is no platform in the home yet.
     """
-    from ecommersss_platform.instance.databases import migrated_database
+    from ecommersss_platform.health import rule_book_problem
+    from ecommersss_platform.instance.databases import embedded_server
     from ecommersss_platform.local.stack import running
-    from ecommersss_platform.topics import flagged_stream, order_broker
-    from streaming.database import connect
+    from ecommersss_platform.topics import flagged_stream
 
     if settings.database_url is None and not settings.postgres_dir.exists():
         raise PlatformError(f"there is no platform in {settings.home} yet: start one with `ecommersss up`")
+    embedded = settings.postgres_dir.exists() and None in (settings.database_url, settings.dagster_url)
+    starts = embedded and embedded_server(settings).pid() is None
+    _load_libraries()
     up = running(settings)
-    with migrated_database(settings) as url, closing(connect(url, "ecommersss status")) as connection:
-        counts = _rows(connection, _COUNTS)[0]
-        rejected = _rows(connection, _REJECTED)
-        topic = order_broker(settings).progress(connection)
-    flagged = flagged_stream(settings)
-    newest, busy = newest_days(settings)
+    metrics = _metrics_url(settings, up)
+    parts = {
+        "PostgreSQL": _Part(lambda: _operational(settings), ends_by_itself=starts),
+        "Dagster's storage": _Part(lambda: failed_runs(settings), ends_by_itself=starts),
+        "flagged stream": _Part(lambda: _ends(flagged_stream(settings))),
+        "warehouse": _Part(lambda: newest_days(settings)),
+        "metrics": _Part(lambda: consumer(metrics, _state(up, "consumer"))),
+        "rule book": _Part(lambda: rule_book_problem(settings.rules_path)),
+        "alerts": _Part(lambda: recent_alerts(settings)),
+    }
+    if starts:
+        patience = STARTING_PATIENCE
+    deadline = time.monotonic() + patience
+    for part in parts.values():
+        part.join(max(0.0, deadline - time.monotonic()))
+    results = {name: part.result for name, part in parts.items()}
+    problems = {name: part.problem(patience) for name, part in parts.items()}
+    problems["rule book"] = problems["rule book"] or results["rule book"]
+    for row in up["processes"] if up else ():
+        problems[row["name"]] = row.get("problem")
+    operational = results["PostgreSQL"] or {}
+    newest, busy = results["warehouse"] or ([], problems["warehouse"])
     return {
         "home": str(settings.home),
         "up": up is not None,
         "ui": up["ui"] if up else None,
-        "metrics": (metrics := _metrics_url(settings, up)),
-        "consumer": consumer_figures(metrics) if metrics else None,
+        "problems": [{"what": name, "problem": text} for name, text in problems.items() if text],
+        "metrics": metrics,
+        "consumer": results["metrics"],
         "processes": up["processes"] if up else [],
-        "topic": topic,
-        "flagged_stream": {"start": flagged.start(), "end": flagged.end()},
-        "database": counts,
-        "rejected": {
-            "lines": sum(row["lines"] for row in rejected),
-            "not_retried": sum(row["not_retried"] for row in rejected),
-            "by_reason": rejected,
-        },
+        "topic": operational.get("topic"),
+        "flagged_stream": results["flagged stream"],
+        "database": operational.get("database"),
+        "rejected": operational.get("rejected"),
         "partitions": newest,
         "warehouse_busy": busy,
+        "failed_runs": results["Dagster's storage"],
+        "alerts": results["alerts"],
     }
 
 
-def newest_days(settings: Settings, patience: float = _PATIENCE) -> tuple[list[dict[str, Any]], str | None]:
+class _Part(threading.Thread):
+    """A part of the report, gathered in a thread of its own from now on.
+
+    The end of the process waits only for a part that `ends_by_itself`: one that started the embedded server
+    also has to stop it.
+    """
+
+    def __init__(self, ask: Callable[[], Any], *, ends_by_itself: bool = False) -> None:
+        super().__init__(daemon=not ends_by_itself)
+        self._ask = ask
+        self._error: Exception | None = None
+        self.result: Any = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = self._ask()
+        except Exception as error:  # one part that fails must not hide the others
+            self._error = error
+
+    def problem(self, waited: float) -> str | None:
+        """Return why there is no result, or None."""
+        if self.is_alive():
+            return f"did not answer within {waited:g} s"
+        return None if self._error is None else first_line(self._error)
+
+
+def _load_libraries() -> None:
+    """Import what the parts need: it can take a second, which is no delay of theirs."""
+    import streaming.database
+    import streaming.metrics
+    import streaming.rules  # noqa: F401
+
+
+def _operational(settings: Settings) -> dict[str, Any]:
+    """Return what the operational database knows: counts, rejected lines, and the topic's progress."""
+    from ecommersss_platform.instance.databases import migrated_database
+    from ecommersss_platform.topics import order_broker
+    from streaming.database import connect
+
+    with migrated_database(settings) as url, closing(connect(url, "ecommersss status")) as connection:
+        counts = _rows(connection, _COUNTS)[0]
+        rejected = _rows(connection, _REJECTED)
+        return {
+            "database": counts,
+            "topic": order_broker(settings).progress(connection),
+            "rejected": {
+                "lines": sum(row["lines"] for row in rejected),
+                "not_retried": sum(row["not_retried"] for row in rejected),
+                "by_reason": rejected,
+            },
+        }
+
+
+def _ends(stream: Any) -> dict[str, int]:
+    return {"start": stream.start(), "end": stream.end()}
+
+
+def newest_days(
+    settings: Settings, patience: float = _WAREHOUSE_PATIENCE
+) -> tuple[list[dict[str, Any]], str | None]:
     """Return the newest partition of each raw table, or none of them and who has the warehouse."""
     from ecommersss_platform.contracts import RAW_TABLES
     from ecommersss_platform.warehouse import WarehouseBusy, make_warehouse
@@ -79,11 +175,74 @@ def newest_days(settings: Settings, patience: float = _PATIENCE) -> tuple[list[d
         return [], str(error)
 
 
+def failed_runs(settings: Settings, now: datetime | None = None) -> list[dict[str, Any]]:
+    """Return the runs that failed in the last day, newest first, `_MOST_FAILURES` at most."""
+    from dagster import DagsterRunStatus, RunsFilter
+
+    from ecommersss_platform.instance.dagster_home import dagster_instance
+    from ecommersss_platform.instance.databases import dagster_storage
+
+    if not (settings.dagster_home / "dagster.yaml").exists():
+        return []  # there is no storage yet
+    since = (now or datetime.now(UTC)) - LAST_DAY
+    asked = RunsFilter(statuses=[DagsterRunStatus.FAILURE], updated_after=since)
+    with dagster_storage(settings) as url, dagster_instance(settings, url) as instance:
+        return [
+            {
+                "run": record.dagster_run.run_id,
+                "job": record.dagster_run.job_name,
+                "days": _days(record.dagster_run.tags),
+                "ended": datetime.fromtimestamp(record.end_time, UTC) if record.end_time else None,
+            }
+            for record in instance.get_run_records(asked, limit=_MOST_FAILURES)
+        ]
+
+
+def _days(tags: Mapping[str, str]) -> str:
+    """Return the days that the tags of a run name; empty for a run without partitions."""
+    first, last = (tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
+    if first and last and first != last:
+        return f"{first} to {last}"
+    return first or tags.get("dagster/partition") or ""
+
+
+def recent_alerts(settings: Settings, now: datetime | None = None) -> list[dict[str, Any]]:
+    """Return the alerts of the last day, newest first, `_MOST_FAILURES` at most."""
+    since = (now or datetime.now(UTC)) - LAST_DAY
+    found: deque[dict[str, Any]] = deque(maxlen=_MOST_FAILURES)
+    try:
+        with settings.alerts_path.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                with suppress(ValueError):  # a line that is being written
+                    alert = json.loads(line)
+                    if isinstance(alert, dict) and datetime.fromisoformat(str(alert.get("at"))) >= since:
+                        found.appendleft(alert)
+    except FileNotFoundError:
+        return []
+    return list(found)
+
+
 def _metrics_url(settings: Settings, up: dict[str, Any] | None) -> str | None:
     """Return the URL of the consumer's metrics: the one that `up` reports, else the one of the setting."""
     if up is not None:
         return str(up["metrics"]) if up.get("metrics") else None
     return f"http://127.0.0.1:{settings.metrics_port}/metrics" if settings.metrics_port else None
+
+
+def _state(up: dict[str, Any] | None, name: str) -> str:
+    """Return the state of a process of the stack; empty if no supervisor knows it."""
+    return next((row["state"] for row in (up["processes"] if up else ()) if row["name"] == name), "")
+
+
+def consumer(url: str | None, state: str) -> dict[str, Any] | None:
+    """Return a running consumer's figures, or None without one. `state` is what the supervisor says of it.
+
+    Raises `PlatformError` if its metrics should be at `url` and are not.
+    """
+    found = consumer_figures(url) if url else None
+    if found is None and url and state == "ready":
+        raise PlatformError(f"its metrics at {url} do not answer")
+    return found
 
 
 def consumer_figures(url: str) -> dict[str, Any] | None:
@@ -107,8 +266,9 @@ def consumer_figures(url: str) -> dict[str, Any] | None:
             return None
 
 
-def _rows(connection: Any, sql: str) -> list[dict[str, Any]]:
+def _rows(connection: Connection, sql: str) -> list[dict[str, Any]]:
     with connection.cursor() as cursor:
         cursor.execute(sql)
+        assert cursor.description
         names = [column.name for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

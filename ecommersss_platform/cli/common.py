@@ -58,5 +58,10 @@ def open_database(settings: Settings | None = None, role: Role = Role.OWNER) -> 
     """
     from ecommersss_platform.instance.databases import migrated_database
 
-    with migrated_database(settings or read_settings(), role) as url:
+    with migrated_database(settings or read_settings(), role, note) as url:
         yield url
+
+
+def note(text: str) -> None:
+    """Print what a command waits for or does besides its work, on standard error."""
+    typer.echo(text, err=True)

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import psycopg2
 
+from ecommersss_platform.health import rule_book_problem
 from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import order_broker
@@ -23,4 +24,4 @@ def check(process: str, settings: Settings) -> str | None:
         return f"PostgreSQL is unreachable: {str(error).strip()}"
     with closing(connection):
         connection.autocommit = True
-        return broker.consumer_problem(connection)
+        return broker.consumer_problem(connection) or rule_book_problem(settings.rules_path)

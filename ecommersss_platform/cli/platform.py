@@ -71,7 +71,11 @@ def demo(
 
 
 def status(style: FormatOption = Format.TABLE) -> None:
-    """Show every process, positions and lag, the newest partition of each table, and rejected orders."""
+    """Show every process, positions and lag, the newest partition of each table, and rejected orders.
+
+    Problems come first: parts that do not answer, processes that end again and again, a rule book that cannot
+    be used. Failed runs and alerts are those of the last day.
+    """
     from ecommersss_platform.cli.status import print_status
     from ecommersss_platform.status import gather
 
@@ -86,8 +90,8 @@ def health(process: Annotated[Watched, typer.Argument(help="the process to check
     """Check that a process does its work, for containers and monitoring.
 
     The exit code is 0, or 1 with a sentence that says what is wrong. A consumer is healthy if it has
-    committed the whole topic or commits more of it within five seconds. A producer is healthy if it has
-    published within two minutes.
+    committed the whole topic or commits more of it within five seconds, and if its rule book can be used. A
+    producer is healthy if it has published within two minutes.
     """
     from ecommersss_platform.cli.health import check
 

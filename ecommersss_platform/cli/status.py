@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from ecommersss_platform.cli.output import print_rows
 from ecommersss_platform.topics import progress_tables
+
+_PROCESS = ["name", "pid", "state", "restarts", "what", "log"]
 
 
 def print_status(report: dict[str, Any]) -> None:
     """Print a report of `ecommersss_platform.status.gather` as tables."""
     where = f"up, Dagster UI at {report['ui']}" if report["up"] else "not running (`ecommersss up` starts it)"
     print_rows(["platform", "home"], [{"platform": where, "home": report["home"]}])
+    if report["problems"]:
+        print_rows(["what", "problem"], report["problems"], title="problems")
     if report["processes"]:
-        print_rows(list(report["processes"][0]), report["processes"], title="processes")
-    for table in progress_tables(report["topic"]):
+        print_rows(_PROCESS, report["processes"], title="processes")
+    for table in progress_tables(report["topic"]) if report["topic"] else []:
         print_rows(table.columns, table.rows, title=table.title)
     if report["consumer"]:
         print_rows(
@@ -22,13 +27,34 @@ def print_status(report: dict[str, Any]) -> None:
             [report["consumer"]],
             title=f"fraud consumer since its start; latency of 5 minutes ({report['metrics']})",
         )
-    print_rows(list(report["database"]), [report["database"]], title="database")
+    if report["database"]:
+        print_rows(list(report["database"]), [report["database"]], title="database")
     if report["warehouse_busy"]:
         print_rows(["newest partition"], [{"newest partition": f"unknown: {report['warehouse_busy']}"}])
     else:
         print_rows(["table", "newest"], report["partitions"], title="newest partition")
-    rejected = report["rejected"]["by_reason"]
-    if rejected:
+    if failures := failures_of(report["failed_runs"] or [], report["alerts"] or []):
+        print_rows(list(failures[0]), failures, title="failed runs and alerts of the last day")
+    if not report["rejected"]:
+        return
+    if rejected := report["rejected"]["by_reason"]:
         print_rows(["reason", "lines", "not_retried"], rejected, title="rejected orders")
     else:
         print_rows(["rejected orders"], [{"rejected orders": 0}])
+
+
+def failures_of(runs: list[dict[str, Any]], alerts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row for each failed run, with the message of its alert, and for each other alert."""
+    messages = {alert.get("run_id"): str(alert.get("message", "")) for alert in alerts}
+    known = {run["run"] for run in runs}
+    return [{**run, "message": messages.get(run["run"], "")} for run in runs] + [
+        {
+            "run": alert.get("run_id"),
+            "job": alert.get("job"),
+            "days": "",
+            "ended": datetime.fromisoformat(alert["at"]),
+            "message": messages[alert.get("run_id")],
+        }
+        for alert in alerts
+        if alert.get("run_id") not in known
+    ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ecommersss_platform.cli.common import FormatOption, read_settings
+from ecommersss_platform.cli.common import FormatOption, note, read_settings
 from ecommersss_platform.cli.days import FromOption, LastOption, ToOption, asked_days
 from ecommersss_platform.cli.output import Format, QueryFormat, print_rows
 
@@ -125,10 +125,12 @@ def materialize_with_progress(settings: Settings, first: date, last: date) -> No
         def show(progress: Progress) -> None:
             if progress.kind is Kind.MATERIALIZED:
                 bar("assets", progress.done, progress.total)
+            elif progress.kind is Kind.WAITING:
+                note(f"  {progress.message}")
             elif progress.kind is not Kind.STARTED:
-                typer.echo(f"  {progress.kind.value}: {progress.name} {progress.message}".rstrip(), err=True)
+                note(f"  {progress.kind.value}: {progress.name} {progress.message}".rstrip())
 
-        result = materialize(settings, Days.between(first, last), progress=show)
+        result = materialize(settings, Days.between(first, last), progress=show, say=note)
     print_rows(
         ["asset", "rows"],
         [{"asset": asset, "rows": rows} for asset, rows in result.rows.items()],

@@ -16,14 +16,14 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING
 
 from ecommersss_platform.environment import inherited
+from ecommersss_platform.local.locks import FileLock
 from streaming.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def ensure_manifest(settings: Settings | None = None, project_dir: Path = PROJEC
         if not target_dir.exists():
             target_dir.mkdir(exist_ok=True)
             target_dir.chmod(0o755)  # accounts that share the checkout share the manifest
-        with _locked(target_dir / ".prepare.lock"):
+        waiting = partial(_log.warning, "another process is parsing the dbt project: waiting for it")
+        with FileLock(target_dir / ".prepare.lock").held(waiting):
             reason = outdated(*asked)
             if reason is not None:
                 _log.info("parsing the dbt project (its manifest: %s)", reason)
@@ -161,15 +162,6 @@ def ensure_manifest(settings: Settings | None = None, project_dir: Path = PROJEC
             f"{error.filename}: run `make setup` as the owner of the checkout"
         ) from error
     return manifest
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    import fcntl
-
-    with path.open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _parse(settings: Settings, project_dir: Path, target_dir: Path) -> None:

@@ -37,11 +37,13 @@ def operational_database(
 
 
 @contextmanager
-def migrated_database(settings: Settings, role: Role = Role.OWNER) -> Iterator[str]:
+def migrated_database(
+    settings: Settings, role: Role = Role.OWNER, say: Say | None = None
+) -> Iterator[str]:
     """Yield the URL of the operational database, up as in `operational_database`, its schema up to date."""
     from streaming.database import migrate
 
-    with operational_database(settings) as url:
+    with operational_database(settings, say) as url:
         migrate(url)
         yield database_url(settings, role)
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
+
+NOTICE_SECONDS = 3.0
+"""After how many seconds a process that waits says so."""
 
 
 class FileLock:
@@ -37,9 +41,15 @@ class FileLock:
             self._file = None
 
     @contextmanager
-    def held(self) -> Iterator[Self]:
-        """Wait for the lock, and hold it for the block."""
+    def held(self, waiting: Callable[[], object] | None = None) -> Iterator[Self]:
+        """Wait for the lock, and hold it for the block. `waiting` is called once, after `NOTICE_SECONDS`."""
         try:
+            deadline = time.monotonic() + NOTICE_SECONDS
+            while waiting and not self.acquire(wait=False):
+                if time.monotonic() >= deadline:
+                    waiting()
+                    break
+                time.sleep(0.02)
             self.acquire()
             yield self
         finally:

@@ -45,7 +45,7 @@ from ecommersss_platform.local.accounts import (
     place_data,
     programs,
 )
-from ecommersss_platform.local.locks import FileLock
+from ecommersss_platform.local.locks import NOTICE_SECONDS, FileLock
 from ecommersss_platform.local.logfiles import quoted_tail, size, tail
 from ecommersss_platform.local.ports import HOST, free_server_port, is_free
 from ecommersss_platform.local.processes import end_processes, is_alive
@@ -145,9 +145,11 @@ class EmbeddedPostgres:
         if not self.ready():
             with _explained(self.directory):
                 self._make_directory()
-                with FileLock(self.directory / "lock").held():
+                say = say or (lambda _: None)
+                busy = f"another process starts or stops PostgreSQL in {self.directory}: waiting for it"
+                with FileLock(self.directory / "lock").held(partial(say, busy)):
                     if not self.ready():
-                        self._up(say or (lambda _: None), time.monotonic() + timeout, cancelled)
+                        self._up(say, time.monotonic() + timeout, cancelled)
         return self
 
     def down(self, timeout: float = 60) -> None:
@@ -291,11 +293,11 @@ class EmbeddedPostgres:
         finished: Callable[[], bool],
     ) -> None:
         began = time.monotonic()
-        next_message = began + 3
+        said = False
         while not finished():
             now = time.monotonic()
-            if now >= next_message:
-                next_message = now + 5
+            if not said and now - began >= NOTICE_SECONDS:
+                said = True
                 [last] = tail(self.log, log_start, 1) or ["no message yet"]
                 say(f"PostgreSQL is not ready after {now - began:.0f} s, waiting: {last}")
             if cancelled():

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import psutil
 
 from ecommersss_platform.environment import MARK
-from ecommersss_platform.local.logfiles import quoted_tail, rotate, shown, size
+from ecommersss_platform.local.logfiles import quoted_tail, rotate, shown, size, tail
 from ecommersss_platform.local.processes import is_alive
 from streaming.errors import PlatformError
 
@@ -92,6 +92,8 @@ class Record:
     start_at: float = 0.0
     log_start: int = 0
     slow_said: bool = False
+    problem: str = ""
+    """Why it ended last, until it has run for a minute."""
 
     def as_row(self) -> dict[str, Any]:
         return {
@@ -101,6 +103,7 @@ class Record:
             "restarts": self.restarts,
             "what": self.process.what,
             "log": str(self.process.log),
+            "problem": self.problem or None,
         }
 
 
@@ -156,6 +159,9 @@ class Supervisor:
                     self._restart_later(record, record.process.ending())
                 elif record.state is State.STARTING:
                     self._check_ready(record)
+                elif record.problem and now - record.started >= _HEALTHY_AFTER:
+                    record.problem = ""
+                    self._changed()
             if record.state is State.WAITING and now >= record.start_at and self._may_start(record):
                 self._start(record)
         if now >= self._next_rotation:
@@ -208,6 +214,9 @@ class Supervisor:
         record.failures, delay = after_end(record.failures, uptime)
         record.restarts += 1
         record.pid, record.state, record.start_at = None, State.WAITING, self._clock() + delay
+        times = f", {record.failures} times in a row" if record.failures > 1 else ""
+        last = tail(record.process.log, record.log_start, 1) if with_log else []
+        record.problem = ": ".join([f"{how} after {uptime:.0f} s{times}", *last])
         end_of_log = quoted_tail(record.process.log, record.log_start) if with_log else ""
         dot = "." if end_of_log else ""
         self._say(

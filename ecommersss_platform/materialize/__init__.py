@@ -50,22 +50,23 @@ def materialize(
     days: Days,
     *,
     progress: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
     dagster_url: str | None = None,
     definitions: str = DEFINITIONS,
 ) -> Materialized:
     """Run the job `daily_pipeline` once for all of `days`, and wait for it.
 
     The run belongs to the platform's own Dagster instance, so the UI lists it. It waits while another run has
-    the warehouse. Without `dagster_url`, the embedded servers are started if they are not up. `progress` is
-    called from this thread. Raises `MaterializeError`.
+    the warehouse. Without `dagster_url`, the embedded servers are started if they are not up, and `say` gets
+    messages about that. `progress` is called from this thread. Raises `MaterializeError`.
     """
     check_days(days, settings.first_partition_day(), business_day(datetime.now(UTC)))
     with ExitStack() as stack:
         if dagster_url is None:
             from ecommersss_platform.instance.databases import dagster_storage, operational_database
 
-            stack.enter_context(operational_database(settings))
-            dagster_url = stack.enter_context(dagster_storage(settings))
+            stack.enter_context(operational_database(settings, say))
+            dagster_url = stack.enter_context(dagster_storage(settings, say))
         instance = stack.enter_context(dagster_instance(settings, dagster_url))
         wait_for_turn(settings, instance, progress)
         began = time.monotonic()

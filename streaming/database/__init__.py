@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import psycopg2
@@ -10,6 +11,8 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from streaming.libpq import drop_libpq_variables
 from streaming.roles import grant_rights
+
+logger = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # An arbitrary number, the same in every process: it keeps two migrations from running at once.
@@ -89,7 +92,10 @@ def migrate(url: str) -> str:
         "postgresql+psycopg2://", creator=lambda: connect(url, "ecommersss migration"), poolclass=NullPool
     )
     with engine.begin() as connection:
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+        free = connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({_MIGRATION_LOCK})"))
+        if not free:
+            logger.warning("another process is bringing the schema up to date: waiting for it")
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
         connection.execute(text(_RENAME_VERSION_TABLE))
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))

@@ -42,6 +42,15 @@ def test_consumer_is_judged_by_its_committed_position(
     assert check("consumer", settings) is None
 
 
+def test_consumer_with_a_rule_book_that_cannot_be_used_is_unhealthy(database: str, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yml"
+    rules.write_text("rules:\n  - {name: big, mode: active, when: quantity >}\n")
+    problem = check("consumer", Settings(home=tmp_path, database_url=database, rules=rules))
+    assert problem is not None
+    assert problem.startswith(f"{rules}:2:")
+    assert problem.endswith("correct the file, see `ecommersss rules check`")
+
+
 def test_consumer_without_its_database_is_unhealthy(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, database_url="postgresql://nobody@127.0.0.1:1/none")
     problem = check("consumer", settings)

@@ -30,6 +30,7 @@ from ecommersss_platform.dbt.project import (
 )
 from ecommersss_platform.dbt.resource import dbt_resource, metadata_from_event, prune
 from ecommersss_platform.dbt.sources import SOURCES, sources_yaml
+from ecommersss_platform.local.locks import FileLock
 from ecommersss_platform.partitions import Days, daily_partitions
 from ecommersss_platform.settings import Settings
 from streaming.business_days import JAKARTA
@@ -307,11 +308,11 @@ def test_a_wrong_project_is_told_in_dbts_words_and_the_old_manifest_stays(
 def test_a_checkout_that_may_not_be_written_is_said_so(
     small: Path, fake_dbt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(path: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
+    def refused(lock: FileLock, **_: bool) -> None:
+        raise PermissionError(13, "Permission denied", str(lock._path))
 
     settings = Settings(home=tmp_path / "home", _env_file=None)
-    monkeypatch.setattr(dbt_module, "_locked", refused)
+    monkeypatch.setattr(FileLock, "acquire", refused)
     ensure_manifest(settings, small)  # up to date: nothing to write
     touch_later(small / "dbt_project.yml")
     with pytest.raises(

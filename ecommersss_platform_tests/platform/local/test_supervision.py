@@ -131,6 +131,25 @@ def test_dead_process_is_restarted_after_the_backoff(tmp_path: Path) -> None:
     assert stage.supervisor.ready
 
 
+def test_a_crash_loop_has_its_reason_until_the_process_has_run_for_a_minute(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, consumer=())
+    fake = stage.fakes["consumer"]
+    stage.tick(times=2)
+    assert stage.supervisor.rows()[0]["problem"] is None
+    for _ in range(3):
+        with fake.log.open("a") as log:
+            log.write("all is well\nrules.yml:3: no such column\n")
+        fake.alive = False
+        stage.tick(seconds=2)
+        stage.tick(seconds=60, times=2)
+    reason = "killed by SIGKILL after 2 s, 3 times in a row: rules.yml:3: no such column"
+    assert stage.supervisor.rows()[0]["problem"] == reason
+    stage.tick(seconds=59)
+    assert stage.supervisor.rows()[0]["problem"] == reason
+    stage.tick(seconds=1)
+    assert stage.supervisor.rows()[0]["problem"] is None
+
+
 def test_restart_message_omits_the_log_of_earlier_runs(tmp_path: Path) -> None:
     (tmp_path / "consumer.log").write_text("an old error\n")
     stage = Stage(tmp_path, consumer=())
