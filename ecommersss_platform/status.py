@@ -131,8 +131,6 @@ class _Part(threading.Thread):
 
 def _load_libraries() -> None:
     """Import what the parts need: it can take a second, which is no delay of theirs."""
-    import streaming.database
-    import streaming.metrics
     import streaming.rules  # noqa: F401
 
 

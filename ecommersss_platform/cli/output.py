@@ -12,7 +12,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from itertools import chain, islice
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -181,12 +181,17 @@ def unique_names(columns: Sequence[str]) -> list[str]:
 
 
 def _print_table(columns: Sequence[str], rows: list[Sequence[Any]], out: TextIO, title: str | None) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold", show_lines=False)
+    table = Table(show_lines=False)
     for index, name in enumerate(columns):
         numeric = any(isinstance(row[index], int | float | Decimal) for row in rows)
-        table.add_column(visible(name), justify="right" if numeric else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        # A number that is broken in two reads as two numbers.
+        table.add_column(visible(name), justify=justify, overflow="fold", no_wrap=numeric)
     for row in rows:
         table.add_row(*(_shown(value) for value in row))
     # A pipe has no width, so a table gets plenty of room.
     console = Console(file=out, width=None if out.isatty() else 200, markup=False, highlight=False)
+    if title is not None:
+        # Not the table's own title, which is broken at the width of a narrow table.
+        console.print(title, style="bold")
     console.print(table)

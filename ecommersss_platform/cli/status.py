@@ -33,14 +33,12 @@ def print_status(report: dict[str, Any]) -> None:
         print_rows(["newest partition"], [{"newest partition": f"unknown: {report['warehouse_busy']}"}])
     else:
         print_rows(["table", "newest"], report["partitions"], title="newest partition")
+    if report["rejected"] and (rejected := report["rejected"]["by_reason"]):
+        print_rows(["reason", "lines", "not_retried"], rejected, title="rejected orders")
+    elif report["rejected"]:
+        print_rows(["rejected orders"], [{"rejected orders": 0}])
     if failures := failures_of(report["failed_runs"] or [], report["alerts"] or []):
         print_rows(list(failures[0]), failures, title="failed runs and alerts of the last day")
-    if not report["rejected"]:
-        return
-    if rejected := report["rejected"]["by_reason"]:
-        print_rows(["reason", "lines", "not_retried"], rejected, title="rejected orders")
-    else:
-        print_rows(["rejected orders"], [{"rejected orders": 0}])
 
 
 def failures_of(runs: list[dict[str, Any]], alerts: list[dict[str, Any]]) -> list[dict[str, Any]]:

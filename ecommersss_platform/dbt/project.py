@@ -16,6 +16,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path

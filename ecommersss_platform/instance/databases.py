@@ -37,9 +37,7 @@ def operational_database(
 
 
 @contextmanager
-def migrated_database(
-    settings: Settings, role: Role = Role.OWNER, say: Say | None = None
-) -> Iterator[str]:
+def migrated_database(settings: Settings, role: Role = Role.OWNER, say: Say | None = None) -> Iterator[str]:
     """Yield the URL of the operational database, up as in `operational_database`, its schema up to date."""
     from streaming.database import migrate
 

@@ -57,15 +57,18 @@ def materialize(
     """Run the job `daily_pipeline` once for all of `days`, and wait for it.
 
     The run belongs to the platform's own Dagster instance, so the UI lists it. It waits while another run has
-    the warehouse. Without `dagster_url`, the embedded servers are started if they are not up, and `say` gets
-    messages about that. `progress` is called from this thread. Raises `MaterializeError`.
+    the warehouse. Without `dagster_url`, the home and the schema are made if they are missing, and the
+    embedded server is started if it is not up; `say` gets messages about that. `progress` is called from this
+    thread. Raises `MaterializeError`.
     """
     check_days(days, settings.first_partition_day(), business_day(datetime.now(UTC)))
     with ExitStack() as stack:
         if dagster_url is None:
-            from ecommersss_platform.instance.databases import dagster_storage, operational_database
+            from ecommersss_platform.instance.databases import dagster_storage, migrated_database
+            from ecommersss_platform.instance.home import record_first_day
 
-            stack.enter_context(operational_database(settings, say))
+            record_first_day(settings)
+            stack.enter_context(migrated_database(settings, say=say))
             dagster_url = stack.enter_context(dagster_storage(settings, say))
         instance = stack.enter_context(dagster_instance(settings, dagster_url))
         wait_for_turn(settings, instance, progress)

@@ -190,7 +190,7 @@ def publish_hours(
 ) -> int:
     """Publish the orders of past hours, except those with `known_ids`, and return their number.
 
-    `expected` is the total that is shown as progress.
+    `expected` is the total that is shown as progress until the end.
     """
     truth = GroundTruth(ground_truth) if ground_truth else None
     published = seen = 0
@@ -199,8 +199,8 @@ def publish_hours(
         publish(topic, new, truth)
         published += len(new)
         seen += len(placed)
-        progress("orders", min(seen, expected), expected)
-    progress("orders", expected, expected)
+        progress("orders", min(seen, expected - 1), expected)
+    progress("orders", seen, seen)
     return published
 
 

@@ -108,6 +108,19 @@ def test_amounts_have_separators_in_a_table_only() -> None:
     assert written(sql, "jsonl") == '{"amount": 1234567.5, "id": 7654321}\n'
 
 
+def test_numbers_and_titles_are_not_broken_in_a_crowded_table() -> None:
+    out = io.StringIO()
+    columns = ["amount", *(f"text_{n}" for n in range(12))]
+    title = "a title that is much longer than its table"
+    write_rows(
+        columns, [[Decimal("4068692500.00"), *["word " * 8] * 12]], QueryFormat.TABLE, out, title=title
+    )
+    assert out.getvalue().startswith(f"{title}\n")
+    assert "4,068,692,500.00" in out.getvalue()
+    write_rows(["n"], [[1]], QueryFormat.TABLE, out := io.StringIO(), title=title)
+    assert out.getvalue().startswith(f"{title}\n")
+
+
 def test_last_instant_of_python_is_shown_in_a_table() -> None:
     assert "9999-12-31 23:00:00+00:00" in written("SELECT TIMESTAMPTZ '9999-12-31 23:00:00+00' AS t", "table")
 
