@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DAILY_PIPELINE = "daily_pipeline"
 
+PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
 
@@ -34,6 +35,8 @@ RETRY = RetryPolicy(max_retries=3, delay=2, backoff=Backoff.EXPONENTIAL, jitter=
 
 def range_tags(days: Days) -> dict[str, str]:
     """Return the tags that make one run materialise these days, both ends included, as the UI does."""
+    if len(days) == 1:
+        return {PARTITION_TAG: days.first.isoformat()}
     return {RANGE_START_TAG: days.first.isoformat(), RANGE_END_TAG: days.last.isoformat()}
 
 
@@ -42,12 +45,14 @@ def daily_pipeline(assets: Sequence[AssetsDefinition]) -> UnresolvedAssetJobDefi
 
     A range of days is one run, and so is a backfill of the job: the partitioned assets share one partitions
     definition and one backfill policy (`partitions.SINGLE_RUN`). The unpartitioned ones (bronze, dimensions,
-    marts, block list) are built once in the run, in lineage order. A backfill of *assets* instead of this job
-    needs one run for each stretch of the lineage that is partitioned or not.
+    marts, block list) are built once in the run, in lineage order. "Materialize all" on the lineage page
+    backfills assets instead of this job, which takes one run for each stretch of the lineage that is
+    partitioned or not.
     """
     return define_asset_job(
         DAILY_PIPELINE,
         selection=AssetSelection.assets(*assets),
         executor_def=EXECUTOR,
-        description="Raw tables, silver, gold and the block list for a day or a range of days, in one run.",
+        description="Raw tables, silver, gold and the block list for a day or a range of days, in one run."
+        " Choose the days here: *Materialize all* on the lineage page takes several runs in turn.",
     )

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 ORDER_STREAM_SENSOR = "order_stream_sensor"
-REQUEST_TAG = "ecommersss/stream_request"
-"""Names the request that a run answers. Dagster's own retries of the run carry it too."""
+REQUEST_TAG = "dagster/run_key"
+"""Dagster's tag for the key of the request that a run answers. Its own retries of the run carry it too."""
 PRIORITY = {"dagster/priority": "-1"}
 """Lets the runs that people and schedules ask for go first: theirs have priority 0."""
 
@@ -62,7 +62,7 @@ def order_stream_sensor(
         keyed = [(request.key(decision.cursor.read_to), request) for request in decision.requests]
         return SensorResult(
             run_requests=[
-                RunRequest(run_key=key, tags={REQUEST_TAG: key, **PRIORITY, **range_tags(request.days)})
+                RunRequest(run_key=key, tags={**PRIORITY, **range_tags(request.days)})
                 for key, request in keyed
             ],
             skip_reason=None if decision.requests else SkipReason("; ".join(decision.notes)),

@@ -16,7 +16,7 @@ from dagster import (
 )
 
 from ecommersss_platform.contracts import RAW_TABLES, RawTable
-from ecommersss_platform.jobs import RETRY
+from ecommersss_platform.jobs import DAILY_PIPELINE, RETRY
 from ecommersss_platform.partitions import SINGLE_RUN, Days
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.postgres.source_schema import COLUMNS_SCHEMA, check_source, columns_sql
@@ -26,6 +26,7 @@ from ecommersss_platform.warehouse.metadata import column_schema
 from ecommersss_platform.warehouse.names import full_name
 
 GROUP = "raw"
+ONE_RUN = f"To load days and all that follows from them in one run, use the job `{DAILY_PIPELINE}`."
 
 
 def raw_assets(
@@ -40,7 +41,7 @@ def _raw_asset(
 ) -> AssetsDefinition:
     @asset(
         key=[table.dataset, table.name],
-        description=table.description,
+        description=f"{table.description} {ONE_RUN}",
         partitions_def=partitions_def,
         backfill_policy=SINGLE_RUN,
         pool=pool,

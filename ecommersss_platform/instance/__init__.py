@@ -1,1 +1,1 @@
-"""What every deployment needs around Dagster's instance: home, databases, event storage, dead runs."""
+"""What every deployment needs around Dagster's instance: home, databases, storages, dead runs."""

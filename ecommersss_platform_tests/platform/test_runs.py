@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -33,6 +34,7 @@ from dagster._daemon.backfill import execute_backfill_iteration
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._utils.warnings import disable_dagster_warnings
+from dagster_graphql.test.utils import execute_dagster_graphql
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 
 from ecommersss_platform.contracts import ORDERS
@@ -150,6 +152,12 @@ class Platform:
             backfill_timestamp=time.time(),
             asset_selection=list(graph.materializable_asset_keys),
         )
+
+    def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
+        """Return what the UI gets for a query."""
+        result = execute_dagster_graphql(self.context.create_request_context(), query, variables)
+        assert result.errors is None
+        return dict(result.data)
 
     def set_cursor(self, sensor: str, cursor: Cursor) -> None:
         """Put a cursor in place, as one can in the UI."""
@@ -330,7 +338,7 @@ def test_materialize_runs_the_job_once_for_the_range(platform: Platform) -> None
     run = platform.instance.get_run_by_id(result.run_id)
     assert run is not None
     assert (run.job_name, run.status) == (DAILY_PIPELINE, DagsterRunStatus.SUCCESS)
-    assert run.tags["dagster/asset_partition_range_start"] == "2025-01-02"
+    assert run.tags["days"] == "2025-01-02..2025-01-04"
     assert result.rows == dict.fromkeys(set.union(*STEPS), 3)
     [failed] = result.failed_checks
     assert (failed.asset, failed.check, failed.message) == (
@@ -345,6 +353,40 @@ def test_materialize_runs_the_job_once_for_the_range(platform: Platform) -> None
     assert [p.name for p in reports if p.kind is Kind.CHECK_FAILED] == [
         "gold/users_and_blacklist: not_too_old"
     ]
+
+
+RUN_AS_SHOWN = """
+query($run: ID!) {
+  runOrError(runId: $run) { ... on Run { tags { key value } } }
+  logsForRun(runId: $run, limit: 1000) { ... on EventConnection { events {
+    ... on AssetMaterializationPlannedEvent { assetKey { path } }
+    ... on MaterializationEvent { assetKey { path } partition }
+  } } }
+}
+"""
+CHECK_AS_SHOWN = """
+query($key: AssetKeyInput!, $name: String!) {
+  assetCheckExecutions(assetKey: $key, checkName: $name, limit: 10) { runId status }
+}
+"""
+
+
+def test_run_over_a_range_shows_its_days_and_each_check_once(platform: Platform) -> None:
+    result = materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions=STUB)
+    for asset, check in (("silver/fact_orders", "is_whole"), ("gold/users_and_blacklist", "not_too_old")):
+        shown = platform.graphql(CHECK_AS_SHOWN, key={"path": asset.split("/")}, name=check)
+        of_run = [row["status"] for row in shown["assetCheckExecutions"] if row["runId"] == result.run_id]
+        assert of_run == ["SUCCEEDED"]
+
+    shown = platform.graphql(RUN_AS_SHOWN, run=result.run_id)
+    tags = {tag["key"]: tag["value"] for tag in shown["runOrError"]["tags"]}
+    # The UI hides Dagster's own tags but for the partition, until a person pins them.
+    assert tags["days"] == "2025-01-02..2025-01-04"
+    assert [key for key in tags if not key.startswith("dagster/")] == ["days", "ecommersss/host"]
+    events = [event for event in shown["logsForRun"]["events"] if event]
+    made = Counter("/".join(event["assetKey"]["path"]) for event in events if "partition" in event)
+    planned = Counter("/".join(event["assetKey"]["path"]) for event in events if "partition" not in event)
+    assert planned == made == {key: 3 if key in PARTITIONED else 1 for key in set.union(*STEPS)}
 
 
 def test_materialize_says_which_step_failed_and_why(platform: Platform) -> None:
@@ -499,6 +541,7 @@ def test_the_order_stream_sensor_in_the_daemon(platform: Platform) -> None:
     runs = {run.tags["dagster/run_key"]: run for run in platform.runs(sensor_name="order_stream_sensor")}
     # Behind those of people in the queue.
     assert {run.tags["dagster/priority"] for run in runs.values()} == {"-1"}
+    assert {run.tags["dagster/partition"] for run in runs.values()} == {str(late), str(today)}
     assert set(runs) == {request.key(first) for request in requests}
 
     # While they are under way nothing more is asked for, however many orders come.
@@ -519,7 +562,7 @@ def test_the_order_stream_sensor_in_the_daemon(platform: Platform) -> None:
     assert {run.run_id for run in runs.values()} <= {alert["run_id"] for alert in alerts}
     assert alerts[-1]["steps"] == {"fact": "ValueError: no such column: password=***"}
     assert alerts[-1]["started_by"] == {"sensor_name": "order_stream_sensor"}
-    assert alerts[-1]["partitions"]["asset_partition_range_start"] in (str(late), str(today))
+    assert alerts[-1]["partitions"]["partition"] in (str(late), str(today))
 
     # The cause is gone: one day is made by hand, which does no harm, and both are asked for again when due.
     platform.forget()

@@ -1,0 +1,50 @@
+"""Dagster's runs in PostgreSQL, as the list of runs should show them.
+
+The list shows the tag `dagster/partition`, but hides the two tags that name a range of days. So a run over a
+range gets its days in a tag that the list shows.
+
+A run keeps its partitions twice: in tags, and as a subset that Dagster derives from them. Dagster 1.13
+applies the subset to every asset and check of the run, partitioned or not: whole tables and checks are
+announced for each day, and the history of a check gains a row "Skipped" for each day beside its result.
+Without a subset Dagster falls back to the tags, and applies these to partitioned assets only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagster import DagsterRun
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres import PostgresRunStorage
+from dagster_postgres.utils import pg_url_from_config
+
+from ecommersss_platform.jobs import RANGE_END_TAG, RANGE_START_TAG
+
+DAYS_TAG = "days"
+
+
+class PlatformRunStorage(PostgresRunStorage):
+    """A run storage that adds the tag `days` to runs over a range and stores no subset of partitions."""
+
+    def add_run(self, dagster_run: DagsterRun) -> DagsterRun:
+        tags = {**dagster_run.tags, **days_tag(dagster_run.tags)}
+        return super().add_run(dagster_run._replace(tags=tags, partitions_subset=None))
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> PlatformRunStorage:
+        return cls(
+            postgres_url=pg_url_from_config(config_value),
+            should_autocreate_tables=config_value.get("should_autocreate_tables", True),
+            inst_data=inst_data,
+        )
+
+
+def days_tag(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tag that names the days of a run over a range, both ends included; none for other runs."""
+    first, last = tags.get(RANGE_START_TAG), tags.get(RANGE_END_TAG)
+    if first is None or last is None:
+        return {}
+    return {DAYS_TAG: first if first == last else f"{first}..{last}"}
