@@ -1,5 +1,5 @@
 {#
-    Log for Dagster what was built: the columns, the row counts of a table (in total and in the days that the run
+    Log for Dagster what was built: the columns, the row counts of a table (in total and in each day that the run
     replaced), and the jobs that built it. Logging inside the run saves opening the warehouse a second time. Logs nothing
     when a person runs dbt.
 
@@ -18,9 +18,10 @@
         {%- do log(tojson({'columns': columns}), info=true) -%}
         {%- set reported = {'jobs': _jobs()} -%}
         {%- if model.config.materialized != 'view' -%}
-            {%- do reported.update({'dagster/row_count': _count_rows()}) -%}
+            {%- set counted = run_query('select count(*) from ' ~ this) -%}
+            {%- do reported.update({'dagster/row_count': counted.columns[0].values()[0] | int}) -%}
             {%- if model.config.materialized == 'incremental' and window() is not none -%}
-                {%- do reported.update({'rows_in_window': _count_rows(in_window('partition_date'))}) -%}
+                {%- do reported.update({'rows_per_day': _rows_per_day()}) -%}
             {%- endif -%}
         {%- endif -%}
         {%- do log('metadata ' ~ tojson(reported), info=true) -%}
@@ -42,6 +43,14 @@
     {{ return(jobs) }}
 {%- endmacro %}
 
-{% macro _count_rows(condition='true') -%}
-    {{ return(run_query('select count(*) from ' ~ this ~ ' where ' ~ condition).columns[0].values()[0] | int) }}
+{# The rows of each day of the window that has any. #}
+{% macro _rows_per_day() -%}
+    {%- set counted = run_query(
+        'select partition_date, count(*) from ' ~ this ~ ' where ' ~ in_window('partition_date') ~ ' group by 1'
+    ) -%}
+    {%- set days = {} -%}
+    {%- for row in counted.rows -%}
+        {%- do days.update({row[0] | string: row[1] | int}) -%}
+    {%- endfor -%}
+    {{ return(days) }}
 {%- endmacro %}

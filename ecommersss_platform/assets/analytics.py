@@ -13,6 +13,7 @@ from dagster import (
     AssetExecutionContext,
     AssetsDefinition,
     Failure,
+    MetadataValue,
     Output,
     PartitionsDefinition,
     ResourceParam,
@@ -27,6 +28,8 @@ from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse, WarehouseError
 
 INCREMENTAL = "config.materialized:incremental"
+LINKS = ("unique_id", "invocation_id", "job", "job_id")
+"""Metadata that names the dbt model, the dbt run, and the service's job."""
 
 
 def analytics_assets(
@@ -99,10 +102,21 @@ def _run_dbt(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | N
             target_path=invocation.target_path,
         ):
             if isinstance(result, Output):
-                unreported.discard(op_context.asset_key_for_output(result.output_name))
+                key = op_context.asset_key_for_output(result.output_name)
+                unreported.discard(key)
                 node = str(result.metadata["unique_id"].value)
-                more = table_metadata(metadata_by_node.get(node, {}), days)
-                yield result.with_metadata({**result.metadata, **more})
+                figures = dict(metadata_by_node.get(node, {}))
+                rows_per_day = figures.pop("rows_per_day", None)
+                result = result.with_metadata({**result.metadata, **figures})
+                if days and rows_per_day is not None:
+                    for day in days:
+                        rows = {"dagster/partition_row_count": rows_per_day.get(str(day), 0)}
+                        context.add_asset_metadata(rows, key, str(day))
+                if days and len(days) > 1:
+                    metadata, totals = split_totals(result.metadata)
+                    context.log.info(f"{key.to_user_string()}, {days}: {totals}")
+                    result = result.with_metadata(metadata)
+                yield result
             else:
                 yield result
     if unreported:
@@ -112,12 +126,11 @@ def _run_dbt(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | N
         keep_parse(invocation)
 
 
-def table_metadata(reported: Mapping[str, Any], days: Days | None) -> dict[str, Any]:
-    """Return what dbt reported about a table, for a run over these days.
+def split_totals(metadata: Mapping[str, MetadataValue]) -> tuple[dict[str, MetadataValue], str]:
+    """Split the metadata of a run over several days into what describes the table, and the rest as text.
 
-    In a run over a single day, the rows of the window are those of the partition.
+    Each day has an event of its own. What belongs to all of them, such as seconds and jobs, is for the log.
     """
-    metadata = dict(reported)
-    if days is not None and len(days) == 1 and "rows_in_window" in metadata:
-        metadata["dagster/partition_row_count"] = metadata.pop("rows_in_window")
-    return metadata
+    table = {name: value for name, value in metadata.items() if name.startswith("dagster") or name in LINKS}
+    totals = (f"{name} {value.value}" for name, value in metadata.items() if name not in table)
+    return table, ", ".join(totals)

@@ -89,10 +89,10 @@ def dbt_resource(settings: Settings) -> PlatformDbt:
 def metadata_from_event(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """Return the node and its metadata if the macro `log_table_metadata` logged this dbt event, else None.
 
-    `dagster/row_count` is the number of rows of the table, `rows_in_window` that in the days the run
-    replaced. A service adds the `job` (a link) and `job_id` of the statement that replaced the table, and,
-    summed over all statements, `job_bytes` (scanned), `job_bytes_billed` and `job_slot_ms` (slot
-    milliseconds). Figures that were not reported are left out.
+    `dagster/row_count` is the number of rows of the table, `rows_per_day` that of each day (YYYY-MM-DD) that
+    the run replaced and that has rows. A service adds the `job` (a link) and `job_id` of the statement that
+    replaced the table, and, summed over all statements, `job_bytes` (scanned), `job_bytes_billed` and
+    `job_slot_ms` (slot milliseconds). Figures that were not reported are left out.
     """
     message = raw_event["info"]["msg"]
     if raw_event["info"]["name"] != "JinjaLogInfo" or not message.startswith(_METADATA):

@@ -17,7 +17,14 @@ from ecommersss_platform.contracts import PARTITION_COLUMN, RAW_TABLES, Column, 
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse.arrow import PreviewReader
 from ecommersss_platform.warehouse.errors import AuditError, SchemaError
-from ecommersss_platform.warehouse.metadata import PREVIEW_ROWS, day_metadata, failure_metadata, run_metadata
+from ecommersss_platform.warehouse.metadata import (
+    PREVIEW_ROWS,
+    day_metadata,
+    failure_metadata,
+    load_metadata,
+    load_text,
+    table_metadata,
+)
 from ecommersss_platform.warehouse.protocol import Step, Warehouse
 
 CONTRACTS = {(table.dataset, table.name): table for table in RAW_TABLES}
@@ -49,16 +56,16 @@ class WarehouseIOManager(IOManager):
         except (AuditError, SchemaError) as error:
             # No retry: the same rows would fail again until the source or the contract changes.
             raise Failure(str(error), metadata=failure_metadata(error), allow_retries=False) from error
-        metadata = run_metadata(table, published, preview.rows)
-        if days and len(days) == 1:
-            metadata |= day_metadata(table, published, days.first)
-        elif days:
-            # A range is one output, but each partition has an event that should show its own rows.
-            for day in days:
-                context.step_context.add_asset_metadata(
-                    day_metadata(table, published, day), context.asset_key, day.isoformat()
-                )
-        context.add_output_metadata(metadata)
+        # Each day has an event of its own, so what the load was as a whole is metadata of a single day only.
+        context.add_output_metadata(table_metadata(table, published))
+        if days and len(days) > 1:
+            context.log.info(load_text(published))
+        else:
+            context.add_output_metadata(load_metadata(table, published, preview.rows))
+        for day in days or ():
+            context.step_context.add_asset_metadata(
+                day_metadata(table, published, day), context.asset_key, day.isoformat()
+            )
 
     def load_input(self, context: InputContext) -> object:
         key = context.asset_key

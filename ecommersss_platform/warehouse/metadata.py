@@ -15,9 +15,6 @@ from ecommersss_platform.warehouse.protocol import Job, Published
 
 PREVIEW_ROWS = 5
 
-_DAYS_LISTED = 31
-"""A longer range does not list its days, because the list is on the event of each of them."""
-
 
 def column_schema(table: RawTable) -> TableSchema:
     """Return the columns with their types, descriptions, and tags on those that hold personal data."""
@@ -35,25 +32,35 @@ def column_schema(table: RawTable) -> TableSchema:
     )
 
 
-def run_metadata(table: RawTable, published: Published, first_rows: pa.Table) -> dict[str, Any]:
-    """Return the metadata of a run, the same on each of its partitions except for `day_metadata`."""
-    metadata: dict[str, Any] = {
-        "dagster/row_count": published.rows,
-        "dagster/column_schema": column_schema(table),
-        "dagster/table_name": published.table,
+def table_metadata(table: RawTable, published: Published) -> dict[str, Any]:
+    """Return the metadata of the table after the run. It is the same on each of the run's partitions."""
+    metadata = {"dagster/column_schema": column_schema(table), "dagster/table_name": published.table}
+    return (
+        metadata if published.table_rows is None else metadata | {"dagster/row_count": published.table_rows}
+    )
+
+
+def load_metadata(table: RawTable, published: Published, first_rows: pa.Table) -> dict[str, Any]:
+    """Return the metadata of the load as a whole: of all days that it published, or of the whole table."""
+    return {
         "bytes": published.bytes,
         "extract_and_stage_seconds": round(published.stage_seconds, 3),
         "publish_seconds": round(published.publish_seconds, 3),
         "preview": MetadataValue.md(markdown(preview(first_rows, table, PREVIEW_ROWS))),
+        **job_metadata(published.jobs),
     }
-    metadata |= _status_metadata(table, published.rows_per_status) | job_metadata(published.jobs)
-    if published.days and len(published.days) > 1:
-        metadata["range"] = str(published.days)
-        metadata["range_rows"] = published.rows
-        if len(published.days) <= _DAYS_LISTED:
-            per_day = [{"day": str(day), "rows": str(n)} for day, n in published.rows_per_day.items()]
-            metadata["rows_per_day"] = MetadataValue.md(markdown(per_day))
-    return metadata
+
+
+def load_text(published: Published) -> str:
+    """Return what the log of a run says about a load of several days, whose totals belong to none of them."""
+    return "\n".join(
+        [
+            f"{published.table}, {published.days}: {published.rows:,} rows, {published.bytes:,} bytes;"
+            f" extracted and staged in {published.stage_seconds:.3f} s,"
+            f" published in {published.publish_seconds:.3f} s",
+            *(f"{job.step}: {job.url} (bytes {job.bytes}, slot ms {job.slot_ms})" for job in published.jobs),
+        ]
+    )
 
 
 def job_metadata(jobs: Sequence[Job]) -> dict[str, Any]:
@@ -77,20 +84,14 @@ def job_metadata(jobs: Sequence[Job]) -> dict[str, Any]:
 
 
 def day_metadata(table: RawTable, published: Published, day: date) -> dict[str, Any]:
-    """Return the metadata of one day of a run."""
-    rows = published.rows_per_day[day]
-    return {
-        "dagster/row_count": rows,
-        "dagster/partition_row_count": rows,
-        "checksum": published.checksums[day],
-        **_status_metadata(table, published.statuses.get(day, {})),
-    }
-
-
-def _status_metadata(table: RawTable, counts: Mapping[str, int]) -> dict[str, int]:
-    """Return the rows per status, by the contract's word for it, zeros included."""
+    """Return the metadata of one day: its rows, by the contract's word for each status, zeros included."""
+    counts = published.statuses.get(day, {})
     words = dict(table.status_words) or {value: value for value in counts}
-    return {f"rows_{word}": counts.get(value, 0) for value, word in words.items()}
+    return {
+        "dagster/partition_row_count": published.rows_per_day[day],
+        "checksum": published.checksums[day],
+        **{f"rows_{word}": counts.get(value, 0) for value, word in words.items()},
+    }
 
 
 def markdown(rows: list[dict[str, str]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -58,15 +57,10 @@ class Published:
     """Per day, rows per value of the contract's status column. Empty if it has none."""
     checksums: Mapping[date, str] = field(default_factory=dict)
     """Per day, the checksum of `warehouse/checksum.py`, as the load log keeps it."""
+    table_rows: int | None = None
+    """Rows of the whole table afterwards; None if the warehouse does not say."""
     jobs: tuple[Job, ...] = ()
     """The service's jobs; empty if the warehouse is a library in this process."""
-
-    @property
-    def rows_per_status(self) -> dict[str, int]:
-        total: Counter[str] = Counter()
-        for counts in self.statuses.values():
-            total.update(counts)
-        return dict(total)
 
 
 OnStep = Callable[[Step], None]

@@ -46,6 +46,9 @@ class Publication(Protocol):
     def log(self, log: Sequence[Entry]) -> None:
         """Append the log entries that `swap` could not include."""
 
+    def table_rows(self) -> int | None:
+        """Return the rows of the published table; None if they are not known."""
+
     def drop_staging(self) -> None:
         """Drop the staging table. Called at the end in every case; a WarehouseError is ignored."""
 
@@ -100,6 +103,9 @@ class PublishingWarehouse(ABC):
                 on_step(Step.PUBLISHED)
                 publication.log(log)
                 published = time.monotonic()
+                table_rows = None
+                with suppress(WarehouseError):  # no reason to fail: the days are published
+                    table_rows = publication.table_rows()
             finally:
                 with suppress(WarehouseError):
                     publication.drop_staging()
@@ -114,5 +120,6 @@ class PublishingWarehouse(ABC):
                 rows_per_day=rows_per_day,
                 statuses=statuses,
                 checksums=checksums,
+                table_rows=table_rows,
                 jobs=tuple(publication.jobs),
             )

@@ -118,9 +118,11 @@ class WarehouseContract:
         assert result.schema.equals(ORDERS.arrow_schema)
         assert by_id(result) == rows
         assert (published.table, published.days, published.rows) == ("raw.orders", ONE, 3)
+        assert published.table_rows == 3
+        assert publish(warehouse, orders([4], DAY_2), TWO).table_rows == 4
         assert published.bytes > 0
         assert published.rows_per_day == {DAY_1: 3}
-        assert published.rows_per_status == {"true": 1, "false": 2}
+        assert published.statuses == {DAY_1: {"true": 1, "false": 2}}
 
     def test_every_contract_can_be_published(self, warehouse: Warehouse) -> None:
         noon = datetime(2024, 6, 10, 5, tzinfo=UTC)

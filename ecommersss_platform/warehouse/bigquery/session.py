@@ -137,6 +137,11 @@ class Session:
         existing = self._table(table)
         return bool(existing and existing.require_partition_filter)
 
+    def table_rows(self, table: RawTable | str) -> int | None:
+        """Return the number of rows that the service keeps with the table. No job is needed for it."""
+        existing = self._table(table)
+        return existing.num_rows if existing else None
+
     def ensure_dataset(self, name: str) -> None:
         """Create the dataset if it is missing. Raises WarehouseError for one in another location."""
         config = self._config

@@ -248,6 +248,9 @@ class _Publication:
             sql = append_sql(target, log, self._days, DIALECT)
             self._session.execute(sql, "log", self._attempt, self._warehouse.patience)
 
+    def table_rows(self) -> int | None:
+        return self._session.table_rows(self._table)
+
     def drop_staging(self) -> None:
         # A table that cannot be dropped now expires.
         if self._attempt:

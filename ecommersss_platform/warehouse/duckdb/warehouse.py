@@ -165,6 +165,7 @@ class _Publication:
     _days: Days | None
     _staging: str
     _contract_statements: Sequence[str] = ()
+    _table_rows: int = 0
     jobs: Sequence[Job] = ()
 
     def compare(self) -> None:
@@ -216,11 +217,15 @@ class _Publication:
         execute(f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {self._staging}")  # noqa: S608
         if self._days is not None:
             execute(append_sql(qualified(LOAD_LOG), log, self._days, DIALECT))
+        [(self._table_rows,)] = execute(f"SELECT count(*) FROM {target}").fetchall()  # noqa: S608
         execute(f"DROP TABLE {self._staging}; COMMIT")
         self._staging = ""
 
     def log(self, log: Sequence[Entry]) -> None:
         pass  # part of the transaction in `swap`
+
+    def table_rows(self) -> int:
+        return self._table_rows
 
     def drop_staging(self) -> None:
         # A table that cannot be dropped now is dropped by the next writer.

@@ -227,7 +227,20 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
         "gold/product_and_users": 5,
         "gold/users_and_blacklist": 4,
     }
-    assert metadata["silver/fact_orders"]["rows_in_window"].value == 10
+    facts = {
+        event.partition: {name: value.value for name, value in event.materialization.metadata.items()}
+        for event in result.get_asset_materialization_events()
+        if event.partition
+    }
+    own = "dagster/partition_row_count"
+    assert {day: m[own] for day, m in facts.items()} == {
+        "2024-02-28": 4,
+        "2024-02-29": 4,
+        "2024-03-01": 0,
+        "2024-03-02": 2,
+    }
+    for m in facts.values():
+        assert {name for name in m if not name.startswith("dagster")} == {"unique_id", "invocation_id"}
     columns = metadata["gold/most_fraudulent_users"]["dagster/column_schema"].value.columns
     assert [(c.name, c.type) for c in columns][:2] == [("fraud_rank", "BIGINT"), ("user_id", "BIGINT")]
     assert columns[1].description == "The user."

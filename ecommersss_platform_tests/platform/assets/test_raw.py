@@ -268,23 +268,33 @@ def test_a_past_day_is_the_same_day_whatever_changed_since(
     assert len(changed) == len(before[1])
 
 
-def test_each_day_of_a_range_shows_its_own_rows(
+def test_each_day_of_a_range_shows_its_own_rows_and_no_total_of_the_range(
     marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
 ) -> None:
-    result = run(definitions(marketplace, warehouse), instance, ALL)
+    store(marketplace, orders([4], DAY_3))
+    defs = definitions(marketplace, warehouse)
+    run(defs, instance, Days.between(DAY_3, DAY_3))
+    result = run(defs, instance, Days.between(DAY_1, DAY_2))
     shown = metadata(result, "orders")
-    assert {
-        day: (m["dagster/row_count"], m["dagster/partition_row_count"], m["rows_fraud"], m["rows_genuine"])
-        for day, m in shown.items()
-    } == {"2024-06-10": (2, 2, 0, 2), "2024-06-11": (1, 1, 1, 0), "2024-06-12": (0, 0, 0, 0)}
+    own = ("dagster/row_count", "dagster/partition_row_count", "rows_fraud", "rows_genuine")
+    assert {day: tuple(m[name] for name in own) for day, m in shown.items()} == {
+        "2024-06-10": (4, 2, 0, 2),
+        "2024-06-11": (4, 1, 1, 0),
+    }
+    assert [m["checksum"] for m in shown.values()] == warehouse.query(
+        "SELECT checksum FROM raw.load_log WHERE table_name = 'raw.orders' AND partition_date < '2024-06-12'"
+        " ORDER BY partition_date"
+    ).column(0).to_pylist()
     one = shown["2024-06-11"]
-    assert (one["range"], one["range_rows"]) == ("2024-06-10 to 2024-06-12", 3)
-    assert "| 2024-06-11 | 1 |" in one["rows_per_day"]
-    assert one["bytes"] > 0
-    assert one["extract_and_stage_seconds"] >= 0
-    assert one["publish_seconds"] >= 0
     assert one["dagster/table_name"] == "raw.orders"
     assert [c.name for c in one["dagster/column_schema"].columns] == ORDERS.arrow_schema.names
+    assert one.keys() - {*own, "checksum", "dagster/table_name", "dagster/column_schema"} == set()
+    [total] = [
+        entry.user_message
+        for entry in instance.all_logs(result.run_id)
+        if entry.user_message.startswith("raw.orders, 2024-06-10 to 2024-06-11: 3 rows, ")
+    ]
+    assert "published in" in total
 
 
 def test_a_single_day_shows_its_rows_and_a_preview_without_personal_data(
@@ -293,6 +303,9 @@ def test_a_single_day_shows_its_rows_and_a_preview_without_personal_data(
     day = shop.LONG_AGO.date()
     shown = metadata(run(definitions(marketplace, warehouse), instance, Days.between(day, day)), "users")
     (values,) = shown.values()
+    assert values["bytes"] > 0
+    assert values["extract_and_stage_seconds"] >= 0
+    assert values["publish_seconds"] >= 0
     assert (values["dagster/row_count"], values["dagster/partition_row_count"]) == (10, 10)
     assert values["preview"].startswith("| id | default_payment | created_date |")
     assert values["preview"].count("\n") == 6

@@ -7,7 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import yaml
 from dagster import MetadataValue
 from dagster_dbt import DbtCliResource
 
-from ecommersss_platform.assets.analytics import analytics_assets, table_metadata
+from ecommersss_platform.assets.analytics import analytics_assets, split_totals
 from ecommersss_platform.dbt import project as dbt_module
 from ecommersss_platform.dbt.project import (
     PROJECT_DIR,
@@ -352,24 +352,23 @@ def event(name: str, message: str) -> dict[str, Any]:
 
 
 def test_metadata_is_what_the_project_logs_after_its_keyword() -> None:
-    reported = metadata_from_event(
-        event("JinjaLogInfo", 'metadata {"dagster/row_count": 12, "rows_in_window": 3}')
-    )
-    assert reported == ("model.ecommersss.fact_orders", {"dagster/row_count": 12, "rows_in_window": 3})
+    logged = {"dagster/row_count": 12, "rows_per_day": {"2024-02-28": 3}}
+    reported = metadata_from_event(event("JinjaLogInfo", f"metadata {json.dumps(logged)}"))
+    assert reported == ("model.ecommersss.fact_orders", logged)
     assert metadata_from_event(event("JinjaLogInfo", "something else")) is None
     assert metadata_from_event(event("LogModelResult", 'metadata {"dagster/row_count": 12}')) is None
 
 
-def test_rows_of_a_single_day_are_those_of_its_partition() -> None:
-    day = date(2024, 2, 28)
-    reported = {"dagster/row_count": 12, "rows_in_window": 3}
-    assert table_metadata(reported, Days.between(day, day)) == {
-        "dagster/row_count": 12,
-        "dagster/partition_row_count": 3,
+def test_figures_of_several_days_are_for_the_log() -> None:
+    metadata = {
+        "dagster/row_count": MetadataValue.int(12),
+        "unique_id": MetadataValue.text("model.ecommersss.fact_orders"),
+        "Execution Duration": MetadataValue.float(0.25),
+        "job_bytes": MetadataValue.int(3175),
     }
-    assert table_metadata(reported, Days.between(day, day + timedelta(days=1))) == reported
-    assert table_metadata({"dagster/row_count": 12}, None) == {"dagster/row_count": 12}
-    assert table_metadata({}, None) == {}
+    table, totals = split_totals(metadata)
+    assert list(table) == ["dagster/row_count", "unique_id"]
+    assert totals == "Execution Duration 0.25, job_bytes 3175"
 
 
 JOB = {

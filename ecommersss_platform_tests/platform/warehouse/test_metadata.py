@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date
 
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse import Job, Published
-from ecommersss_platform.warehouse.metadata import day_metadata, markdown, run_metadata
+from ecommersss_platform.warehouse.metadata import (
+    day_metadata,
+    load_metadata,
+    load_text,
+    markdown,
+    table_metadata,
+)
 
 DAY = date(2024, 6, 10)
 ONE = Days.between(DAY, DAY)
@@ -19,23 +25,25 @@ def test_markdown_keeps_values_in_their_cells() -> None:
     assert markdown([{"a": "x|y\nz", "b": "<b>"}]) == "| a | b |\n| --- | --- |\n| x\\|y z | &lt;b> |"
 
 
-def test_run_metadata_lists_the_days_of_a_range_up_to_a_month() -> None:
-    def listed(days: Days) -> str | None:
-        published = Published("raw.orders", days, 2, 1, 0.0, 0.0, dict.fromkeys(days, 0) | {DAY: 2})
-        shown = run_metadata(ORDERS, published, ORDERS.arrow_schema.empty_table())
-        return shown["rows_per_day"].value if "rows_per_day" in shown else None
+def test_log_of_a_range_has_its_totals_and_jobs() -> None:
+    days = Days.between(DAY, date(2024, 6, 12))
+    jobs = (Job("load", "j_1", "https://x/?a=b", 5_000, None),)
+    assert load_text(Published("raw.orders", days, 1_200, 34_567, 0.5, 0.25, jobs=jobs)) == (
+        "raw.orders, 2024-06-10 to 2024-06-12: 1,200 rows, 34,567 bytes;"
+        " extracted and staged in 0.500 s, published in 0.250 s\n"
+        "load: https://x/?a=b (bytes 5000, slot ms None)"
+    )
 
-    month = listed(Days(DAY, DAY + timedelta(days=31)))
-    assert month is not None
-    assert month.startswith("| day | rows |\n| --- | --- |\n| 2024-06-10 | 2 |\n| 2024-06-11 | 0 |")
-    assert listed(Days(DAY, DAY + timedelta(days=32))) is None
-    assert listed(ONE) is None
+
+def test_table_metadata_has_the_rows_of_the_whole_table_if_they_are_known() -> None:
+    published = Published("raw.orders", ONE, 3, 1, 0.0, 0.0, table_rows=40)
+    assert table_metadata(ORDERS, published)["dagster/row_count"] == 40
+    assert "dagster/row_count" not in table_metadata(ORDERS, replace(published, table_rows=None))
 
 
 def test_day_metadata_has_every_status() -> None:
     published = Published("raw.orders", ONE, 3, 1, 0.0, 0.0, {DAY: 3}, {DAY: {"false": 3}}, {DAY: "00ff"})
     assert day_metadata(ORDERS, published, DAY) == {
-        "dagster/row_count": 3,
         "dagster/partition_row_count": 3,
         "checksum": "00ff",
         "rows_fraud": 0,
@@ -43,14 +51,14 @@ def test_day_metadata_has_every_status() -> None:
     }
 
 
-def test_run_metadata_links_jobs_and_adds_up_their_cost() -> None:
+def test_load_metadata_links_jobs_and_adds_up_their_cost() -> None:
     jobs = (Job("load", "j_1", "https://x/?a=b&c=d", 5_000, None), Job("publish", "j_2", "https://y", 11, 12))
     published = Published("raw.orders", ONE, 0, 0, 0.0, 0.0, jobs=jobs)
-    shown = run_metadata(ORDERS, published, ORDERS.arrow_schema.empty_table())
+    shown = load_metadata(ORDERS, published, ORDERS.arrow_schema.empty_table())
     assert (shown["job_bytes"], shown["job_slot_ms"]) == (5_011, 12)
     assert shown["jobs"].value == (
         "| step | job | bytes | slot_ms |\n| --- | --- | --- | --- |\n"
         "| load | [j_1](https://x/?a=b&c=d) | 5,000 |  |\n| publish | [j_2](https://y) | 11 | 12 |"
     )
-    without = run_metadata(ORDERS, replace(published, jobs=()), ORDERS.arrow_schema.empty_table())
+    without = load_metadata(ORDERS, replace(published, jobs=()), ORDERS.arrow_schema.empty_table())
     assert [name for name in without if "job" in name] == []
