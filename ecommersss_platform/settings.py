@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,8 +29,8 @@ DatabaseUrl = Annotated[SecretStr, AfterValidator(_normalised)]
 """The address of a database in any usual form, brought to a libpq URL and shown to nobody."""
 
 
-SECRETS = frozenset({"database_url", "dagster_url"})
-"""The settings whose values may hold a password."""
+SECRETS = frozenset({"database_url", "dagster_url", "ui_token"})
+"""The settings whose values are or may hold a secret."""
 
 
 class Settings(BaseSettings):
@@ -137,6 +138,14 @@ class Settings(BaseSettings):
         default=None,
         description="more host names of the Dagster UI, such as a reverse proxy's, separated by commas",
     )
+    ui_token: SecretStr | None = Field(
+        default=None,
+        description="secret that the UI asks for, 16 or more letters, digits, - or _; unset: a random one in"
+        " the home",
+    )
+    ui_read_only: bool = Field(
+        default=False, description="whether the UI only shows: no runs, no switches, no reports"
+    )
     metrics_port: int | None = Field(
         default=None,
         ge=0,
@@ -191,6 +200,13 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.absolute()
+
+    @field_validator("ui_token", mode="after")
+    @classmethod
+    def _fits_in_a_cookie(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and not re.fullmatch(r"[\w-]{16,}", token.get_secret_value(), re.ASCII):
+            raise ValueError("a secret of the UI is 16 or more letters, digits, - or _")
+        return token
 
     @model_validator(mode="after")
     def _complete(self) -> Settings:
@@ -260,6 +276,10 @@ class Settings(BaseSettings):
     @property
     def warehouse_path(self) -> Path:
         return self.home / (self.duckdb_path or "warehouse.duckdb")
+
+    @property
+    def ui_token_path(self) -> Path:
+        return self.home / "ui_token"
 
     @property
     def first_day_path(self) -> Path:

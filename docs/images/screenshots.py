@@ -1,6 +1,6 @@
-"""Take the screenshots of README from a running platform: `python docs/images/screenshots.py [ADDRESS]`.
+"""Take the screenshots of README from a running platform: `python docs/images/screenshots.py ADDRESS`.
 
-Start the platform with `ecommersss up` and materialise a day first. Needs Chromium on the path.
+ADDRESS is what `ecommersss up` prints, with its secret. Materialise a day first. Needs Chromium on the path.
 """
 
 from __future__ import annotations
@@ -51,13 +51,15 @@ def run(page: Page, address: str) -> None:
     page.screenshot(path=HERE / "run.png", clip={"x": 240, "y": 0, "width": 1510, "height": 0.55 * height})
 
 
-def main(address: str = "http://127.0.0.1:3000") -> None:
+def main(address: str) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 2400, "height": 1500}, timezone_id="Asia/Jakarta")
-        lineage(page, address)
-        run(page, address)
+        page.goto(address)  # the browser keeps the secret in a cookie
+        place = address.partition("/?")[0]
+        lineage(page, place)
+        run(page, place)
         browser.close()
 
 

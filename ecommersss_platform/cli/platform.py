@@ -38,6 +38,9 @@ def up(
             min=0, max=MAX_ORDERS_PER_DAY, help="orders per day in the simulated history of a first run"
         ),
     ] = 2000,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="a UI that only shows: no runs, no switches")
+    ] = False,
 ) -> None:
     """Start the whole platform, supervise it, and stop it on Ctrl-C.
 
@@ -49,6 +52,8 @@ def up(
     settings = read_settings()
     if port is not None:
         settings = settings.model_copy(update={"ui_port": port})
+    if read_only:
+        settings = settings.model_copy(update={"ui_read_only": True})
     raise typer.Exit(stack.up(settings, rate=rate, rhythm=rhythm, orders_per_day=orders_per_day))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date
@@ -73,3 +75,25 @@ def _make_private(path: Path) -> None:
         alone = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
         if alone and found.st_uid == os.geteuid() and found.st_mode & 0o077:
             path.chmod(stat.S_IMODE(found.st_mode) & 0o700)
+
+
+def ui_token(settings: Settings) -> str:
+    """Return the secret that the UI asks for: the setting, else that of the home, made at the first call.
+
+    Only the home's owner can read the file. Processes that call it at the same moment get the same secret.
+    """
+    if settings.ui_token is not None:
+        return settings.ui_token.get_secret_value()
+    path = settings.ui_token_path
+    if not path.exists():
+        settings.home.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".ui_token-", dir=settings.home)  # mode 0600
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_urlsafe(24) + "\n")
+        try:
+            os.link(temporary, path)  # unlike a rename, it fails if another process was faster
+        except FileExistsError:
+            pass
+        finally:
+            Path(temporary).unlink()
+    return path.read_text().strip()

@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 
 from ecommersss_platform.environment import MARK, child_environment
 from ecommersss_platform.instance.databases import dagster_storage, embedded_server, operational_database
-from ecommersss_platform.instance.home import record_first_day
+from ecommersss_platform.instance.home import record_first_day, ui_token
 from ecommersss_platform.local import ui
 from ecommersss_platform.local.first_run import first_run_history
 from ecommersss_platform.local.locks import FileLock
@@ -182,7 +183,7 @@ def _supervise(settings: Settings, status: _StatusFile, dagster_url: str, rate: 
         settings = settings.model_copy(update={"metrics_port": free_port(METRICS_PORT)})
     if settings.metrics_port:
         status.metrics = f"http://{HOST}:{settings.metrics_port}/metrics"
-    interface = _Interface(settings.ui_port)
+    interface = _Interface(settings.ui_port, ui_token(settings))
     server = None
     if settings.database_url is None or settings.dagster_url is None:
         server = _Server(embedded_server(settings), lambda: supervisor.stopping)
@@ -198,7 +199,7 @@ def _supervise(settings: Settings, status: _StatusFile, dagster_url: str, rate: 
 
     def changed() -> None:
         state = "stopping" if supervisor.stopping else "ready" if supervisor.ready else "starting"
-        answering = interface.url if supervisor.state(_WEBSERVER) is State.READY else None
+        answering = interface.address if supervisor.state(_WEBSERVER) is State.READY else None
         status.write(state, answering, supervisor.rows())
 
     children = _children(settings, rate, rhythm, interface, environment, [_POSTGRES] if server else [])
@@ -213,7 +214,7 @@ def _supervise(settings: Settings, status: _StatusFile, dagster_url: str, rate: 
                     supervisor.restart([child.name for child in children], "PostgreSQL has another port now")
                 if supervisor.ready and not announced:
                     announced = True
-                    _print("up", f"everything is ready: {interface.url} (Ctrl-C stops everything)")
+                    _print("up", f"everything is ready: {interface.address} (Ctrl-C stops everything)")
                 time.sleep(0.2)
             _print("up", "stopping")
         finally:
@@ -288,20 +289,21 @@ def _children(
         "dagster._daemon",
         "run",
         *workspace,
-        ready=lambda started: ui.daemons_beat(interface.port, started),
+        ready=lambda started: ui.daemons_beat(interface.port, interface.token, started),
     )
     return [consumer, *([producer] if rate > 0 else []), webserver, daemon]
 
 
 class _Interface:
-    """The port of the Dagster UI: the wanted one, or the next free one if that is taken."""
+    """The address of the Dagster UI. Its port is the wanted one, or the next free one if that is taken."""
 
-    def __init__(self, wanted: int) -> None:
-        self.port = wanted
+    def __init__(self, wanted: int, token: str) -> None:
+        self.port, self.token = wanted, token
 
     @property
-    def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+    def address(self) -> str:
+        """The address with the secret that the UI asks for: a browser keeps it in a cookie."""
+        return f"http://{HOST}:{self.port}/?token={quote(self.token, safe='')}"
 
     def choose(self) -> int:
         """Return the port for a webserver that is about to start, the same as before if possible."""
@@ -313,7 +315,7 @@ class _Interface:
     def answers(self) -> bool:
         if not ui.answers(self.port):
             return False
-        _print(_WEBSERVER, f"Dagster UI: {self.url}")
+        _print(_WEBSERVER, f"Dagster UI: {self.address}")
         return True
 
 
@@ -373,6 +375,7 @@ class _StatusFile:
             "processes": list(rows),
         }
         temporary = self._path.with_suffix(f".{os.getpid()}")
+        temporary.touch(mode=0o600)  # the address holds the UI's secret
         temporary.write_text(json.dumps(content, indent=2) + "\n")
         temporary.replace(self._path)
 

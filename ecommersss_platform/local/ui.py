@@ -17,9 +17,12 @@ def answers(port: int) -> bool:
     return answer is not None and "dagster_webserver_version" in answer
 
 
-def daemons_beat(port: int, since: float) -> bool:
-    """Return whether every daemon that the instance needs has sent a heartbeat since then (epoch seconds)."""
-    answer = _request(port, "POST", "/graphql", {"query": _DAEMONS})
+def daemons_beat(port: int, token: str, since: float) -> bool:
+    """Return whether every daemon that the instance needs has sent a heartbeat since then (epoch seconds).
+
+    `token`: the secret that the UI asks for.
+    """
+    answer = _request(port, "POST", "/graphql", {"query": _DAEMONS}, token)
     try:
         statuses = answer["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]  # type: ignore[index]
         beats = [status["lastHeartbeatTime"] for status in statuses if status["required"]]
@@ -28,11 +31,14 @@ def daemons_beat(port: int, since: float) -> bool:
     return bool(beats) and all(beat is not None and beat >= since for beat in beats)
 
 
-def _request(port: int, method: str, path: str, body: object = None) -> dict[str, Any] | None:
+def _request(
+    port: int, method: str, path: str, body: object = None, token: str = ""
+) -> dict[str, Any] | None:
     connection = HTTPConnection(HOST, port, timeout=2)
     try:
         content = None if body is None else json.dumps(body)
-        connection.request(method, path, content, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+        connection.request(method, path, content, headers)
         response = connection.getresponse()
         answer = json.loads(response.read()) if response.status == 200 else None
     except (OSError, HTTPException, ValueError):

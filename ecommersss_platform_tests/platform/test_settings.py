@@ -41,6 +41,15 @@ def test_a_wrong_url_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
+@pytest.mark.parametrize("token", ["CANARY", "CANARY CANARY CANARY", "CANARY;CANARY;CANARY"])
+def test_a_secret_of_the_ui_that_is_short_or_no_cookie_is_refused(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _problem(monkeypatch, ui_token=token) == (
+        "ECOMMERSSS_UI_TOKEN: a secret of the UI is 16 or more letters, digits, - or _"
+    )
+
+
 def test_the_home_of_an_account_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("home", "rules", "duckdb_path", "bigquery_key_file"):
         with monkeypatch.context() as patched:
@@ -61,7 +70,9 @@ def test_one_database_for_both_urls_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_urls_are_normalised_hidden_and_passed_to_children() -> None:
-    settings = Settings(database_url=URL, dagster_url=f"{URL}2", _env_file=None)
+    settings = Settings(
+        database_url=URL, dagster_url=f"{URL}2", ui_token="CANARY-CANARY-CANARY", _env_file=None
+    )
     assert "CANARY" not in repr(settings) + str(settings.model_dump())
     variables = child_environment(settings, f"{URL}2")
     assert variables["ECOMMERSSS_DATABASE_URL"] == "postgresql://shop:CANARY@127.0.0.1:5/x"

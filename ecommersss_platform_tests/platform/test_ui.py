@@ -20,6 +20,7 @@ from dagster import AssetKey, AssetMaterialization
 from ecommersss_platform.dbt.project import ensure_manifest
 from ecommersss_platform.environment import child_environment
 from ecommersss_platform.instance.dagster_home import dagster_instance
+from ecommersss_platform.instance.home import ui_token
 from ecommersss_platform.local.ports import free_port
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
@@ -50,7 +51,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the address of a webserver for the real code location, with one partition materialised."""
+    """Return the address of a webserver for the real code location, with one day; its secret is in it."""
     administer(postgres, "CREATE DATABASE dagster_ui")
     url = postgres.url("dagster_ui")
     home = tmp_path_factory.mktemp("home")
@@ -75,7 +76,7 @@ def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> 
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    address = f"http://127.0.0.1:{port}"
+    address, token = f"http://127.0.0.1:{port}", ui_token(settings)
     try:
         deadline = time.monotonic() + 120
         while True:
@@ -86,7 +87,7 @@ def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> 
                 assert webserver.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.5)
-        yield address
+        yield f"{address}/?token={token}"
     finally:
         webserver.terminate()
         try:
@@ -145,7 +146,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def visitor(ui: str, browser: Any, tmp_path: Path) -> Iterator[Visitor]:
     page = browser.new_page(viewport={"width": 2400, "height": 1500})
-    yield Visitor(page, ui, tmp_path)
+    page.goto(ui, timeout=PATIENCE_MS)  # the browser keeps the secret in a cookie
+    yield Visitor(page, ui.partition("/?")[0], tmp_path)
     page.close()
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg2
@@ -230,7 +231,7 @@ def test_children_do_not_see_the_variables_of_whoever_typed_the_command(up: Up) 
 
 
 def test_taken_ui_port_is_said_with_who_has_it_and_the_next_free_one_is_used(up: Up, taken: int) -> None:
-    used = int(up.ready()["ui"].rpartition(":")[2])
+    used = int(urlsplit(up.ready()["ui"]).port or 0)
     assert taken < used <= taken + 50
     socket.create_connection(("127.0.0.1", used)).close()
     assert re.search(rf"port {taken} is taken by .*process {os.getpid()}, using {used} instead", up.text())
@@ -246,6 +247,8 @@ def test_others_can_ask_what_runs(up: Up) -> None:
     seen = stack.running(Settings(home=up.home))
     assert seen is not None
     assert (seen["pid"], seen["ui"]) == (up.process.pid, up.ready()["ui"])
+    assert seen["ui"].endswith(f"/?token={(up.home / 'ui_token').read_text().strip()}")
+    assert [(up.home / name).stat().st_mode & 0o077 for name in ("up.json", "ui_token")] == [0, 0]
 
 
 def test_second_up_says_where_the_first_one_is(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
@@ -384,7 +387,7 @@ def test_postgresql_is_restarted_on_its_port_and_stopped_with_its_last_lease(
 
 def test_every_child_is_a_module_that_python_can_run(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
-    children = stack._children(settings, 2.0, True, stack._Interface(0), dict, [])
+    children = stack._children(settings, 2.0, True, stack._Interface(0, "secret"), dict, [])
     assert [child.name for child in children] == ["consumer", "producer", "webserver", "daemon"]
     assert list(children[1].command())[-4:] == ["produce", "--rate", "2.0", "--rhythm"]
     for child in children:
