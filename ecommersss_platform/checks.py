@@ -17,7 +17,7 @@ from dagster import (
 )
 
 from ecommersss_platform.contracts import RAW_TABLES, RawTable
-from ecommersss_platform.partitions import DAY, Days
+from ecommersss_platform.days import DAY, Days
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.reconciliation import reconcile, reconcile_facts
 from ecommersss_platform.warehouse import Warehouse

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 from streaming.business_days import JAKARTA
 
 PARTITION_COLUMN = "partition_date"

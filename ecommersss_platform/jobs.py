@@ -15,7 +15,7 @@ from dagster import (
     in_process_executor,
 )
 
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition

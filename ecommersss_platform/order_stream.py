@@ -14,7 +14,7 @@ from enum import Enum
 
 import msgspec
 
-from ecommersss_platform.partitions import Days, contiguous
+from ecommersss_platform.days import Days, contiguous
 from streaming.business_days import JAKARTA, business_day
 
 MOST_REQUESTS_PER_TICK = 8

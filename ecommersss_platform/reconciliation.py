@@ -12,7 +12,7 @@ import pyarrow as pa
 from dagster import AssetCheckResult, AssetCheckSeverity
 
 from ecommersss_platform.contracts import ORDERS, PARTITION_COLUMN, RawTable
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse
 from ecommersss_platform.warehouse.audit import day_filter

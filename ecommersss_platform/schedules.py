@@ -16,7 +16,7 @@ from dagster import (
     schedule,
 )
 
-from ecommersss_platform.partitions import DAY
+from ecommersss_platform.days import DAY
 from streaming.business_days import JAKARTA, business_day
 
 if TYPE_CHECKING:

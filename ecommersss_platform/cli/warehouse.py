@@ -113,8 +113,8 @@ def materialize_with_progress(settings: Settings, first: date, last: date) -> No
 
     Raises `PlatformError` for days without a partition and for a failed run.
     """
+    from ecommersss_platform.days import Days
     from ecommersss_platform.materialize import Kind, Progress, materialize
-    from ecommersss_platform.partitions import Days
     from ecommersss_platform.progress import progress_bars
     from streaming.errors import PlatformError
 

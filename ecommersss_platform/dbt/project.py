@@ -28,7 +28,7 @@ from ecommersss_platform.local.locks import FileLock
 from streaming.errors import PlatformError
 
 if TYPE_CHECKING:
-    from ecommersss_platform.partitions import Days
+    from ecommersss_platform.days import Days
     from ecommersss_platform.settings import Settings
 
 PROJECT_DIR = Path(__file__).resolve().parents[2] / "dbt_project"

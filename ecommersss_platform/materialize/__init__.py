@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
 
+from ecommersss_platform.days import Days
 from ecommersss_platform.environment import child_environment
 from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.materialize.child import child_process
@@ -24,7 +25,6 @@ from ecommersss_platform.materialize.follower import (
     RunFollower,
 )
 from ecommersss_platform.materialize.queue import wait_for_turn
-from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from streaming.business_days import business_day
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from datetime import date
 
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 
 
 def execute(definitions: str, run_id: str, days: Days) -> bool:

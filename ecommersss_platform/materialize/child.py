@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 
 STOP_SECONDS = 30
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 from streaming.errors import PlatformError
 
 if TYPE_CHECKING:

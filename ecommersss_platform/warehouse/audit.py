@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from ecommersss_platform.contracts import PARTITION_COLUMN, RawTable
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 from ecommersss_platform.warehouse.dialect import Dialect
 
 

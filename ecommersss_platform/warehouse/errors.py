@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from streaming.errors import PlatformError
 
 if TYPE_CHECKING:
-    from ecommersss_platform.partitions import Days
+    from ecommersss_platform.days import Days
 
 
 class WarehouseError(PlatformError):

@@ -14,7 +14,7 @@ import pyarrow as pa
 from dagster import AssetKey, Failure, InputContext, IOManager, OutputContext
 
 from ecommersss_platform.contracts import PARTITION_COLUMN, RAW_TABLES, Column, RawTable, Type
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 from ecommersss_platform.warehouse.arrow import PreviewReader
 from ecommersss_platform.warehouse.errors import AuditError, SchemaError
 from ecommersss_platform.warehouse.metadata import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
 from ecommersss_platform.contracts import LOAD_LOG, PARTITION_COLUMN
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 from ecommersss_platform.warehouse.audit import day_filter
 from ecommersss_platform.warehouse.dialect import Dialect
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from ecommersss_platform.contracts import RawTable
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 
 
 class Step(StrEnum):

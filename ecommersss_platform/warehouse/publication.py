@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from ecommersss_platform.contracts import RawTable
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 from ecommersss_platform.warehouse.arrow import CountingReader, conform
 from ecommersss_platform.warehouse.audit import findings, per_day
 from ecommersss_platform.warehouse.errors import AuditError, WarehouseError

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +34,16 @@ def _alert(at: datetime, run: str, message: str = "boom") -> dict[str, Any]:
     return {"at": at.isoformat(), "job": "daily_pipeline", "run_id": run, "message": message}
 
 
+def test_status_and_query_load_no_dagster() -> None:
+    code = (
+        "import sys, ecommersss_platform.status as status, ecommersss_platform.local.stack\n"
+        "import ecommersss_platform.instance.databases, ecommersss_platform.cli.warehouse\n"
+        "status._load_libraries()\n"
+        "print('dagster' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
 def test_alerts_of_the_last_day_are_reported_newest_first(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     assert recent_alerts(settings, NOW) == []
@@ -45,7 +57,7 @@ def test_a_consumer_that_should_answer_and_does_not_is_a_problem() -> None:
     silent = "http://127.0.0.1:1/metrics"
     assert consumer(None, "waiting") is None
     assert consumer(silent, "waiting") is None, "its process does not run"
-    with pytest.raises(Exception, match=r"its metrics at http://127\.0\.0\.1:1/metrics do not answer"):
+    with pytest.raises(Exception, match=r"nothing answers at http://127\.0\.0\.1:1/metrics"):
         consumer(silent, "ready")
 
 

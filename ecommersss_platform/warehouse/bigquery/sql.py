@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from ecommersss_platform.contracts import PARTITION_COLUMN, Column, RawTable, Type
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 from ecommersss_platform.warehouse.audit import day_filter
 from ecommersss_platform.warehouse.bigquery.config import TABLE_LABELS
 from ecommersss_platform.warehouse.dialect import Dialect

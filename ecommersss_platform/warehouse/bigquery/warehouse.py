@@ -15,7 +15,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from ecommersss_platform.contracts import LOAD_LOG, PARTITION_COLUMN, RawTable, Type
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 from ecommersss_platform.warehouse.arrow import CountingReader, asked_schema, normalised
 from ecommersss_platform.warehouse.audit import audit_sql, day_filter, required_columns, tally_sql
 from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig, label

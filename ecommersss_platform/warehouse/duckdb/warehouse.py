@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from ecommersss_platform.contracts import LOAD_LOG, PARTITION_COLUMN, RawTable
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.days import Days
 from ecommersss_platform.warehouse.arrow import CountingReader, asked_schema, normalised
 from ecommersss_platform.warehouse.audit import audit_sql, day_filter, tally_sql
 from ecommersss_platform.warehouse.duckdb.catalog import is_attached
