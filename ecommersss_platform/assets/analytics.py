@@ -18,11 +18,11 @@ from dagster import (
     PartitionsDefinition,
     ResourceParam,
 )
-from dagster_dbt import DbtCliResource, dbt_assets
+from dagster_dbt import dbt_assets
 
 from ecommersss_platform.dbt.lock import dbt_lock
 from ecommersss_platform.dbt.project import MANIFEST, DbtError, build_arguments
-from ecommersss_platform.dbt.resource import keep_parse, metadata_from_event
+from ecommersss_platform.dbt.resource import PlatformDbt, metadata_from_event
 from ecommersss_platform.partitions import SINGLE_RUN, Days
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse, WarehouseError
@@ -64,7 +64,7 @@ def analytics_assets(
 
 def build(
     context: AssetExecutionContext,
-    dbt: DbtCliResource,
+    dbt: ResourceParam[PlatformDbt],
     postgres: PostgresResource,
     warehouse: ResourceParam[Warehouse],
 ) -> Iterator[Any]:
@@ -83,7 +83,7 @@ def build(
         yield from _run_dbt(context, dbt, days)
 
 
-def _run_dbt(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | None) -> Iterator[Any]:
+def _run_dbt(context: AssetExecutionContext, dbt: PlatformDbt, days: Days | None) -> Iterator[Any]:
     # dagster-dbt calls methods that are deprecated on the asset context, but not on the op context below it.
     op_context = context.op_execution_context
     invocation = dbt.cli(build_arguments(days), context=op_context)
@@ -122,8 +122,6 @@ def _run_dbt(context: AssetExecutionContext, dbt: DbtCliResource, days: Days | N
     if unreported:
         names = ", ".join(sorted(key.to_user_string() for key in unreported))
         raise Failure(f"dbt ended without an error, but did not report {names}: its tables may be old")
-    if days is None:
-        keep_parse(invocation)
 
 
 def split_totals(metadata: Mapping[str, MetadataValue]) -> tuple[dict[str, MetadataValue], str]:

@@ -8,15 +8,18 @@ resource is in `resource.py`.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -35,10 +38,11 @@ PROJECT_DIR = Path(__file__).resolve().parents[2] / "dbt_project"
 TARGET_DIR = PROJECT_DIR / "target"
 MANIFEST = TARGET_DIR / "manifest.json"
 PARTIAL_PARSE = "partial_parse.msgpack"
-"""What dbt saves of a parse. It makes the next one seconds faster if target and connection are the same."""
+"""The whole parsed project, as dbt saves it. The next parse only looks for what has changed."""
 
 _NOT_THE_PROJECT = {"target", "logs", "dbt_packages"}
 _log = logging.getLogger("ecommersss.dbt")
+_waiting = partial(_log.warning, "another process is parsing the dbt project: waiting for it")
 
 
 class DbtError(PlatformError):
@@ -91,7 +95,7 @@ def outdated(project_dir: Path, manifest: Path, target: str, dbt_version: str) -
     """Return why the manifest must be parsed again, as a clause; None if it is up to date.
 
     It is out of date if a file or folder of the project is newer (removing a file touches its folder), or if
-    another dbt version or another target made it.
+    another dbt version or another target made it, or if the parsed project that runs load is missing.
     """
     try:
         made = manifest.stat().st_mtime_ns
@@ -107,6 +111,8 @@ def outdated(project_dir: Path, manifest: Path, target: str, dbt_version: str) -
     for path in _project_paths(project_dir):
         if path.stat().st_mtime_ns > made:
             return f"{path.relative_to(project_dir)} is newer"
+    if not any(manifest.parent.glob("parsed-*.msgpack")):
+        return "no parsed project is beside it"
     return None
 
 
@@ -117,6 +123,57 @@ def _project_paths(folder: Path) -> Iterator[Path]:
         yield path
         if path.is_dir():
             yield from _project_paths(path)
+
+
+def parsed_name(settings: Settings, project_dir: Path = PROJECT_DIR) -> str:
+    """Return the file name of the parsed project, which is another one whenever dbt would parse differently.
+
+    It depends on the project's files, dbt's versions, the target, and what dbt calls the warehouse's
+    database: the name of the DuckDB file or the BigQuery project. It does not depend on the days of a run.
+    """
+    from ecommersss_platform.warehouse import make_warehouse
+
+    packages = ("dbt-core", "dbt-common", "dbt-adapters", f"dbt-{settings.warehouse}")
+    parts = [f"{name} {version(name)}" for name in packages]
+    parts += [
+        make_warehouse(settings).dbt_target,
+        settings.warehouse_path.name,
+        str(settings.bigquery_project),
+    ]
+    key = hashlib.sha256(json.dumps(parts).encode())
+    for path in _project_paths(project_dir):
+        if path.is_file():
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            key.update(f"{path.relative_to(project_dir)} {content}\n".encode())
+    return f"parsed-{key.hexdigest()[:16]}.msgpack"
+
+
+def parsed_project(settings: Settings, project_dir: Path = PROJECT_DIR) -> bytes:
+    """Return the parsed project for these settings, as dbt saves it; parse first if there is none.
+
+    `make setup` leaves one in the project's `target`. For other settings, or if files have changed since, one
+    is kept in the home. Safe in many processes at once. Raises `DbtError` with dbt's own message if the
+    project is invalid.
+    """
+    name = parsed_name(settings, project_dir)
+    own = artifacts_dir(settings) / name
+    places = (project_dir / "target" / name, own)
+    if (parsed := _first(places)) is not None:
+        return parsed
+    own.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(own.with_name(".parse.lock")).held(_waiting):
+        if not own.exists():
+            _log.info("parsing the dbt project for %s", settings.home)
+            _parse(settings, project_dir, own.parent, manifest=False)
+        return own.read_bytes()
+
+
+def _first(paths: Iterable[Path]) -> bytes | None:
+    """Return the content of the first file that exists."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            return path.read_bytes()
+    return None
 
 
 def executable() -> Path:
@@ -149,8 +206,7 @@ def ensure_manifest(settings: Settings | None = None, project_dir: Path = PROJEC
         if not target_dir.exists():
             target_dir.mkdir(exist_ok=True)
             target_dir.chmod(0o755)  # accounts that share the checkout share the manifest
-        waiting = partial(_log.warning, "another process is parsing the dbt project: waiting for it")
-        with FileLock(target_dir / ".prepare.lock").held(waiting):
+        with FileLock(target_dir / ".prepare.lock").held(_waiting):
             reason = outdated(*asked)
             if reason is not None:
                 _log.info("parsing the dbt project (its manifest: %s)", reason)
@@ -165,12 +221,17 @@ def ensure_manifest(settings: Settings | None = None, project_dir: Path = PROJEC
     return manifest
 
 
-def _parse(settings: Settings, project_dir: Path, target_dir: Path) -> None:
+def _parse(settings: Settings, project_dir: Path, into: Path, *, manifest: bool = True) -> None:
+    """Parse the project, and put the result into a folder, with or without what Dagster and people read."""
     from ecommersss_platform.warehouse import make_warehouse
 
     # A file that changes while dbt reads must count as newer than the manifest.
     began = time.time_ns()
-    with tempfile.TemporaryDirectory(prefix=".parse-", dir=target_dir) as folder:
+    name = parsed_name(settings, project_dir)
+    with tempfile.TemporaryDirectory(prefix=".parse-", dir=into) as folder:
+        last = project_dir / "target" / PARTIAL_PARSE
+        if last.exists():
+            shutil.copy(last, folder)
         command = [
             *(str(executable()), "--no-use-colors", "parse"),
             *("--project-dir", str(project_dir), "--profiles-dir", str(project_dir)),
@@ -187,11 +248,17 @@ def _parse(settings: Settings, project_dir: Path, target_dir: Path) -> None:
         )
         if done.returncode != 0:
             raise DbtError(f"dbt could not parse {project_dir}:\n{done.stdout.strip()}")
-        for name in (PARTIAL_PARSE, "manifest.json"):
-            made = Path(folder, name)
-            os.utime(made, ns=(began, began))
-            made.chmod(0o644)
-            made.replace(target_dir / name)
+        for path in into.glob("parsed-*.msgpack"):
+            path.unlink(missing_ok=True)
+        made, parsed = Path(folder, PARTIAL_PARSE), Path(folder, name)
+        shutil.copyfile(made, parsed)
+        for path in (made, parsed, Path(folder, "manifest.json")) if manifest else ():
+            os.utime(path, ns=(began, began))
+            path.chmod(0o644)
+        if parsed_name(settings, project_dir) == name:
+            parsed.replace(into / name)
+        for path in (made, Path(folder, "manifest.json")) if manifest else ():
+            path.replace(into / path.name)
 
 
 def main() -> int:

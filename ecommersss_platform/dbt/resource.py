@@ -5,31 +5,29 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from importlib.metadata import version
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from uuid import uuid4
 
-from dagster import MetadataValue
-from dagster_dbt import DbtCliInvocation, DbtCliResource
-from packaging.version import Version
-from pydantic import Field
+from dagster import MetadataValue, OpExecutionContext
+from dagster_dbt import DagsterDbtTranslator
+from dagster_dbt.asset_utils import get_updated_cli_invocation_params_for_context
+from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
 
 from ecommersss_platform.dbt.project import (
-    PARTIAL_PARSE,
     PROJECT_DIR,
-    TARGET_DIR,
+    artifacts_dir,
     environment,
-    executable,
+    parsed_project,
 )
+from ecommersss_platform.dbt.runner import run_dbt
 from ecommersss_platform.environment import inherited
+from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import make_warehouse
-
-if TYPE_CHECKING:
-    from dbt.adapters.base.impl import BaseAdapter
-
-    from ecommersss_platform.settings import Settings
 
 KEPT_RUNS = 15
 """How many dbt runs keep their artifacts (compiled SQL, results, log) on disk."""
@@ -40,50 +38,64 @@ RUN_ID = "DBT_ENV_CUSTOM_ENV_DAGSTER_RUN_ID"
 _METADATA = "metadata "
 
 
-class PlatformDbt(DbtCliResource):
-    """dagster-dbt's resource for our dbt project, run with the environment that the settings ask for."""
+@dataclass(frozen=True)
+class PlatformDbt:
+    """Our dbt project, run in this process with the environment that the settings ask for."""
 
-    environment: dict[str, str] = Field(description="Variables for dbt, besides those of this process.")
+    settings: Settings
 
-    def cli(self, args: Sequence[str], **options: Any) -> DbtCliInvocation:
-        artifacts = Path(self.environment["DBT_TARGET_PATH"])
+    def cli(self, arguments: Sequence[str], *, context: OpExecutionContext) -> Invocation:
+        """Return an invocation of dbt for the assets and checks that the step is to make. Starts nothing."""
+        artifacts = artifacts_dir(self.settings)
         artifacts.mkdir(parents=True, exist_ok=True)
         prune(artifacts, KEPT_RUNS - 1)
-        if not (artifacts / PARTIAL_PARSE).exists() and (TARGET_DIR / PARTIAL_PARSE).exists():
-            _copy(TARGET_DIR / PARTIAL_PARSE, artifacts / PARTIAL_PARSE)
-        variables = dict(self.environment)
-        if context := options.get("context"):
-            variables[RUN_ID] = context.run_id
-        with _environment(variables):
-            return super().cli(args, **options)
+        asked = get_updated_cli_invocation_params_for_context(context, {}, DagsterDbtTranslator())
+        target_path = artifacts / f"{context.op.name}-{context.run_id[:7]}-{uuid4().hex[:7]}"
+        options = [
+            *("--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR)),
+            *("--target", make_warehouse(self.settings).dbt_target, "--no-use-colors", "--log-level", "none"),
+            *("--target-path", str(target_path), "--log-path", str(target_path)),
+            *(("--indirect-selection", asked.indirect_selection) if asked.indirect_selection else ()),
+        ]
+        variables = {"DAGSTER_DBT_CLI": "true", RUN_ID: context.run_id}
+        return Invocation(
+            [*arguments, *asked.selection_args, *options],
+            inherited(os.environ) | environment(self.settings) | variables,
+            self.settings,
+            target_path,
+            asked.manifest,
+            asked.dagster_dbt_translator,
+        )
 
-    # dagster-dbt offers no option for either of these two private members, each of which would cost seconds
-    # in every step. They can go when it does, or when it counts rows and reads the version without them. A
-    # test fails if dagster-dbt renames one.
 
-    @property
-    def _cli_version(self) -> Version:
-        """The installed version. Upstream runs `dbt --version`, which queries the package index."""
-        return Version(version("dbt-core"))
+@dataclass(frozen=True)
+class Invocation:
+    """One run of dbt: its arguments and environment, and what Dagster needs to read its events."""
 
-    def _initialize_dbt_core_adapter(self, args: Sequence[str]) -> BaseAdapter | None:  # type: ignore[override]
-        """Return no adapter. Upstream opens the warehouse in this process, to count rows after the run.
+    arguments: Sequence[str]
+    variables: Mapping[str, str]
+    settings: Settings
+    target_path: Path
+    manifest: Mapping[str, Any]
+    dagster_dbt_translator: DagsterDbtTranslator
 
-        That would keep DuckDB's file locked; our macro `log_table_metadata` counts inside the run instead.
-        """
-        return None
+    def stream_raw_events(self) -> Iterator[DbtCoreCliEventMessage]:
+        """Run dbt, print its messages, and yield its events as they happen. Raises `DbtError` if it fails."""
+        columns: dict[str, dict[str, Any]] = {}
+        for raw_event in run_dbt(self.arguments, self.variables, parsed_project(self.settings)):
+            message = raw_event["info"]["msg"]
+            node = raw_event["data"].get("node_info", {}).get("unique_id", "")
+            if raw_event["info"]["name"] == "JinjaLogInfo" and message.startswith("{"):
+                columns[node] = json.loads(message)
+                continue
+            sys.stdout.write(f"{message}\n")  # the compute log of the step
+            sys.stdout.flush()
+            yield DbtCoreCliEventMessage(raw_event=raw_event, event_history_metadata=columns.get(node, {}))
 
 
 def dbt_resource(settings: Settings) -> PlatformDbt:
     """Return the resource for these settings. Opens, runs and writes nothing yet."""
-    return PlatformDbt(
-        project_dir=str(PROJECT_DIR),
-        profiles_dir=str(PROJECT_DIR),
-        target=make_warehouse(settings).dbt_target,
-        dbt_executable=str(executable()),
-        environment=environment(settings),
-        global_config_flags=["--no-use-colors"],
-    )
+    return PlatformDbt(settings)
 
 
 def metadata_from_event(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
@@ -123,13 +135,6 @@ def _job_metadata(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def keep_parse(invocation: DbtCliInvocation) -> None:
-    """Keep the partial parse of this run for later runs."""
-    made = invocation.target_path / PARTIAL_PARSE
-    if made.exists():
-        _copy(made, invocation.target_path.parent / PARTIAL_PARSE)
-
-
 def prune(artifacts: Path, keep: int) -> None:
     """Remove the folders of all but the newest `keep` runs."""
     runs = sorted((path for path in artifacts.iterdir() if path.is_dir()), key=_age)
@@ -141,32 +146,3 @@ def _age(path: Path) -> float:
     with suppress(FileNotFoundError):  # another run may have removed it
         return -path.stat().st_mtime
     return 0.0
-
-
-def _copy(source: Path, destination: Path) -> None:
-    """Copy atomically: a reader sees the old file or the new one."""
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}")
-    shutil.copy(source, temporary)
-    temporary.replace(destination)
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set dbt's environment while it is started, because dagster-dbt passes on that of this process."""
-    before = dict(os.environ)
-    wanted = inherited(before) | dict(variables)
-    changed = {name for name in before.keys() | wanted.keys() if before.get(name) != wanted.get(name)}
-    _assign(changed, wanted)
-    try:
-        yield
-    finally:
-        _assign(changed, before)
-
-
-def _assign(names: Iterable[str], values: Mapping[str, str]) -> None:
-    """Give these variables of this process their values, and remove those without one."""
-    for name in names:
-        if name in values:
-            os.environ[name] = values[name]
-        else:
-            os.environ.pop(name, None)

@@ -48,17 +48,19 @@ _WEBSERVER, _DAEMON = "webserver", "daemon"
 def prepare_home(settings: Settings) -> None:
     """Create what the platform needs and does not have yet. Idempotent.
 
-    That is: the home with its first day, both databases, Dagster's home, and dbt's manifest. The embedded
-    server is started for it if it is not up: around several steps, hold it with `operational_database`.
+    That is: the home with its first day, both databases, Dagster's home, and the parsed dbt project. The
+    embedded server is started for it if it is not up: around several steps, hold it with
+    `operational_database`.
     Raises `PlatformError`.
     """
-    from ecommersss_platform.dbt.project import ensure_manifest
+    from ecommersss_platform.dbt.project import ensure_manifest, parsed_project
     from ecommersss_platform.instance.preparation import migrate_databases
 
     record_first_day(settings)
     # Before the webserver and the daemon start: creating Dagster's tables, they get in each other's way.
     migrate_databases(settings)
     ensure_manifest(settings)
+    parsed_project(settings)  # so that the first run need not
 
 
 def up(settings: Settings, *, rate: float = 2.0, rhythm: bool = False, orders_per_day: int = 2000) -> int:

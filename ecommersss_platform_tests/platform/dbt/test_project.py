@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import threading
 from collections.abc import Callable
 from datetime import date
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 from dagster import MetadataValue
-from dagster_dbt import DbtCliResource
 
 from ecommersss_platform.assets.analytics import analytics_assets, split_totals
 from ecommersss_platform.dbt import project as dbt_module
@@ -27,6 +25,8 @@ from ecommersss_platform.dbt.project import (
     environment,
     executable,
     outdated,
+    parsed_name,
+    parsed_project,
 )
 from ecommersss_platform.dbt.resource import dbt_resource, metadata_from_event, prune
 from ecommersss_platform.dbt.sources import SOURCES, sources_yaml
@@ -167,18 +167,8 @@ def test_an_emulator_is_sent_no_credentials(tmp_path: Path, monkeypatch: pytest.
     )
 
 
-def test_the_resource_asks_dbt_nothing_when_it_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: object, **__: object) -> None:
-        raise AssertionError("a process was started")
-
-    monkeypatch.setattr(subprocess, "Popen", refused)
-    resource = dbt_resource(Settings(home=tmp_path / "home", _env_file=None))
-    assert (resource.project_dir, resource.target) == (str(PROJECT_DIR), "duckdb")
-    assert resource._cli_version.major == 1
-    assert {"_cli_version", "_initialize_dbt_core_adapter"} <= set(vars(DbtCliResource)), "still overridden?"
-    assert resource._initialize_dbt_core_adapter([]) is None
+def test_the_resource_writes_nothing_when_it_is_made(tmp_path: Path) -> None:
+    dbt_resource(Settings(home=tmp_path / "home", _env_file=None))
     assert not (tmp_path / "home").exists()
 
 
@@ -195,6 +185,7 @@ def small(tmp_path: Path) -> Path:
     (project / "models" / "marts" / "one.sql").touch()
     manifest = project / "target" / "manifest.json"
     manifest.write_text(json.dumps(PARSED))
+    (project / "target" / "parsed-0123.msgpack").touch()
     later = manifest.stat().st_mtime + 10
     os.utime(manifest, (later, later))
     return project
@@ -224,6 +215,7 @@ def test_a_manifest_newer_than_the_project_is_up_to_date(small: Path) -> None:
         (lambda p: touch_later(p / "models" / "marts"), "models/marts is newer"),
         (lambda p: (p / "target" / "manifest.json").unlink(), "there is none yet"),
         (lambda p: (p / "target" / "manifest.json").write_text('{"metad'), "it cannot be read"),
+        (lambda p: (p / "target" / "parsed-0123.msgpack").unlink(), "no parsed project is beside it"),
     ],
 )
 def test_a_manifest_is_out_of_date_for_a_reason(
@@ -278,8 +270,37 @@ def test_preparing_parses_once_however_many_ask(small: Path, fake_dbt: Path, tmp
         ".prepare.lock",
         "manifest.json",
         "partial_parse.msgpack",
+        parsed_name(settings, small),
     }
     assert not (tmp_path / "home").exists()
+
+
+def test_runs_load_the_parsed_project_of_setup_unless_they_need_another(
+    small: Path, fake_dbt: Path, tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path / "home", _env_file=None)
+    (small / "target" / "manifest.json").unlink()
+    ensure_manifest(settings, small)
+    assert parsed_project(settings, small) == b""
+    assert not settings.home.exists()
+    others = [
+        Settings(home=tmp_path / "home", duckdb_path=tmp_path / "other.duckdb", _env_file=None),
+        Settings(home=tmp_path / "bigquery", warehouse="bigquery", bigquery_project="a", _env_file=None),
+        Settings(home=tmp_path / "bigquery", warehouse="bigquery", bigquery_project="b", _env_file=None),
+    ]
+    names = {parsed_name(settings, small)}
+    for calls, other in enumerate(others, start=2):
+        for _ in range(2):
+            parsed_project(other, small)
+        names.add(parsed_name(other, small))
+        assert len(fake_dbt.read_text().splitlines()) == calls
+        assert [path.name for path in (other.home / "dbt").glob("*.msgpack")] == [parsed_name(other, small)]
+    assert len(names) == 4
+    # Times do not matter, contents do.
+    touch_later(small / "dbt_project.yml")
+    assert parsed_name(settings, small) in names
+    (small / "dbt_project.yml").write_text("name: changed")
+    assert parsed_name(settings, small) not in names
 
 
 def test_a_file_changed_during_the_parse_is_parsed_the_next_time(
@@ -290,6 +311,7 @@ def test_a_file_changed_during_the_parse_is_parsed_the_next_time(
     (tmp_path / "edit").touch()
     ensure_manifest(settings, small)
     assert judged(small) == "models/marts/one.sql is newer"
+    assert list((small / "target").glob("parsed-*")) == []
     (tmp_path / "edit").unlink()
     ensure_manifest(settings, small)
     assert judged(small) is None

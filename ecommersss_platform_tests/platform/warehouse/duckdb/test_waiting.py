@@ -15,7 +15,6 @@ from dbt.adapters.duckdb.environments.local import LocalEnvironment
 from pydantic import ValidationError
 
 from ecommersss_platform.dbt.project import PROJECT_DIR
-from ecommersss_platform.dbt.resource import dbt_resource
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.status import newest_days
 from ecommersss_platform.warehouse import make_warehouse
@@ -116,7 +115,7 @@ def test_status_says_who_has_the_file_instead_of_waiting_for_minutes(tmp_path: P
 
 def test_dbt_attaches_a_file_that_has_the_name_of_a_dataset(tmp_path: Path) -> None:
     for name, target in (("shop.duckdb", "duckdb"), ("gold.duckdb", "duckdb_attached")):
-        assert dbt_resource(settings_of(tmp_path, duckdb_path=Path(name))).target == target
+        assert make_warehouse(settings_of(tmp_path, duckdb_path=Path(name))).dbt_target == target
         assert target in OUTPUTS
     assert OUTPUTS["duckdb_attached"]["plugins"] == OUTPUTS["duckdb"]["plugins"]
 
