@@ -11,14 +11,24 @@
     BigQuery: replaces dbt's statement for `insert_overwrite`, which filters on `date(partition_date) in (...)`. BigQuery
     prunes partitions reliably only if the bare column is compared with constants. This one also keeps out new rows of
     other days.
+
+    The MERGE takes turns at a lock, as those of the raw tables do: see `in_turn_sql` in
+    ecommersss_platform/warehouse/bigquery/sql.py. So a MERGE that a killed dbt left behind ends before this one begins.
 #}
 {% macro bigquery__get_insert_overwrite_merge_sql(target, source, dest_columns, predicates, include_sql_header) -%}
     {%- set columns = get_quoted_csv(dest_columns | map(attribute='name')) -%}
+    {%- set lock = target.incorporate(path={'identifier': target.identifier ~ '_lock'}) -%}
+    {%- set take = 'update ' ~ lock ~ ' set taken_at = current_timestamp() where true' -%}
+    create table if not exists {{ lock }} as select current_timestamp() as taken_at;
+    {{ take }};
+    begin transaction;
+    {{ take }};
     merge into {{ target }} as replaced
     using (select * from {{ source }} where {{ _in_days_to_replace('partition_date') }}) as staged
     on false
     when not matched by source and {{ _in_days_to_replace('replaced.partition_date') }} then delete
-    when not matched then insert ({{ columns }}) values ({{ columns }})
+    when not matched then insert ({{ columns }}) values ({{ columns }});
+    commit transaction
 {%- endmacro %}
 
 {#

@@ -36,8 +36,8 @@ class Dialect:
     """The business day (a DATE, Asia/Jakarta) of an instant."""
     try_cast: Callable[[str, str], str]
     """Cast an expression to a type of the engine; NULL if the value does not fit."""
-    literal_rows: Callable[[Sequence[str], Sequence[Sequence[str]]], str]
-    """Make a FROM item of (quoted) column names and rows of literals."""
+    literal_rows: Callable[[Sequence[TableColumn], Sequence[Sequence[str]]], str]
+    """Make a FROM item of columns and rows of literals."""
 
     def literal(self, value: str | int | date | datetime) -> str:
         """Write a value as a literal."""

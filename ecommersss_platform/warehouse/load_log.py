@@ -16,6 +16,9 @@ Entry = Mapping[str, str | int | date | datetime]
 _IDENTITY = ("partition_date", "table_name", "run_id", "checksum")
 """The columns that identify a load: a retry of a run that loads the same rows adds no entry."""
 
+_OWN = ("partition_date", "row_count", "checksum")
+"""The columns in which the entries of one load differ."""
+
 
 def log_entries(
     table: str, run_id: str, rows: Mapping[date, int], checksums: Mapping[date, str], now: datetime
@@ -37,13 +40,17 @@ def log_entries(
 
 def append_sql(target: str, log: Sequence[Entry], days: Days, dialect: Dialect) -> str:
     """Write the statement that appends the entries, which are of these days, except those already logged."""
-    quote = dialect.quote
-    names = [quote(c.name) for c in LOAD_LOG.columns]
-    source = dialect.literal_rows(names, [[dialect.literal(v) for v in entry.values()] for entry in log])
-    columns = ", ".join(names)
-    same = " AND ".join(f"logged.{quote(name)} = entry.{quote(name)}" for name in _IDENTITY)
+    # A day takes 50 characters, so that 4,000 fit into BigQuery's million: what they share is written once.
+    own = [column for column in dialect.columns(LOAD_LOG) if column.name in _OWN]
+    rows = [[dialect.literal(entry[column.name]) for column in own] for entry in log]
+    value = {
+        name: f"entry.{dialect.quote(name)}" if name in _OWN else dialect.literal(shared)
+        for name, shared in log[0].items()
+    }
+    same = " AND ".join(f"logged.{dialect.quote(name)} = {value[name]}" for name in _IDENTITY)
     return (
-        f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {source} AS entry "  # noqa: S608
+        f"INSERT INTO {target} ({dialect.column_list(LOAD_LOG)}) "  # noqa: S608
+        f"SELECT {', '.join(value.values())} FROM {dialect.literal_rows(own, rows)} AS entry "
         f"WHERE NOT EXISTS (SELECT 1 FROM {target} AS logged "
         f"WHERE {day_filter(days, f'logged.{PARTITION_COLUMN}')} AND {same})"
     )

@@ -21,7 +21,6 @@ class Step(StrEnum):
     STAGED = "staged"
     AUDITED = "audited"
     PUBLISHED = "published"
-    LOGGED = "logged"
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Job:
     """A job that a warehouse ran for us, as its own console knows it."""
 
     step: str
-    """Its purpose: load, audit, tally, publish or log."""
+    """Its purpose: load, audit, tally, publish or count."""
     id: str
     url: str
     bytes: int | None
@@ -101,14 +100,13 @@ class Warehouse(Protocol):
         """Replace exactly these days of the table (None: all of it) with the rows, atomically.
 
         The reader is consumed once, batch by batch. A missing table is created; an existing one gains the
-        nullable columns that the contract gained. Idempotent. `raw.load_log` gains an entry for each day. It
-        never gets an entry for a load that did not happen, and a retry of the run that loads the same rows
-        adds none.
+        nullable columns that the contract gained. Idempotent. `raw.load_log` gains an entry for each day in
+        the same step, and a retry of the run that loads the same rows adds none. Of publications of a table
+        at once, by whichever process, each is whole and the last one stays.
 
         Raises SchemaError for columns that do not fit, AuditError for rows that must not be published,
-        WarehouseBusy, and whatever the reader raises. The table is then as it was, with one exception: where
-        a service writes the log after the days, a WarehouseError of the log leaves the days published.
-        Publish the same rows again to complete the log.
+        WarehouseBusy, and whatever the reader raises. The table is then as it was, with one exception: a
+        WarehouseError that says what the days hold after they were published.
         """
 
     def migrate(

@@ -41,10 +41,7 @@ class Publication(Protocol):
         """Return the rows of `tally_sql` over the staged rows."""
 
     def swap(self, log: Sequence[Entry]) -> None:
-        """Publish in one atomic step, including these log entries if that step can hold them."""
-
-    def log(self, log: Sequence[Entry]) -> None:
-        """Append the log entries that `swap` could not include."""
+        """Publish in one atomic step, these log entries included."""
 
     def table_rows(self) -> int | None:
         """Return the rows of the published table; None if they are not known."""
@@ -100,16 +97,14 @@ class PublishingWarehouse(ABC):
                 checksums = counted.checksums.per_day(rows_per_day)
                 log = log_entries(name, run_id, rows_per_day, checksums, datetime.now(UTC))
                 publication.swap(log)
-                on_step(Step.PUBLISHED)
-                publication.log(log)
                 published = time.monotonic()
+                on_step(Step.PUBLISHED)
                 table_rows = None
                 with suppress(WarehouseError):  # no reason to fail: the days are published
                     table_rows = publication.table_rows()
             finally:
                 with suppress(WarehouseError):
                     publication.drop_staging()
-            on_step(Step.LOGGED)
             return Published(
                 table=name,
                 days=days,

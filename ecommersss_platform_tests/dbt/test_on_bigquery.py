@@ -286,7 +286,7 @@ def test_days_are_replaced_whole_and_no_other_is_read_or_written(targets: tuple[
         " fraud_reasons, shadow_reasons, rules_version, created_date as ordered_at, flagged_at,"
         " position as topic_position, partition_date from orders;"
     )
-    # One statement replaces the days. Each bound is a constant beside the bare column, which is what BigQuery
+    # One MERGE replaces the days. Each bound is a constant beside the bare column, which is what BigQuery
     # needs to leave other partitions alone.
     [merge] = re.findall(r"merge into .*?;", sent)
     assert merge.startswith(
@@ -303,7 +303,13 @@ def test_days_are_replaced_whole_and_no_other_is_read_or_written(targets: tuple[
     assert "truncate" not in sent
     # Each of these is a job that says whose it is.
     labels = '/* {"managed_by": "ecommersss", "dagster_run_id": "Run-1", "asset": "silver_fact_orders"} */'
-    assert f"{labels} merge into" in sent
+    # A transaction that first takes its turn at the lock of the table.
+    lock = "`test-dbt`.`silver`.`fact_orders_lock`"
+    take = f"update {lock} set taken_at = current_timestamp() where true;"
+    assert (
+        f"{labels} create table if not exists {lock} as select current_timestamp() as taken_at; "
+        f"{take} begin transaction; {take} {merge} commit transaction;"
+    ) in " ".join(sent.split())
 
 
 def view_sql(target: Target) -> str:

@@ -37,6 +37,7 @@ REQUIREMENTS = (
 #   so the patch looks for it there.
 # - Its transactions span a project: unrelated jobs and table changes fail each other ("Failed to commit
 #   DuckLake transaction"), and a table being created is shown without columns. The patch does one at a time.
+# - Its MERGE begins a transaction of its own, which breaks the one of a script. The patch lets it join that.
 # - It computes DIV(a + b, c) as a + (b // c).
 # - The job of a CREATE TABLE AS SELECT does not name the table, where dbt looks for the number of rows.
 #
@@ -55,7 +56,7 @@ def merged(cur, tree, context):
     columns = [c.name for one in conditions if one is not None for c in one.find_all(merge.exp.Column)]
     state.filtered = "partition_date" in columns
     try:
-        return run(cur, tree, context)
+        return run(InTransaction(cur) if getattr(state, "begun", False) else cur, tree, context)
     finally:
         state.filtered = False
 
@@ -64,7 +65,25 @@ def checked(tree, table, is_target):
 
 merge.run, tables._check = merged, checked
 
-from local_bigquery.sql import rules
+from local_bigquery.sql import rules, script
+
+interpret = script.Interpreter.sql
+
+def interpreted(interpreter, statement):
+    word = statement.text.split()[0].upper()
+    interpret(interpreter, statement)
+    state.begun = word == "BEGIN" or (getattr(state, "begun", False) and word not in ("COMMIT", "ROLLBACK"))
+
+class InTransaction:
+    def __init__(self, cursor):
+        self.cursor = cursor
+
+    def execute(self, sql, *bound):
+        if sql == "BEGIN":
+            raise merge.duckdb.TransactionException("it has begun")
+        return self.cursor.execute(sql, *bound)
+
+script.Interpreter.sql = interpreted
 
 def parenthesised(node, context):
     if isinstance(node, merge.exp.IntDiv):
@@ -88,6 +107,7 @@ def alone(function):
 execute = runner.query.execute
 
 def executed(*args, **named):
+    state.begun = False
     statistics, children, destination = execute(*args, **named)
     if statistics.statementType == "CREATE_TABLE_AS_SELECT":
         destination = statistics.ddlTargetTable

@@ -30,6 +30,10 @@ class Service:
         self.lost: Callable[[str], bool] = lambda job_id: False
         """Decides whether the answer to the start of a job gets lost."""
         self.staged_rows = 3
+        self.published: list[list[Any]] = [["2024-06-10", "3"]]
+        """The days that hold rows after a publication, and how many."""
+        self.logged: list[list[Any]] = []
+        """The days and numbers of rows in the load log."""
 
     def request(self, session: Any, method: str, url: str, data: Any = None, **_: Any) -> requests.Response:
         path = url.split("/bigquery/v2/projects/", 1)[1].split("?")[0]
@@ -79,6 +83,10 @@ class Service:
                 [("partition_date", "DATE"), ("is_fraud", "BOOLEAN"), ("f0_", "INTEGER")],
                 [["2024-06-10", "false", "3"]],
             )
+        if "GROUP BY day" in sql:
+            return page([("day", "DATE"), ("n", "INTEGER")], self.published)
+        if "row_count AS n" in sql:
+            return page([("day", "DATE"), ("n", "INTEGER")], self.logged)
         return {"jobComplete": True, "jobReference": {"jobId": job_id, "projectId": "shop"}}
 
     def bodies(self, method: str, ending: str) -> list[Any]:

@@ -11,5 +11,5 @@ PLAIN = Dialect(
     types={},
     text=repr,
     instant="INSTANT",
-    literal_rows=lambda names, rows: "",
+    literal_rows=lambda columns, rows: "",
 )

@@ -119,6 +119,8 @@ def readable_errors(config: BigQueryConfig) -> Iterator[None]:
     except (*UNCLEAR, exceptions.RetryError) as error:
         raise WarehouseBusy(f"BigQuery could not be reached: {first_line(error)}; run again") from error
     except exceptions.GoogleAPICallError as error:
+        if is_transient(error):
+            raise WarehouseBusy(f"BigQuery is busy: {reason_text(error)}; run again") from error
         raise WarehouseError(_refused_request(config, error)) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from typing import IO, Any
@@ -270,7 +270,7 @@ class Session:
         """Return the job of that id, and whether we started it rather than an earlier process of the run.
 
         If an answer leaves open whether the job was created, look for the job. Start it again, under the same
-        id, only if there is none.
+        id, only if there is none. A start that was refused because of too many requests created none.
         """
         unclear = False
         pauses = _pauses()
@@ -278,7 +278,10 @@ class Session:
             try:
                 return start(job_id), True
             except exceptions.Conflict:
-                return self._client.get_job(job_id, location=self._config.location), unclear
+                return self._existing_job(job_id), unclear
+            except exceptions.Forbidden as error:
+                if not left or not is_transient(error):
+                    raise
             except UNCLEAR as error:
                 unclear = True
                 try:
@@ -288,6 +291,15 @@ class Session:
                         raise error from None
             time.sleep(next(pauses))
         raise AssertionError("unreachable")
+
+    def _existing_job(self, job_id: str) -> Any:
+        """Return a job that BigQuery says exists. For some seconds it may not find it yet."""
+        pauses = _pauses()
+        for _ in range(_ATTEMPTS):
+            with suppress(exceptions.NotFound):
+                return self._client.get_job(job_id, location=self._config.location)
+            time.sleep(next(pauses))
+        raise WarehouseBusy(f"BigQuery has a job {job_id} and does not find it; run again")
 
     def statement_type(self, sql: str) -> str | None:
         """Return the type of a statement (SELECT, DELETE, SCRIPT...) without running it.

@@ -9,8 +9,10 @@ from ecommersss_platform.contracts import PARTITION_COLUMN, Column, RawTable, Ty
 from ecommersss_platform.days import Days
 from ecommersss_platform.warehouse.audit import day_filter
 from ecommersss_platform.warehouse.bigquery.config import TABLE_LABELS
-from ecommersss_platform.warehouse.dialect import Dialect
+from ecommersss_platform.warehouse.dialect import Dialect, TableColumn
 from streaming.business_days import JAKARTA
+
+LOCK_DESCRIPTION = "Publications of the table without _lock take turns here. Its row is when the last began."
 
 ANY_DAY = f"{PARTITION_COLUMN} >= DATE '0001-01-01'"
 """True for every day; satisfies a table that requires a partition filter."""
@@ -22,11 +24,10 @@ def _try_cast(value: str, type_: str) -> str:
     return f"ROUND({cast}, 2)" if type_ == DIALECT.types[Type.MONEY] else cast
 
 
-def _literal_rows(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    structs = (
-        ", ".join(f"{value} AS {name}" for value, name in zip(row, names, strict=True)) for row in rows
-    )
-    return f"UNNEST([{', '.join(f'STRUCT({struct})' for struct in structs)}])"
+def _literal_rows(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]]) -> str:
+    names = ", ".join(f"{DIALECT.quote(c.name)} {c.type}" for c in columns)
+    values = ", ".join(f"({', '.join(row)})" for row in rows)
+    return f"UNNEST(ARRAY<STRUCT<{names}>>[{values}])"
 
 
 DIALECT = Dialect(
@@ -59,7 +60,7 @@ def requires_filter(table: RawTable) -> bool:
 
 
 def merge_sql(table: RawTable, target: str, staging: str, days: Days) -> str:
-    """Write the one statement that replaces exactly these days with the staged rows.
+    """Write the statement that replaces exactly these days with the staged rows.
 
     ON FALSE matches nothing. So every staged row is inserted, and rows of the target are deleted by their day
     alone. Bounds are constants, so that only these partitions are read and written. They are on both sides,
@@ -71,6 +72,50 @@ def merge_sql(table: RawTable, target: str, staging: str, days: Days) -> str:
         f"USING (SELECT {columns} FROM {staging} WHERE {day_filter(days)}) AS staged ON FALSE "
         f"WHEN NOT MATCHED BY SOURCE AND {day_filter(days, f'target.{PARTITION_COLUMN}')} THEN DELETE "
         f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({columns})"
+    )
+
+
+def lock_name(table: RawTable) -> str:
+    """Name the table that the publications of a table take turns at, in the dataset of that table."""
+    return f"{table.name}_lock"
+
+
+def in_turn_sql(lock: str, statements: Sequence[str]) -> str:
+    """Write the script that carries out the statements in one transaction, while no other does at this lock.
+
+    MERGEs that only insert, as those of an empty day do, run side by side, and each would publish its rows.
+    So each transaction first updates the one row of the lock: of two transactions that update a table,
+    BigQuery cancels one. The UPDATE before the transaction waits for one that is at work, whoever began it,
+    so that few are cancelled.
+    """
+    text = DIALECT.text
+    labels = ", ".join(f"({text(key)}, {text(value)})" for key, value in TABLE_LABELS.items())
+    options = f"description={text(LOCK_DESCRIPTION)}, labels=[{labels}]"
+    take = f"UPDATE {lock} SET taken_at = CURRENT_TIMESTAMP() WHERE TRUE"  # noqa: S608
+    steps = [
+        f"CREATE TABLE IF NOT EXISTS {lock} OPTIONS({options}) AS SELECT CURRENT_TIMESTAMP() AS taken_at",
+        take,
+        "BEGIN TRANSACTION",
+        take,
+        *statements,
+        "COMMIT TRANSACTION",
+    ]
+    return ";\n".join(steps)
+
+
+def counts_sql(target: str, days: Days) -> str:
+    """Write the SELECT of each of these days that has rows, and their number."""
+    return (
+        f"SELECT {PARTITION_COLUMN} AS day, count(*) AS n FROM {target} "  # noqa: S608
+        f"WHERE {day_filter(days)} GROUP BY day"
+    )
+
+
+def logged_counts_sql(log: str, table: str, days: Days) -> str:
+    """Write the SELECT of the (day, rows) that other loads of the table logged for these days."""
+    return (
+        f"SELECT {PARTITION_COLUMN} AS day, row_count AS n FROM {log} "  # noqa: S608
+        f"WHERE {day_filter(days)} AND table_name = {DIALECT.text(table)}"
     )
 
 

@@ -20,7 +20,17 @@ from ecommersss_platform.warehouse.arrow import CountingReader, asked_schema, no
 from ecommersss_platform.warehouse.audit import audit_sql, day_filter, required_columns, tally_sql
 from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig, label
 from ecommersss_platform.warehouse.bigquery.spool import spooled
-from ecommersss_platform.warehouse.bigquery.sql import ANY_DAY, DIALECT, merge_sql, replace_sql
+from ecommersss_platform.warehouse.bigquery.sql import (
+    ANY_DAY,
+    DIALECT,
+    counts_sql,
+    in_turn_sql,
+    is_partitioned,
+    lock_name,
+    logged_counts_sql,
+    merge_sql,
+    replace_sql,
+)
 from ecommersss_platform.warehouse.errors import QueryError, TableNotFound, WarehouseBusy, WarehouseError
 from ecommersss_platform.warehouse.load_log import Entry, append_sql
 from ecommersss_platform.warehouse.names import STAGING, full_name, split_name, staging_name
@@ -94,11 +104,23 @@ class BigQueryWarehouse(PublishingWarehouse):
                 return ()
             where = f" WHERE {ANY_DAY}" if session.requires_filter(table) else ""
             source = f"{self.qualified(*split_name(table))}{where}"
+            if is_partitioned(table):
+                self._check_partitions(session, name, source)
             if sql := losses_sql(plan, source, DIALECT):
                 check_losses(plan, session.rows(sql, "losses")[0])
             if not dry_run:
                 self._replace(session, table, plan, source)
             return plan.descriptions
+
+    def _check_partitions(self, session: Session, name: str, source: str) -> None:
+        """Raise WarehouseError if the table has more partitions than one statement can rewrite."""
+        sql = f"SELECT count(DISTINCT {PARTITION_COLUMN}) AS days FROM {source}"  # noqa: S608
+        [row] = session.rows(sql, "partitions")
+        if row["days"] > MOST_DAYS:
+            raise WarehouseError(
+                f"{name} has {row['days']} days, and BigQuery rewrites at most {MOST_DAYS} at once: nothing "
+                f"was changed; drop the table and materialise its days again, {MOST_DAYS} at a time"
+            )
 
     def _replace(self, session: Session, table: RawTable, plan: Migration, source: str) -> None:
         """Write, audit and publish the table's own rows. A crash between several ALTERs would leave half."""
@@ -223,30 +245,41 @@ class _Publication:
         return [tuple(row.values()) for row in self._session.rows(sql, "tally")]
 
     def swap(self, log: Sequence[Entry]) -> None:
-        target = self._warehouse.qualified(*split_name(self._table))
+        qualified, execute = self._warehouse.qualified, self._session.execute
+        target, patience = qualified(*split_name(self._table)), self._warehouse.patience
         if self._days is None:
             self._session.ensure_dataset(self._table.dataset)
             columns = DIALECT.column_list(self._table)
             sql = replace_sql(self._table, target, f"SELECT {columns} FROM {self._staging}")  # noqa: S608
-        else:
-            # The log too: once the days are replaced, little can go wrong with it.
-            self._session.ensure_table(LOAD_LOG)
-            self._session.ensure_table(self._table)
-            sql = merge_sql(self._table, target, self._staging, self._days)
-        self._session.execute(sql, "publish", self._attempt, self._warehouse.patience)
+            execute(sql, "publish", self._attempt, patience)
+            return
+        self._session.ensure_table(LOAD_LOG)
+        self._session.ensure_table(self._table)
+        merge = merge_sql(self._table, target, self._staging, self._days)
+        append = append_sql(qualified(*split_name(LOAD_LOG)), log, self._days, DIALECT)
+        lock = qualified(self._table.dataset, lock_name(self._table))
+        execute(in_turn_sql(lock, [merge, append]), "publish", self._attempt, patience)
+        self._check_counts(self._days, {entry[PARTITION_COLUMN]: entry["row_count"] for entry in log})
 
-    def log(self, log: Sequence[Entry]) -> None:
-        """Append the entries in a statement of its own, after the days were replaced.
-
-        A transaction over both tables would make runs on different days fail each other. So a crash in
-        between leaves a load without an entry, never an entry without a load. A retry of the run replaces the
-        days with the same rows and logs them, once however often it is repeated. Without a retry, the
-        checksum of the day's rows differs from that of its newest entry.
-        """
-        if self._days is not None:
-            target = self._warehouse.qualified(*split_name(LOAD_LOG))
-            sql = append_sql(target, log, self._days, DIALECT)
-            self._session.execute(sql, "log", self._attempt, self._warehouse.patience)
+    def _check_counts(self, days: Days, published: Mapping[Any, Any]) -> None:
+        """Count the days again. Raise WarehouseError for one that has the rows neither of us nor of a load
+        that others logged meanwhile: only something outside the platform writes without taking its turn."""
+        qualified, name = self._warehouse.qualified, full_name(self._table)
+        counts = self._session.rows(counts_sql(qualified(*split_name(self._table)), days), "count")
+        found = {row["day"]: row["n"] for row in counts}
+        wrong = {day for day, rows in published.items() if found.get(day, 0) != rows}
+        if wrong:
+            sql = logged_counts_sql(qualified(*split_name(LOAD_LOG)), name, days)
+            wrong -= {
+                row["day"] for row in self._session.rows(sql, "count") if found.get(row["day"], 0) == row["n"]
+            }
+        if wrong:
+            day = min(wrong)
+            raise WarehouseError(
+                f"{name}: {day} has {found.get(day, 0)} rows after {published[day]} were published, and no "
+                f"load logged as many ({len(wrong)} such days): find what else writes this table, then "
+                "materialise the days again"
+            )
 
     def table_rows(self) -> int | None:
         return self._session.table_rows(self._table)

@@ -13,9 +13,10 @@ from ecommersss_platform.warehouse.schema_changes import automatic_changes
 from streaming.business_days import JAKARTA
 
 
-def _literal_rows(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _literal_rows(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]]) -> str:
+    names = ", ".join(DIALECT.quote(c.name) for c in columns)
     values = ", ".join(f"({', '.join(row)})" for row in rows)
-    return f"(SELECT * FROM (VALUES {values}) AS entries({', '.join(names)}))"  # noqa: S608
+    return f"(SELECT * FROM (VALUES {values}) AS entries({names}))"  # noqa: S608
 
 
 DIALECT = Dialect(

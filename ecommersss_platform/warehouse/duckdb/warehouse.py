@@ -221,9 +221,6 @@ class _Publication:
         execute(f"DROP TABLE {self._staging}; COMMIT")
         self._staging = ""
 
-    def log(self, log: Sequence[Entry]) -> None:
-        pass  # part of the transaction in `swap`
-
     def table_rows(self) -> int:
         return self._table_rows
 

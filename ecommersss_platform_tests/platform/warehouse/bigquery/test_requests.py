@@ -16,18 +16,20 @@ from pydantic import ValidationError
 from ecommersss_platform.contracts import LOAD_LOG, ORDERS, Column, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.warehouse import AuditError, Step, WarehouseError, make_warehouse
+from ecommersss_platform.warehouse import AuditError, WarehouseBusy, WarehouseError, make_warehouse
 from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig
 from ecommersss_platform.warehouse.bigquery.schema import table_definition
 from ecommersss_platform.warehouse.bigquery.spool import spooled
-from ecommersss_platform.warehouse.bigquery.sql import merge_sql
+from ecommersss_platform.warehouse.bigquery.sql import LOCK_DESCRIPTION, counts_sql, merge_sql
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 from ecommersss_platform_tests.support.bigquery_service import (
     ONE,
     WAREHOUSE,
     Service,
+    page,
     publish,
     recording_service,
+    refuse,
     respond,
 )
 from ecommersss_platform_tests.support.orders_table import DAY_1, orders, reader
@@ -43,17 +45,17 @@ def digest() -> str:
         return spool.digest[:16]
 
 
-def test_publication_is_a_load_an_audit_a_tally_a_merge_and_a_log(service: Service) -> None:
+def test_publication_is_a_load_an_audit_a_tally_a_transaction_and_a_count(service: Service) -> None:
     published = publish()
     attempt = f"raw_orders_run_1_{digest()}"
-    assert [job.step for job in published.jobs] == ["load", "audit", "tally", "publish", "log"]
+    assert [job.step for job in published.jobs] == ["load", "audit", "tally", "publish", "count"]
     assert (published.jobs[0].bytes, published.jobs[3].bytes, published.jobs[3].slot_ms) == (789, 1234, 56)
     assert published.jobs[3].id == f"{attempt}_publish_0"
     assert published.jobs[3].url == (
         "https://console.cloud.google.com/bigquery?project=shop"
         f"&j=bq:asia-southeast2:{attempt}_publish_0&page=queryresults"
     )
-    load, audit, _tally, merge, log = service.bodies("POST", "shop/jobs")
+    load, audit, _tally, script, count = service.bodies("POST", "shop/jobs")
     assert load["jobReference"]["jobId"] == f"{attempt}_load_0"
     schema = load["configuration"]["load"].pop("schema")["fields"]
     assert load["configuration"] == {
@@ -71,22 +73,27 @@ def test_publication_is_a_load_an_audit_a_tally_a_merge_and_a_log(service: Servi
     assert modes["fraud_reasons"] == ("STRING", "REPEATED")
     assert modes["id"] == ("INT64", "NULLABLE")  # the audit tells what is missing, not the load
     assert audit["configuration"]["labels"] == {"dagster_run_id": "run-1", "asset": "raw_orders"}
-    assert merge["configuration"]["query"]["query"] == merge_sql(
-        ORDERS, "`shop.raw.orders`", f"`shop.staging.{attempt}`", ONE
+    seed, wait, begin, take, merge, entries, commit = script["configuration"]["query"]["query"].split(";\n")
+    assert seed == (
+        f'CREATE TABLE IF NOT EXISTS `shop.raw.orders_lock` OPTIONS(description="{LOCK_DESCRIPTION}", '
+        'labels=[("managed_by", "ecommersss")]) AS SELECT CURRENT_TIMESTAMP() AS taken_at'
     )
-    assert log["jobReference"]["jobId"] == f"{attempt}_log_0"
-    entries = log["configuration"]["query"]["query"]
+    assert wait == take == "UPDATE `shop.raw.orders_lock` SET taken_at = CURRENT_TIMESTAMP() WHERE TRUE"
+    assert (begin, commit) == ("BEGIN TRANSACTION", "COMMIT TRANSACTION")
+    assert merge == merge_sql(ORDERS, "`shop.raw.orders`", f"`shop.staging.{attempt}`", ONE)
+    assert count["configuration"]["query"]["query"] == counts_sql("`shop.raw.orders`", ONE)
     when = re.search(r"TIMESTAMP '[^']+'", entries)
     assert when is not None
     columns = ", ".join(f"`{c.name}`" for c in LOAD_LOG.columns)
     assert entries == (
-        f"INSERT INTO `shop.raw.load_log` ({columns}) SELECT {columns} "
-        "FROM UNNEST([STRUCT(DATE '2024-06-10' AS `partition_date`, \"raw.orders\" AS `table_name`, "
-        f'"Run-1" AS `run_id`, 3 AS `row_count`, "{published.checksums[DAY_1]}" AS `checksum`, 1 AS `days`, '
-        f"{when[0]} AS `loaded_at`)]) AS entry WHERE NOT EXISTS (SELECT 1 FROM `shop.raw.load_log` AS logged "
+        f"INSERT INTO `shop.raw.load_log` ({columns}) "
+        'SELECT entry.`partition_date`, "raw.orders", "Run-1", entry.`row_count`, entry.`checksum`, 1, '
+        f"{when[0]} FROM UNNEST(ARRAY<STRUCT<`partition_date` DATE, `row_count` INT64, `checksum` STRING>>"
+        f"[(DATE '2024-06-10', 3, \"{published.checksums[DAY_1]}\")]) AS entry "
+        "WHERE NOT EXISTS (SELECT 1 FROM `shop.raw.load_log` AS logged "
         "WHERE logged.partition_date >= DATE '2024-06-10' AND logged.partition_date < DATE '2024-06-11' "
-        "AND logged.`partition_date` = entry.`partition_date` AND logged.`table_name` = entry.`table_name` "
-        "AND logged.`run_id` = entry.`run_id` AND logged.`checksum` = entry.`checksum`)"
+        'AND logged.`partition_date` = entry.`partition_date` AND logged.`table_name` = "raw.orders" '
+        'AND logged.`run_id` = "Run-1" AND logged.`checksum` = entry.`checksum`)'
     )
     assert service.asked[-1][:2] == ("DELETE", f"shop/datasets/staging/tables/{attempt}")
     staging = service.bodies("POST", "staging/tables")[0]
@@ -164,11 +171,10 @@ def test_settings_reach_every_job(service: Service) -> None:
 
 def test_lost_answer_neither_loads_nor_publishes_twice(service: Service) -> None:
     service.answer = with_table(service, rows=3)  # type: ignore[method-assign]
-    service.lost = lambda job_id: "_load_" in job_id or "_publish_" in job_id or "_log_" in job_id
+    service.lost = lambda job_id: "_load_" in job_id or "_publish_" in job_id
     published = publish()
     assert published.rows == 3
     assert service.loaded == 1
-    assert [job_id.rsplit("_", 2)[1:] for job_id in service.jobs if "_log_" in job_id] == [["log", "0"]]
     assert [job.id.rsplit("_", 2)[1:] for job in published.jobs if job.step in ("load", "publish")] == [
         ["load", "0"],
         ["publish", "0"],
@@ -182,22 +188,75 @@ def test_retry_takes_new_job_ids_once_its_staging_table_is_gone(service: Service
     assert [job.id.rsplit("_", 1)[1] for job in (first.jobs[3], second.jobs[3])] == ["0", "1"]
 
 
-def test_retry_logs_a_load_whose_process_died_before_logging(service: Service) -> None:
+def test_a_publication_cancelled_by_another_on_its_table_is_sent_again(service: Service) -> None:
+    """Two runs load a day without rows: both MERGEs would only insert, so the lock's UPDATE makes them
+    conflict. BigQuery cancels this one, twice."""
+    done = service.done
+
+    def cancelled(body: Any) -> dict[str, Any]:
+        answer = done(body)
+        if body["jobReference"]["jobId"].endswith(("_publish_0", "_publish_1")):
+            message = (
+                "Query error: Transaction is aborted due to concurrent update against table "
+                "shop:raw.orders_lock. Transaction ID: 1 at [4:1]"
+            )
+            answer["status"]["errorResult"] = {"reason": "invalidQuery", "message": message}
+        return answer
+
+    service.done = cancelled  # type: ignore[method-assign]
+    published = publish()
+    [job] = [job for job in published.jobs if job.step == "publish"]
+    assert job.id.endswith("_publish_2")
+
+
+def test_rows_that_nobody_logged_are_found_after_publishing(service: Service) -> None:
+    service.published = [["2024-06-10", "6"]]
+    with pytest.raises(WarehouseError, match="2024-06-10 has 6 rows after 3 were published") as failure:
+        publish()
+    assert not isinstance(failure.value, AuditError)
+
+
+def test_a_day_that_another_load_replaced_meanwhile_is_left_to_it(service: Service) -> None:
+    service.published, service.logged = [], [["2024-06-10", "0"], ["2024-06-10", "3"]]
+    assert publish().rows == 3
+
+
+def test_a_start_refused_for_too_many_requests_is_tried_again(service: Service) -> None:
+    answer, refusals = service.answer, iter(["rateLimitExceeded"] * 2)
+
+    def answers(method: str, path: str, body: Any) -> requests.Response:
+        if (method, path) == ("POST", "shop/jobs") and (reason := next(refusals, "")):
+            return refuse(403, reason, "Exceeded rate limits: too many API requests per user")
+        return answer(method, path, body)
+
+    service.answer = answers  # type: ignore[method-assign]
+    published = publish()
+    assert published.jobs[0].id.endswith("_load_0")
+    refusals = iter(["rateLimitExceeded"] * 99)
+    with pytest.raises(WarehouseBusy, match="BigQuery is busy: Exceeded rate limits"):
+        publish("Run-2")
+    refusals = iter(["quotaExceeded"])
+    with pytest.raises(WarehouseError, match="BigQuery refused"):
+        publish("Run-3")
+
+
+def test_a_job_that_exists_and_is_not_found_yet_is_waited_for(service: Service) -> None:
     service.answer = with_table(service, rows=3)  # type: ignore[method-assign]
+    first = publish()
+    answer, missing = service.answer, iter(range(2))
 
-    def die(step: Step) -> None:
-        if step == Step.PUBLISHED:
-            raise KeyboardInterrupt
+    def answers(method: str, path: str, body: Any) -> requests.Response:
+        if method == "GET" and path.endswith("_publish_0") and next(missing, None) is not None:
+            return refuse(404, "notFound", "Not found: Job shop:x")
+        return answer(method, path, body)
 
-    with pytest.raises(KeyboardInterrupt):
-        WAREHOUSE.publish(ORDERS, reader(orders([1, 2, 3], DAY_1)), ONE, "Run-1", die)
-    steps = [job_id.rsplit("_", 2)[1:] for job_id in service.jobs if job_id.startswith("raw_orders")]
-    assert steps == [["load", "0"], ["publish", "0"]]
-    publish()
-    publish()
-    steps = [job_id.rsplit("_", 2)[1:] for job_id in service.jobs if job_id.startswith("raw_orders")]
-    # What is appended twice is one entry: see the statement.
-    assert [step for step in steps if step[0] == "log"] == [["log", "0"], ["log", "1"]]
+    service.answer = answers  # type: ignore[method-assign]
+    second = publish()
+    assert next(missing, None) is None, "the job of the first attempt was looked for"
+    assert [jobs[3].id.rsplit("_", 1)[1] for jobs in (first.jobs, second.jobs)] == ["0", "1"]
+    missing = iter(range(99))
+    with pytest.raises(WarehouseBusy, match="does not find it; run again"):
+        publish()
 
 
 def test_retry_reuses_the_load_of_the_first_attempt(service: Service) -> None:
@@ -240,6 +299,50 @@ def test_publication_refuses_a_range_longer_than_one_job_may_modify(service: Ser
     with pytest.raises(WarehouseError, match="at most 4000 partitions at once"):
         WAREHOUSE.publish(ORDERS, ORDERS.empty(), days, "run")
     assert service.asked == []
+
+
+def test_the_longest_range_fits_into_requests_of_a_megabyte(service: Service) -> None:
+    days = Days(DAY_1, DAY_1 + timedelta(days=4000))
+    published = WAREHOUSE.publish(ORDERS, reader(orders([1, 2, 3], DAY_1)), days, "f" * 255)
+    assert len(published.rows_per_day) == 4000
+    sizes = [len(body["configuration"]["query"]["query"]) for body in service.bodies("POST", "/jobs")[1:]]
+    assert max(sizes) < 300_000, "BigQuery takes 1 MB"
+    [script] = [job for name, job in service.jobs.items() if "_publish_" in name]
+    assert script["configuration"]["query"]["query"].count("(DATE '") == 4000
+
+
+def test_a_run_loads_the_same_rows_twenty_times(service: Service) -> None:
+    service.answer = with_table(service, rows=0)  # type: ignore[method-assign]
+    for n in range(20):
+        assert publish().jobs[0].id.endswith(f"_load_{n}")
+    with pytest.raises(WarehouseError, match="20 loads of the same rows failed or were dropped"):
+        publish()
+
+
+@pytest.mark.parametrize("days", [4000, 4001])
+def test_migration_rewrites_as_many_partitions_as_one_statement_may(service: Service, days: int) -> None:
+    answer, results = service.answer, service.results
+    service.answer = lambda method, path, body: (  # type: ignore[method-assign]
+        respond(200, table_definition(ORDERS, "shop").to_api_repr())
+        if method == "GET" and path.endswith("/raw/tables/orders")
+        else answer(method, path, body)
+    )
+
+    def counted(job_id: str) -> dict[str, Any]:
+        if "count(DISTINCT partition_date)" in service.jobs[job_id]["configuration"]["query"]["query"]:
+            return page([("days", "INTEGER")], [[str(days)]])
+        return results(job_id)
+
+    service.results = counted  # type: ignore[method-assign]
+    grown = replace(ORDERS, columns=(*ORDERS.columns, Column("coupon", Type.STRING, "", nullable=True)))
+    if days == 4000:
+        assert WAREHOUSE.migrate(grown, {}, [], dry_run=True) == (
+            "coupon (STRING) is new, and NULL in existing rows",
+        )
+        return
+    with pytest.raises(WarehouseError, match="has 4001 days, and BigQuery rewrites at most 4000"):
+        WAREHOUSE.migrate(grown, {}, [])
+    assert not service.bodies("POST", "staging/tables"), "nothing was staged"
 
 
 def test_settings_choose_bigquery_and_require_a_project(tmp_path: Path) -> None:
