@@ -83,6 +83,9 @@ class Warehouse(Protocol):
     def dbt_target(self) -> str:
         """The output of `dbt_project/profiles.yml` that is this warehouse."""
 
+    def dbt_variables(self) -> Mapping[str, str]:
+        """Return the environment variables that dbt needs besides the settings. Opens nothing."""
+
     def check_access(self) -> None:
         """Check the credentials, on behalf of a program such as dbt that opens the warehouse itself.
 

@@ -97,9 +97,11 @@ def _substitute(value: str, given: dict[str, str]) -> str:
 
     def read(found: re.Match[str]) -> str:
         name, default = found["name"], found["default"]
+        if found["how"] == ":+":
+            return default if given.get(name) else ""
         return given.get(name, default) if found["how"] == ":-" else given[name]
 
-    return re.sub(r"\$\{(?P<name>\w+)(?P<how>:[-?])(?P<default>[^}]*)\}", read, value)
+    return re.sub(r"\$\{(?P<name>\w+)(?P<how>:[-+?])(?P<default>[^}]*)\}", read, value)
 
 
 def _settings(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], **given: str) -> Settings:
@@ -130,8 +132,7 @@ def test_compose_settings_on_bigquery_are_valid_and_complete(monkeypatch: pytest
     )
     assert (settings.warehouse, settings.bigquery_project) == ("bigquery", "shop")
     assert settings.bigquery_location == Settings.model_fields["bigquery_location"].default
-    assert settings.bigquery_key_file == Path("/run/secrets/bigquery")
-    for name in ("billing_project", "impersonate", "maximum_bytes_billed"):
+    for name in ("billing_project", "key_file", "impersonate", "maximum_bytes_billed"):
         assert getattr(settings, f"bigquery_{name}") is None, name
 
 
@@ -139,9 +140,24 @@ def test_bigquery_key_reaches_the_code_location_only() -> None:
     """Only its container executes runs."""
     assert ON_BIGQUERY["services"].keys() == {"code"}
     assert CODE_ON_BIGQUERY["secrets"] == list(ON_BIGQUERY["secrets"]) == ["bigquery"]
-    key = ON_BIGQUERY["secrets"]["bigquery"]["file"]
-    with pytest.raises(KeyError, match="ECOMMERSSS_BIGQUERY_KEY_FILE"):
-        _substitute(key, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "mounted", "setting"), [("k.json", "k.json", True), ("", "/dev/null", False)]
+)
+def test_the_key_of_bigquery_is_optional(
+    given: str, mounted: str, setting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After Terraform, the machine's own service account or a federated one may do without a key."""
+    values = {"ECOMMERSSS_BIGQUERY_KEY_FILE": given} if given else {}
+    assert _substitute(ON_BIGQUERY["secrets"]["bigquery"]["file"], values) == mounted
+    settings = _settings(
+        monkeypatch,
+        SERVICES["code"]["environment"] | CODE_ON_BIGQUERY["environment"],
+        ECOMMERSSS_BIGQUERY_PROJECT="shop",
+        **values,
+    )
+    assert settings.bigquery_key_file == (Path("/run/secrets/bigquery") if setting else None)
 
 
 def test_bigquery_image_holds_the_manifest_for_bigquery() -> None:

@@ -90,9 +90,32 @@ def test_terraform_protects_published_days_and_expires_staged_rows() -> None:
     days = blocks("resource")["google_bigquery_dataset.published"]
     assert days["delete_contents_on_destroy"] is False
     assert days["lifecycle"][0]["prevent_destroy"] is True
-    assert not {name for name in days if "expiration" in name}, "published days must not expire"
+    expirations = {name: days[name] for name in days if "expiration" in name}
+    assert expirations == {"default_table_expiration_ms": None, "default_partition_expiration_ms": None}
     staging = blocks("resource")["google_bigquery_dataset.staging"]
     assert staging["default_table_expiration_ms"] == STAGING_LIFE.total_seconds() * 1000
+
+
+def test_terraform_enables_what_the_first_apply_needs_before_it_is_used() -> None:
+    resources = blocks("resource")
+    billing = resources["google_project_service.billing"]
+    assert (billing["project"], text(billing["service"])) == (
+        "${local.billing_project}",
+        "bigquery.googleapis.com",
+    )
+    assert billing["count"] == "${local.billing_project == var.project ? 0 : 1}"
+    assert resources["google_project_iam_member.jobs"]["depends_on"] == [
+        "${google_project_service.needed}",
+        "${google_project_service.billing}",
+    ]
+    for address, block in resources.items():
+        # Everything else waits for these, or refers to a resource that does.
+        waits = "google_project_service.needed" in str(block.get("depends_on", ""))
+        refers = re.search(r"local\.(datasets|account)|google_service_account\.platform", str(block))
+        assert waits or refers or address.startswith("google_project_service."), address
+    document = (PROJECT / "docs" / "bigquery.md").read_text()
+    needed = "gcloud services enable cloudresourcemanager.googleapis.com serviceusage.googleapis.com"
+    assert needed in document, "Terraform cannot enable these two: it uses them to enable others"
 
 
 # ---- access ----

@@ -127,6 +127,7 @@ def recording_service(monkeypatch: pytest.MonkeyPatch, service: Service | None =
         lambda session, *args, **named: made.request(session, *args, **named),
     )
     monkeypatch.setattr("ecommersss_platform.warehouse.bigquery.session._FIRST_PAUSE", 0)
+    monkeypatch.setattr("ecommersss_platform.warehouse.bigquery.session._looked_at", set())
     return made
 
 

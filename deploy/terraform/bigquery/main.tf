@@ -1,7 +1,7 @@
 # Creates the datasets and a service account that may write to them and run jobs, and nothing more. It creates no
 # key. docs/bigquery.md explains how to use it. Whoever applies it needs the right to create datasets, service
-# accounts and bindings in the project, and bindings in the billing project. The state is a file in this folder
-# until you add a backend.
+# accounts and bindings in the project, and bindings in the billing project. Both need two services before Terraform can
+# enable any: see docs/bigquery.md. The state is a file in this folder until you add a backend.
 
 provider "google" {
   project = var.project
@@ -33,6 +33,15 @@ resource "google_project_service" "needed" {
   disable_on_destroy = false
 }
 
+# Jobs run in the billing project, so it needs the service too.
+resource "google_project_service" "billing" {
+  count = local.billing_project == var.project ? 0 : 1
+
+  project            = local.billing_project
+  service            = "bigquery.googleapis.com"
+  disable_on_destroy = false
+}
+
 # Created here, because roles/bigquery.dataEditor on a dataset does not allow creating one.
 resource "google_bigquery_dataset" "published" {
   for_each = local.published
@@ -42,6 +51,10 @@ resource "google_bigquery_dataset" "published" {
   description = each.value
   location    = var.location
   labels      = merge(var.labels, { platform = "ecommersss", layer = each.key })
+
+  # Nothing expires. Null also removes what a project without billing or another program had set.
+  default_table_expiration_ms     = null
+  default_partition_expiration_ms = null
 
   # Published days survive a destroy, and a plan that would replace the dataset (new location, new name).
   delete_contents_on_destroy = false
@@ -57,7 +70,7 @@ resource "google_bigquery_dataset" "published" {
 resource "google_bigquery_dataset" "staging" {
   project     = var.project
   dataset_id  = "staging"
-  description = "Rows that are not published yet. Personal data, kept for a day at most."
+  description = "Rows that are not published yet. Personal data: tables live for a day at most, and can be restored for 9 more."
   location    = var.location
   labels      = merge(var.labels, { platform = "ecommersss", layer = "staging" })
 
@@ -92,6 +105,8 @@ resource "google_project_iam_member" "jobs" {
   project = local.billing_project
   role    = "roles/bigquery.jobUser"
   member  = local.account
+
+  depends_on = [google_project_service.needed, google_project_service.billing]
 }
 
 resource "google_service_account_iam_member" "impersonator" {

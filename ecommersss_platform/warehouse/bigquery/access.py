@@ -6,11 +6,16 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import google.auth
+import google.auth.aws
+import google.auth.compute_engine
 import google.auth.credentials
 import google.auth.exceptions
+import google.auth.identity_pool
 import google.auth.impersonated_credentials
+import google.auth.pluggable
 import google.auth.transport.requests
 import google.oauth2.service_account
 import requests.exceptions
@@ -65,11 +70,21 @@ def credentials(config: BigQueryConfig) -> google.auth.credentials.Credentials:
                 "no Google credentials were found for BigQuery: run `gcloud auth application-default login`, "
                 "or name a service account's key file in ECOMMERSSS_BIGQUERY_KEY_FILE" + _missing_file(error)
             ) from None
-    if config.impersonate:
-        return google.auth.impersonated_credentials.Credentials(
-            source_credentials=found, target_principal=config.impersonate, target_scopes=list(SCOPES)
-        )
-    return found
+    # An account may not impersonate itself unless it was given that right.
+    if config.impersonate is None or _account(config, found) == config.impersonate:
+        return found
+    return google.auth.impersonated_credentials.Credentials(
+        source_credentials=found, target_principal=config.impersonate, target_scopes=list(SCOPES)
+    )
+
+
+def _account(config: BigQueryConfig, found: google.auth.credentials.Credentials) -> str | None:
+    """Return the e-mail of the service account that the credentials are of; None: of no service account."""
+    if isinstance(found, google.auth.compute_engine.Credentials):
+        with readable_errors(config):  # the machine's metadata server knows it
+            found.refresh(google.auth.transport.requests.Request())
+    email: str | None = getattr(found, "service_account_email", None)
+    return email
 
 
 def check_credentials(config: BigQueryConfig) -> None:
@@ -89,15 +104,30 @@ def _key_file_credentials(path: Path) -> google.auth.credentials.Credentials:
     setting = f"ECOMMERSSS_BIGQUERY_KEY_FILE: {path}"
     try:
         info = json.loads(path.read_text("utf-8"))
+        if info.get("type") == "external_account":
+            return _federated_credentials(info)
         return google.oauth2.service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
     except OSError as error:
         raise WarehouseError(f"{setting} cannot be read: {error.strerror}") from None
     # The texts of these errors may quote the file.
-    except (ValueError, TypeError, AttributeError, google.auth.exceptions.GoogleAuthError):
+    except (ValueError, TypeError, AttributeError, KeyError, google.auth.exceptions.GoogleAuthError):
         raise WarehouseError(
-            f"{setting} is not the JSON key of a service account: create one with `gcloud iam "
-            "service-accounts keys create`, or leave the setting out to use application default credentials"
+            f"{setting} is not the JSON key of a service account, nor a configuration of workload identity "
+            "federation: create one with `gcloud iam service-accounts keys create`, or leave the setting out "
+            "to use application default credentials"
         ) from None
+
+
+def _federated_credentials(info: Mapping[str, Any]) -> google.auth.credentials.Credentials:
+    """Return the credentials of a workload outside Google Cloud, by where it gets its own token."""
+    source = info["credential_source"]
+    module: Any = google.auth.identity_pool
+    if "environment_id" in source:
+        module = google.auth.aws
+    elif "executable" in source:
+        module = google.auth.pluggable
+    found: google.auth.credentials.Credentials = module.Credentials.from_info(info, scopes=SCOPES)
+    return found
 
 
 @contextmanager
@@ -146,12 +176,19 @@ def _refused_credentials(config: BigQueryConfig, error: Exception) -> str:
 def _refused_request(config: BigQueryConfig, error: exceptions.GoogleAPICallError) -> str:
     message = reason_text(error)
     codes = reasons(error)
+    if "billingNotEnabled" in codes or "billing has not been enabled" in message.lower():
+        return (
+            f"the project {config.job_project} has no billing (a BigQuery sandbox), so it refuses the "
+            "statements that publish days, and deletes tables after 60 days; link a billing account to it "
+            "and run again"
+        )
     if "bytesBilledLimitExceeded" in codes:
         return f"{message}; ask for fewer days or columns, or raise ECOMMERSSS_BIGQUERY_MAXIMUM_BYTES_BILLED"
     if isinstance(error, exceptions.Forbidden) and "accessDenied" in codes:
         return (
             f"{message}; the account needs the role BigQuery Job User on the project "
-            f"{config.job_project} and BigQuery Data Editor on the datasets of {config.project}"
+            f"{config.job_project} and BigQuery Data Editor on the datasets of {config.project}; "
+            "a role that was granted minutes ago may need some more"
         )
     return f"BigQuery refused: {message}"
 

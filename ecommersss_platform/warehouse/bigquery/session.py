@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -46,7 +47,14 @@ _ATTEMPTS = 5
 """How often a request or a change of columns is tried."""
 _LOADS = 20
 """How many load jobs one attempt may start."""
+_PUBLISHED = {"raw", "bronze", "silver", "gold"}
+"""The datasets whose tables must stay."""
+_looked_at: set[str] = set()
+"""The datasets whose expiration this process has looked at."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 20.0
+
+
+_log = logging.getLogger("ecommersss.warehouse")
 
 
 def _pauses() -> Iterator[float]:
@@ -55,6 +63,10 @@ def _pauses() -> Iterator[float]:
     while True:
         yield random.uniform(pause / 2, pause)  # noqa: S311
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _days(milliseconds: int) -> str:
+    return f"{milliseconds / 86_400_000:g}"
 
 
 class PlatformBigQuery(BigQueryResource):
@@ -159,6 +171,40 @@ class Session:
                 f"ECOMMERSSS_BIGQUERY_LOCATION is {config.location}: jobs find data only in their location"
             )
 
+    def warn_of_expiring_datasets(self) -> None:
+        """Log a warning for each dataset whose tables or partitions would be deleted by themselves.
+
+        Looks once in the life of the process.
+        """
+        config = self._config
+        for name in sorted(_PUBLISHED - _looked_at):
+            _looked_at.add(name)
+            try:
+                with readable_errors(config):
+                    dataset = self._client.get_dataset(f"{config.project}.{name}")
+            except TableNotFound:
+                continue
+            for what in ("table", "partition"):
+                if life := getattr(dataset, f"default_{what}_expiration_ms"):
+                    _log.warning(
+                        f"BigQuery deletes each new {what} of the dataset {name} after {_days(life)} days: "
+                        f"`bq update --default_{what}_expiration 0 {config.project}:{name}` keeps later ones"
+                    )
+
+    def _warn_of_expiry(self, existing: bigquery.Table) -> None:
+        """Log a warning if the table or its partitions will be deleted by themselves."""
+        name, partitioning = f"{existing.dataset_id}.{existing.table_id}", existing.time_partitioning
+        if existing.expires:
+            _log.warning(
+                f"BigQuery deletes {name} on {existing.expires:%Y-%m-%d}: "
+                f"`bq update --expiration 0 {existing.project}:{name}` keeps it"
+            )
+        if partitioning and partitioning.expiration_ms:
+            _log.warning(
+                f"BigQuery deletes the days of {name} {_days(partitioning.expiration_ms)} days after their "
+                f"date: `bq update --time_partitioning_expiration 0 {existing.project}:{name}` keeps them"
+            )
+
     def ensure_table(self, table: RawTable) -> None:
         """Create the table if it is missing, else add the nullable columns that its contract gained."""
         for _ in range(_ATTEMPTS):
@@ -168,6 +214,7 @@ class Session:
                 with readable_errors(self._config):
                     self._client.create_table(table_definition(table, self._config.project), exists_ok=True)
                 return
+            self._warn_of_expiry(existing)
             todo = automatic_changes(
                 full_name(table), table_columns(existing.schema, table), DIALECT.columns(table)
             )

@@ -71,6 +71,9 @@ class BigQueryWarehouse(PublishingWarehouse):
     def dbt_target(self) -> str:
         return "bigquery"
 
+    def dbt_variables(self) -> Mapping[str, str]:
+        return self.config.dbt_variables
+
     @property
     def pool(self) -> str | None:
         return None
@@ -217,9 +220,15 @@ class _Publication:
 
     def compare(self) -> None:
         if self._days is not None:
+            self._session.warn_of_expiring_datasets()
             existing = self._session.columns(self._table)
             if existing:
                 automatic_changes(full_name(self._table), existing, DIALECT.columns(self._table))
+            else:
+                # Where DML is refused, it is refused before anything is loaded.
+                self._session.ensure_dataset(self._table.dataset)
+                attempt = staging_name(self._table, self._run_id)
+                self._session.execute(in_turn_sql(self._lock, []), "lock", attempt, self._warehouse.patience)
 
     def stage(self, rows: CountingReader) -> None:
         with spooled(rows.reader) as spool:
@@ -227,6 +236,10 @@ class _Publication:
             self._attempt = f"{staging_name(self._table, self._run_id)}_{spool.digest[:16]}"
             self._nulls = spool.nulls
             self._session.stage(self._table, self._attempt, spool.file)
+
+    @property
+    def _lock(self) -> str:
+        return self._warehouse.qualified(self._table.dataset, lock_name(self._table))
 
     @property
     def _staging(self) -> str:
@@ -257,8 +270,7 @@ class _Publication:
         self._session.ensure_table(self._table)
         merge = merge_sql(self._table, target, self._staging, self._days)
         append = append_sql(qualified(*split_name(LOAD_LOG)), log, self._days, DIALECT)
-        lock = qualified(self._table.dataset, lock_name(self._table))
-        execute(in_turn_sql(lock, [merge, append]), "publish", self._attempt, patience)
+        execute(in_turn_sql(self._lock, [merge, append]), "publish", self._attempt, patience)
         self._check_counts(self._days, {entry[PARTITION_COLUMN]: entry["row_count"] for entry in log})
 
     def _check_counts(self, days: Days, published: Mapping[Any, Any]) -> None:

@@ -64,6 +64,9 @@ class DuckDbWarehouse(DuckDbFile, PublishingWarehouse):
     def dbt_target(self) -> str:
         return "duckdb_attached" if is_attached(self.path) else "duckdb"
 
+    def dbt_variables(self) -> Mapping[str, str]:
+        return {}
+
     def check_access(self) -> None:
         pass  # the file has no credentials; opening it shows whether it may be written
 

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import google.auth
+import google.auth.aws
+import google.auth.compute_engine
 import google.auth.exceptions
+import google.auth.identity_pool
+import google.auth.impersonated_credentials
+import google.auth.pluggable
+import google.oauth2.credentials
+import google.oauth2.service_account
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -69,7 +76,7 @@ def warehouse(sign_in: SignIn, folder: Path) -> BigQueryWarehouse:
         "type": "service_account",
         "project_id": "shop",
         "private_key_id": "1",
-        "client_email": "dbt@shop.iam.gserviceaccount.com",
+        "client_email": ME,
         "token_uri": sign_in.address,
     }
     key["private_key"] = private.decode()
@@ -121,7 +128,82 @@ def test_missing_credentials_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-@pytest.mark.parametrize("text", ["not json", '{"client_email": "s3cret"}', "[]"])
+ME = "dbt@shop.iam.gserviceaccount.com"
+FEDERATED = {
+    "type": "external_account",
+    "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/x",
+    "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+    "token_url": "https://sts.googleapis.com/v1/token",
+    "credential_source": {"file": "/var/run/token"},
+    "service_account_impersonation_url": "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/"
+    f"{ME}:generateAccessToken",
+}
+
+
+def configured(path: Path, impersonate: str | None) -> BigQueryConfig:
+    return BigQueryConfig("shop", "US", key_file=path, impersonate=impersonate)
+
+
+def test_a_key_does_not_impersonate_its_own_account(sign_in: SignIn, tmp_path: Path) -> None:
+    path = warehouse(sign_in, tmp_path).config.key_file
+    assert path is not None
+    for impersonate, kind in (
+        (ME, google.oauth2.service_account.Credentials),
+        ("other@shop.iam.gserviceaccount.com", google.auth.impersonated_credentials.Credentials),
+    ):
+        assert type(credentials(configured(path, impersonate))) is kind
+    assert configured(path, ME).dbt_variables == {
+        "GOOGLE_APPLICATION_CREDENTIALS": str(path),
+        "ECOMMERSSS_BIGQUERY_IMPERSONATE": "",
+    }
+    assert configured(path, "other@x").dbt_variables == {"GOOGLE_APPLICATION_CREDENTIALS": str(path)}
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ({"file": "/var/run/token"}, google.auth.identity_pool.Credentials),
+        (
+            {
+                "environment_id": "aws1",
+                "regional_cred_verification_url": "https://sts.{region}.amazonaws.com?Action=GetCallerIdentity",
+            },
+            google.auth.aws.Credentials,
+        ),
+        ({"executable": {"command": "/bin/token"}}, google.auth.pluggable.Credentials),
+    ],
+)
+def test_workload_identity_federation_is_accepted_as_a_key_file(
+    tmp_path: Path, source: dict[str, Any], kind: type
+) -> None:
+    path = tmp_path / "federated.json"
+    path.write_text(json.dumps(FEDERATED | {"credential_source": source}))
+    found = credentials(configured(path, ME))
+    assert type(found) is kind
+    assert found.service_account_email == ME
+    assert configured(path, ME).dbt_variables["ECOMMERSSS_BIGQUERY_IMPERSONATE"] == ""
+
+
+def test_a_workload_that_runs_as_the_account_does_not_impersonate_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Terraform's output names the account to impersonate for people, and a workload may get the same."""
+    found = google.auth.compute_engine.Credentials(universe_domain="googleapis.com")
+    monkeypatch.setattr(google.auth, "default", lambda **_: (found, "shop"))
+    monkeypatch.setattr(found, "refresh", lambda _: setattr(found, "_service_account_email", ME))
+    assert credentials(BigQueryConfig("shop", "US", impersonate=ME)) is found
+    other = credentials(BigQueryConfig("shop", "US", impersonate="other@shop.iam.gserviceaccount.com"))
+    assert isinstance(other, google.auth.impersonated_credentials.Credentials)
+
+
+def test_people_impersonate_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    person = google.oauth2.credentials.Credentials("token")
+    monkeypatch.setattr(google.auth, "default", lambda **_: (person, None))
+    found = credentials(BigQueryConfig("shop", "US", impersonate=ME))
+    assert isinstance(found, google.auth.impersonated_credentials.Credentials)
+
+
+@pytest.mark.parametrize(
+    "text", ["not json", '{"client_email": "s3cret"}', "[]", '{"type": "external_account"}']
+)
 def test_bad_key_file_is_named_and_not_quoted(tmp_path: Path, text: str) -> None:
     path = tmp_path / "key.json"
     path.write_text(text)
