@@ -26,6 +26,9 @@ from streaming.business_days import JAKARTA, business_day
 DUE = timedelta(hours=4)
 """How long after midnight (Asia/Jakarta) a closed day may still be missing. It is loaded at 03:00."""
 
+NEWEST_CLOSED_DAY = "newest_closed_day_present"
+"""The check of each table that speaks of today, not of the days of a run: no part of the daily job."""
+
 FACTS = AssetKey(["silver", "fact_orders"])
 
 
@@ -40,6 +43,11 @@ def day_checks(partitions_def: DailyPartitionsDefinition, pool: str | None) -> l
         _freshness(FACTS, partitions_def),
         _fact_reconciliation(pool),
     ]
+
+
+def checks_of_today(checks: Sequence[AssetChecksDefinition]) -> list[AssetChecksDefinition]:
+    """Return those of the checks that speak of today, whatever the days of a run."""
+    return [check for check in checks if any(key.name == NEWEST_CLOSED_DAY for key in check.check_keys)]
 
 
 def raw_checks(
@@ -71,7 +79,7 @@ def missing_days(first: date, newest_due: date, present: Collection[str]) -> lis
 def _freshness(key: AssetKey, partitions_def: DailyPartitionsDefinition) -> AssetChecksDefinition:
     @asset_check(
         asset=key,
-        name="newest_closed_day_present",
+        name=NEWEST_CLOSED_DAY,
         description="The newest closed business day is materialised, once it has had time to load.",
     )
     def newest_closed_day_present(context: AssetCheckExecutionContext) -> AssetCheckResult:

@@ -11,7 +11,7 @@ from ecommersss_platform.assets.analytics import analytics_assets
 from ecommersss_platform.assets.fraud import fraud_assets
 from ecommersss_platform.assets.marketplace import marketplace_job
 from ecommersss_platform.assets.raw import raw_assets
-from ecommersss_platform.checks import day_checks
+from ecommersss_platform.checks import checks_of_today, day_checks
 from ecommersss_platform.dbt.resource import dbt_resource
 from ecommersss_platform.jobs import EXECUTOR, daily_pipeline
 from ecommersss_platform.maintenance import maintenance_job
@@ -31,15 +31,16 @@ pool = make_warehouse(settings).pool
 raw = raw_assets(days, pool)
 analytics = analytics_assets(days, pool)
 fraud = fraud_assets(pool)
+checks = day_checks(days, pool)
 
-daily_job = daily_pipeline([*raw, *analytics, *fraud])
+daily_job = daily_pipeline([*raw, *analytics, *fraud], without=checks_of_today(checks))
 hourly_job = marketplace_job(first_day)
 trim_job = retention_job(settings)
 prune_job = maintenance_job(settings)
 
 defs = Definitions(
     assets=[*raw, *analytics, *fraud],
-    asset_checks=day_checks(days, pool),
+    asset_checks=checks,
     jobs=[daily_job, hourly_job, trim_job, prune_job],
     schedules=[
         daily_close(daily_job, first_day),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dagster import (
+    AssetChecksDefinition,
     AssetsDefinition,
     AssetSelection,
     Backoff,
@@ -40,7 +41,9 @@ def range_tags(days: Days) -> dict[str, str]:
     return {RANGE_START_TAG: days.first.isoformat(), RANGE_END_TAG: days.last.isoformat()}
 
 
-def daily_pipeline(assets: Sequence[AssetsDefinition]) -> UnresolvedAssetJobDefinition:
+def daily_pipeline(
+    assets: Sequence[AssetsDefinition], without: Sequence[AssetChecksDefinition] = ()
+) -> UnresolvedAssetJobDefinition:
     """Return the job that materialises days from the raw tables to the marts and the block list.
 
     A range of days is one run, and so is a backfill of the job: the partitioned assets share one partitions
@@ -48,10 +51,15 @@ def daily_pipeline(assets: Sequence[AssetsDefinition]) -> UnresolvedAssetJobDefi
     marts, block list) are built once in the run, in lineage order. "Materialize all" on the lineage page
     backfills assets instead of this job, which takes one run for each stretch of the lineage that is
     partitioned or not.
+
+    The run executes all checks of the assets but those `without`.
     """
+    selection: AssetSelection = AssetSelection.assets(*assets)
+    if without:
+        selection -= AssetSelection.checks(*without)
     return define_asset_job(
         DAILY_PIPELINE,
-        selection=AssetSelection.assets(*assets),
+        selection=selection,
         executor_def=EXECUTOR,
         description="Raw tables, silver, gold and the block list for a day or a range of days, in one run."
         " Choose the days here: *Materialize all* on the lineage page takes several runs in turn.",

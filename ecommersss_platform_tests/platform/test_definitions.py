@@ -56,6 +56,7 @@ json.dump(
                 "executor": job.executor_def.name,
                 "one_run": job.backfill_policy == dagster.BackfillPolicy.single_run(),
                 "assets": sorted(key.to_user_string() for key in job.asset_layer.selected_asset_keys),
+                "checks": sorted({key.name for key in job.asset_layer.asset_graph.asset_check_keys}),
             }
             for name, job in jobs.items()
             if not name.startswith("__")
@@ -207,6 +208,9 @@ def test_checks(location: dict[str, Any]) -> None:
         assert checks[f"{table}: newest_closed_day_present"] is False
     assert checks["silver/fact_orders: reconciles_with_raw"] is True
     assert checks["silver/fact_orders: newest_closed_day_present"] is False
+    in_each_run = set(location["jobs"]["daily_pipeline"]["checks"])
+    assert "newest_closed_day_present" not in in_each_run, "it would warn in every run of another day"
+    assert {"reconciles_with_postgres", "reconciles_with_raw", "fact_orders_user_is_known"} <= in_each_run
     for key, column in [
         ("bronze/stg_users", "user_id"),
         ("bronze/stg_products", "product_id"),
