@@ -12,9 +12,10 @@ import os
 import pwd
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
@@ -55,10 +56,38 @@ class Account:
         return self.uid is None or self.succeeds(["test", "-x", path])
 
     def take(self, path: Path) -> None:
-        """Make the account the owner of the path and of everything below it."""
+        """Make the account the owner of the directory and of everything below it. Follow no link.
+
+        Raises `ServerError` as `check` does, before anything is changed.
+        """
         if self.uid is not None and self.gid is not None:
-            for each in (path, *path.rglob("*")):
+            self.check(path)
+            for each in _below(path):
                 os.chown(each, self.uid, self.gid, follow_symlinks=False)
+
+    def check(self, path: Path) -> None:
+        """Make sure that everything in the directory is this account's or root's, under no other name.
+
+        The contents of a file that somebody has linked into the directory must not change hands. Raises
+        `ServerError`.
+        """
+        for each in _below(path):
+            found = each.lstat()
+            if found.st_uid not in (0, self.uid):
+                raise ServerError(
+                    f"{each} belongs to {account_name(found.st_uid)}, and the data around it does not:"
+                    " correct its owner, or move it away"
+                )
+            if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+                raise ServerError(
+                    f"{each} is hard-linked: it has another name somewhere. Remove that, or copy the file"
+                )
+
+
+def _below(path: Path) -> Iterator[Path]:
+    yield path
+    for place, directories, files in os.walk(path):
+        yield from (Path(place, name) for name in (*directories, *files))
 
 
 def find_account(data: Path, wanted: str | None) -> Account:
@@ -182,6 +211,7 @@ def _move(source: Path, target: Path, aside: Path, account: Account) -> None:
     staging = target.with_name("data.copying")
     for leftover in (staging, target):  # of an interrupted move: no server has used them
         shutil.rmtree(leftover, ignore_errors=True)
+    account.check(source)
     shutil.copytree(source, staging, symlinks=True)
     account.take(staging)
     staging.rename(target)

@@ -150,3 +150,38 @@ def test_place_must_be_roots(account: Account, home: Path, reachable: Path) -> N
     with pytest.raises(ServerError, match="must belong to root and be writable by nobody else"):
         place_data(home, account, lambda _: None)
     assert not (home / "data").is_symlink()
+
+
+@pytest.mark.parametrize("planted", ["hard link", "foreign file"])
+def test_only_what_the_platform_made_changes_hands(
+    home: Path, account: Account, tmp_path: Path, planted: str
+) -> None:
+    secret, data = tmp_path / "secret", home / "data"
+    secret.write_text("root's")
+    os.chown(data, 0, 0)  # as a copy by root
+    if planted == "hard link":
+        (data / "base" / "2").hardlink_to(secret)
+    else:
+        shutil.copy(secret, data / "base" / "2")
+        os.chown(data / "base" / "2", 1, 1)
+    (data / "base" / "3").symlink_to(secret)
+    with pytest.raises(ServerError, match=r"base/2 (is hard-linked|belongs to)"):
+        account.take(data)
+    assert data.stat().st_uid == 0, "nothing was changed"
+    (data / "base" / "2").unlink()
+    account.take(data)
+    assert secret.stat().st_uid == 0
+    assert (data / "base" / "3").lstat().st_uid == account.uid
+    assert data.stat().st_uid == (data / "base" / "1").stat().st_uid == account.uid
+
+
+def test_a_file_that_is_linked_into_the_data_is_not_copied_to_the_account(
+    home: Path, account: Account, reachable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("root's")
+    (home / "data" / "base" / "2").hardlink_to(tmp_path / "secret")
+    on_another_disk(reachable, monkeypatch)
+    with pytest.raises(ServerError, match="base/2 is hard-linked"):
+        place_data(home, account, print)
+    assert not any("2" in names for _, _, names in os.walk(reachable))
+    assert rows(home) == "a row"
