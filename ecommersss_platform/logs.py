@@ -15,13 +15,18 @@ import types
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from ecommersss_platform.terminal import visible, visible_json
+
 LogFormat = Literal["text", "json"]
 
 _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime"}
 
 
 class _Discreet(logging.Formatter):
-    """A formatter that shows only the first line of an error: PostgreSQL quotes rows in the others."""
+    """A formatter that shows only the first line of an error: PostgreSQL quotes rows in the others.
+
+    Control characters are spelled out: logs are read on terminals, too.
+    """
 
     def formatException(self, ei: Any) -> str:
         whole = traceback.TracebackException(*ei)
@@ -34,6 +39,9 @@ class _Discreet(logging.Formatter):
             parts.append("".join(error.stack.format()) + text)
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         return "\ncaused by:\n".join(parts)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 class JsonFormatter(_Discreet):
@@ -54,7 +62,7 @@ class JsonFormatter(_Discreet):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str, ensure_ascii=False)
+        return visible_json(json.dumps(fields, default=str, ensure_ascii=False))
 
 
 def configure_logging(style: LogFormat = "text", level: int = logging.INFO) -> None:

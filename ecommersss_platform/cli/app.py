@@ -81,8 +81,8 @@ def main(arguments: list[str] | None = None) -> Any:
         app(args=arguments, prog_name="ecommersss")
     except Exception as error:
         from ecommersss_platform.cli.errors import known_problem
-        from ecommersss_platform.cli.output import visible
         from ecommersss_platform.logs import logs_uncaught, structured
+        from ecommersss_platform.terminal import visible
 
         problem = known_problem(error)
         if debug or (problem is None and logs_uncaught()):

@@ -13,8 +13,8 @@ import typer
 
 from ecommersss_platform.cli.common import MAX_ORDERS_PER_DAY, MAX_RATE, open_database, read_settings
 from ecommersss_platform.cli.days import FromOption, LastOption, ToOption, asked_days
-from ecommersss_platform.cli.output import visible
 from ecommersss_platform.logs import configure_logging
+from ecommersss_platform.terminal import visible
 from streaming.roles import Role
 
 if TYPE_CHECKING:

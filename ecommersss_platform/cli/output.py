@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
@@ -17,6 +16,7 @@ from typing import Any, Literal, TextIO
 from rich.console import Console
 from rich.table import Table
 
+from ecommersss_platform.terminal import visible, visible_json
 from streaming.business_days import JAKARTA
 from streaming.chunks import chunks
 
@@ -37,15 +37,6 @@ class QueryFormat(StrEnum):
 
 _ROWS_PER_TABLE = 1_000
 
-# The control characters of both sets, and those that reverse the direction of text.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_C1 = re.compile("[\x7f-\x9f]")
-
-
-def visible(text: str) -> str:
-    """Return the text with control characters spelled out, so that data cannot steer a terminal."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
 
 def as_json(value: Any, *, indent: int | None = None) -> str:
     """Return JSON text: decimals as exact numbers where possible, instants and days as ISO 8601.
@@ -56,7 +47,7 @@ def as_json(value: Any, *, indent: int | None = None) -> str:
         text = _dumped(value, indent)
     except ValueError:  # NaN or an infinity
         text = _dumped(_finite(value), indent)
-    return _C1.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return visible_json(text)
 
 
 def _dumped(value: Any, indent: int | None) -> str:

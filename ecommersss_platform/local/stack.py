@@ -31,6 +31,7 @@ from ecommersss_platform.local.postgres import DAGSTER, EmbeddedPostgres
 from ecommersss_platform.local.processes import created, end_processes, is_same, still_alive
 from ecommersss_platform.local.supervision import Child, Process, State, Supervisor, leftovers
 from ecommersss_platform.settings import Settings
+from ecommersss_platform.terminal import visible
 from streaming.errors import PlatformError
 from streaming.roles import Role
 
@@ -411,5 +412,5 @@ def _print(name: str, text: str) -> None:
     """Print a line on the console: time of day, process, message."""
     # A closed console (SIGHUP) must not keep the platform from stopping.
     with contextlib.suppress(OSError):
-        sys.stdout.write(f"{datetime.now().astimezone():%H:%M:%S}  {name:<10} {text}\n")
+        sys.stdout.write(f"{datetime.now().astimezone():%H:%M:%S}  {name:<10} {visible(text)}\n")
         sys.stdout.flush()

@@ -48,6 +48,20 @@ def test_text_lines_have_time_level_and_logger(capsys: pytest.CaptureFixture[str
     assert not structured()
 
 
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_control_characters_are_shown_and_never_sent(
+    capsys: pytest.CaptureFixture[str], style: LogFormat
+) -> None:
+    configure_logging(style)
+    logging.getLogger("streaming").error(
+        "line %s", "\x1b]0;title\x07\x9b2J", exc_info=ValueError("\x1b[31m\x9b")
+    )
+    printed = capsys.readouterr().err
+    assert not {"\x1b", "\x07", "\x9b"} & set(printed)
+    assert "0;title" in printed
+    assert "[31m" in printed
+
+
 ROWS = "DETAIL:  Key (payment_method)=(Siti) exists\nCONTEXT:  COPY orders, line 1: Rahayu"
 
 

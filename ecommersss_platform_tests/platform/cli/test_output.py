@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecommersss_platform.cli.output import QueryFormat, as_json, unique_names, visible, write_rows
+from ecommersss_platform.cli.output import QueryFormat, as_json, unique_names, write_rows
 from ecommersss_platform.cli.query_output import python_rows, write_result
+from ecommersss_platform.terminal import visible
 from streaming.errors import PlatformError
 
 
