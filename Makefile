@@ -22,6 +22,9 @@ help:  ## list the targets
 setup: $(VENV)/installed  ## install everything into .venv
 	@# Does nothing while dbt's manifest is up to date.
 	@$(BIN)/python -m ecommersss_platform.dbt
+	@# So that `dagster dev` and its like find the platform's home.
+	@test -e .env || cp .env.example .env
+	@$(BIN)/ecommersss env >/dev/null
 
 $(VENV)/installed: requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'

@@ -4,6 +4,8 @@ Loading reads the settings, the first day recorded in the home and dbt's manifes
 no warehouse, and does not run dbt.
 """
 
+import os
+
 from dagster import Definitions
 
 from ecommersss_platform.alerts import run_failure_alerts
@@ -13,6 +15,7 @@ from ecommersss_platform.assets.marketplace import marketplace_job
 from ecommersss_platform.assets.raw import raw_assets
 from ecommersss_platform.checks import checks_of_today, day_checks
 from ecommersss_platform.dbt.resource import dbt_resource
+from ecommersss_platform.environment import check_dagster_home
 from ecommersss_platform.jobs import EXECUTOR, daily_pipeline
 from ecommersss_platform.maintenance import maintenance_job
 from ecommersss_platform.partitions import daily_partitions
@@ -23,6 +26,7 @@ from ecommersss_platform.settings import Settings
 from ecommersss_platform.topic_retention import retention_job
 from ecommersss_platform.warehouse import make_warehouse
 
+check_dagster_home(os.environ)
 settings = Settings()
 first_day = settings.first_partition_day()
 days = daily_partitions(first_day)

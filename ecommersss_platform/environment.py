@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
+from streaming.errors import PlatformError
 from streaming.libpq import KEPT
 
 if TYPE_CHECKING:
@@ -91,3 +92,15 @@ def unknown_settings(variables: Iterable[str], settings: Iterable[str]) -> str |
             nearest = get_close_matches(name, known, n=1)
             unknown.append(variable + (f" (did you mean {prefix}{nearest[0]}?)" if nearest else ""))
     return f"no setting has this name, so it has no effect: {', '.join(unknown)}" if unknown else None
+
+
+def check_dagster_home(variables: Mapping[str, str]) -> None:
+    """Raise `PlatformError` if `dagster dev` loads the platform without its home.
+
+    On a temporary instance, its sensors and schedules would do all work a second time, beside the platform's.
+    """
+    if variables.get("DAGSTER_IS_DEV_CLI") and not variables.get("DAGSTER_HOME"):
+        raise PlatformError(
+            "`dagster dev` needs the platform's home: copy .env.example to .env, or run"
+            ' `eval "$(ecommersss env)"`, and start it again in the directory of the checkout'
+        )

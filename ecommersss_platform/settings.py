@@ -196,10 +196,10 @@ class Settings(BaseSettings):
         except RuntimeError:
             raise ValueError("no account has that name: write the directory in full") from None
 
-    @field_validator("home", mode="after")
+    @field_validator("home", "rules", "bigquery_key_file", mode="after")
     @classmethod
-    def _absolute(cls, home: Path) -> Path:
-        return home.absolute()
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path and path.absolute()  # child processes work in another directory
 
     @field_validator("ui_token", mode="after")
     @classmethod

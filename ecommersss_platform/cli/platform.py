@@ -91,6 +91,21 @@ def status(style: FormatOption = Format.TABLE) -> None:
         print_status(report)
 
 
+def env() -> None:
+    """Print what a shell needs for Dagster's own commands and any directory: eval "$(ecommersss env)".
+
+    Secrets are not in it: URLs stay in the environment or in `.env`.
+    """
+    import shlex
+
+    from ecommersss_platform.instance.dagster_home import ensure_dagster_home
+
+    settings = read_settings()
+    ensure_dagster_home(settings)
+    for name, path in {"ECOMMERSSS_HOME": settings.home, "DAGSTER_HOME": settings.dagster_home}.items():
+        typer.echo(f"export {name}={shlex.quote(str(path))}")
+
+
 def health(process: Annotated[Watched, typer.Argument(help="the process to check")]) -> None:
     """Check that a process does its work, for containers and monitoring.
 

@@ -33,7 +33,7 @@ def ensure_dagster_home(settings: Settings) -> None:
 def dagster_instance(settings: Settings, dagster_url: str) -> Iterator[DagsterInstance]:
     """Open the platform's Dagster instance, the one that the UI shows.
 
-    `dagster.yaml` reads the URL from an environment variable, which is set inside the block.
+    The storages read the URL from an environment variable, which is set inside the block.
     """
     from dagster import DagsterInstance
 

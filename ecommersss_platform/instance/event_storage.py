@@ -5,28 +5,29 @@ PostgreSQL storage takes a connection and two commits for each (20 to 100 ms), e
 A run over four years of days has 19,000 such events: half an hour before it begins.
 
 This module is ours only because upstream is not fixed yet: Dagster issue 33831, pull request 33832. Once a
-released `dagster-postgres` stores planned materialisations in batches, delete it and its test, and name
-`PostgresEventLogStorage` in `dagster.yaml`.
+released `dagster-postgres` stores planned materialisations in batches, reduce it to a class without a body,
+as in `storage.py`, and delete its test.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from dagster import DagsterEventType, EventLogEntry
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import PostgresEventLogStorage
-from dagster_postgres.utils import pg_url_from_config
+
+from ecommersss_platform.instance.storage import InOurDatabase
 
 BATCH_VARIABLE = "DAGSTER_EVENT_BATCH_SIZE"
 """Dagster's own switch: how many events it hands to the storage at once; unset: one by one."""
 EVENTS_PER_BATCH = "1000"
 
 
-class BatchingEventLogStorage(PostgresEventLogStorage):
+class BatchingEventLogStorage(InOurDatabase, PostgresEventLogStorage):
     """An event log that inserts a batch of planned materialisations at once.
 
     Using it switches batching on, unless `DAGSTER_EVENT_BATCH_SIZE` is set.
@@ -56,10 +57,6 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
     @classmethod
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
-    ) -> BatchingEventLogStorage:
+    ) -> Self:
         os.environ.setdefault(BATCH_VARIABLE, EVENTS_PER_BATCH)
-        return cls(
-            postgres_url=pg_url_from_config(config_value),
-            should_autocreate_tables=config_value.get("should_autocreate_tables", True),
-            inst_data=inst_data,
-        )
+        return super().from_config_value(inst_data, config_value)

@@ -11,21 +11,26 @@ Without a subset Dagster falls back to the tags, and applies these to partitione
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from dagster import DagsterRun
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import PostgresRunStorage
-from dagster_postgres.utils import pg_url_from_config
 
+from ecommersss_platform.instance.storage import InOurDatabase, be_the_only_daemon, runs_the_daemon
 from ecommersss_platform.jobs import RANGE_END_TAG, RANGE_START_TAG
+from ecommersss_platform.settings import Settings
 
 DAYS_TAG = "days"
 
 
-class PlatformRunStorage(PostgresRunStorage):
-    """A run storage that adds the tag `days` to runs over a range and stores no subset of partitions."""
+class PlatformRunStorage(InOurDatabase, PostgresRunStorage):
+    """A run storage that adds the tag `days` to runs over a range and stores no subset of partitions.
+
+    It also holds the heartbeats of Dagster's daemon: a second daemon of the home waits here.
+    """
 
     def add_run(self, dagster_run: DagsterRun) -> DagsterRun:
         tags = {**dagster_run.tags, **days_tag(dagster_run.tags)}
@@ -34,12 +39,10 @@ class PlatformRunStorage(PostgresRunStorage):
     @classmethod
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
-    ) -> PlatformRunStorage:
-        return cls(
-            postgres_url=pg_url_from_config(config_value),
-            should_autocreate_tables=config_value.get("should_autocreate_tables", True),
-            inst_data=inst_data,
-        )
+    ) -> Self:
+        if runs_the_daemon(sys.argv):
+            be_the_only_daemon(Settings().dagster_home)
+        return super().from_config_value(inst_data, config_value)
 
 
 def days_tag(tags: Mapping[str, str]) -> dict[str, str]:

@@ -197,6 +197,7 @@ def _supervise(settings: Settings, status: _StatusFile, dagster_url: str, rate: 
         return {
             **child_environment(settings, url),
             MARK: str(settings.home),
+            "PYTHONSAFEPATH": "1",  # modules are those that are installed, not files of the home
             "PYTHONUNBUFFERED": "1",  # otherwise a log lacks its last lines after a crash
         }
 
@@ -268,6 +269,7 @@ def _children(
             command=lambda: [sys.executable, "-m", *(a if isinstance(a, str) else a() for a in arguments)],
             environment=environment,
             log=settings.logs_dir / f"{name}.log",
+            directory=settings.home,
             after=[*database, *after],
             ready=ready,
         )

@@ -264,7 +264,8 @@ class Child:
     """A process of our own. Its command and environment are computed at each start.
 
     It has a session of its own, so that Ctrl-C in a terminal reaches only the supervisor. It writes its log
-    itself, so that it survives the death of the supervisor undisturbed.
+    itself, so that it survives the death of the supervisor undisturbed. It works in `directory`: Dagster lets
+    the file `.env` of the current directory win over the environment.
     """
 
     name: str
@@ -272,6 +273,7 @@ class Child:
     command: Callable[[], Sequence[str]]
     environment: Callable[[], Mapping[str, str]]
     log: Path
+    directory: Path
     after: Sequence[str] = ()
     stop_timeout: float = 20.0
     ready: Callable[[float], bool] | None = None
@@ -291,6 +293,7 @@ class Child:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                cwd=self.directory,
                 start_new_session=True,
             )
         self._started = time.time()

@@ -365,6 +365,11 @@ def test_workspaces_name_the_code_location() -> None:
     [local] = yaml.safe_load((PROJECT / "workspace.yaml").read_text())["load_from"]
     assert local["python_module"]["module_name"] == "ecommersss_platform.definitions"
     assert local["python_module"].get("location_name", server["location_name"]) == server["location_name"]
+    # Dagster's own commands prefer this block, and one name means one state of sensors and schedules.
+    tool = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]
+    assert tool["dagster"]["module_name"] == local["python_module"]["module_name"]
+    assert tool["dagster"]["code_location_name"] == server["location_name"]
+    assert tool["dg"]["project"]["code_location_name"] == server["location_name"]
 
 
 def test_database_script_creates_both_databases_for_an_ordinary_role() -> None:

@@ -6,15 +6,20 @@ import os
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 from ecommersss_platform.cli.common import read_settings
+from ecommersss_platform.cli.platform import env
 from ecommersss_platform.environment import (
+    check_dagster_home,
     child_environment,
     drop_foreign_variables,
     inherited,
     unknown_settings,
 )
 from ecommersss_platform.settings import Settings
+from ecommersss_platform_tests.support.project import PROJECT
+from streaming.errors import PlatformError
 
 FOREIGN = {
     "DAGSTER_EVENT_BATCH_SIZE": "1",
@@ -84,3 +89,29 @@ def test_a_command_warns_of_unknown_settings_in_the_environment_and_in_the_file(
     monkeypatch.setenv("ECOMMERSSS_LOG_FORMAT", "json")
     read_settings()
     assert capsys.readouterr().err.startswith('{"time": ')
+
+
+def test_dagster_dev_without_its_home_is_refused() -> None:
+    check_dagster_home({})
+    check_dagster_home({"DAGSTER_IS_DEV_CLI": "1", "DAGSTER_HOME": "/home/dagster"})
+    with pytest.raises(PlatformError, match="ecommersss env"):
+        check_dagster_home({"DAGSTER_IS_DEV_CLI": "1"})
+
+
+def test_a_shell_gets_the_home_in_full_and_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ECOMMERSSS_HOME", "my home")
+    monkeypatch.setenv("ECOMMERSSS_DAGSTER_URL", "postgresql://shop:CANARY@127.0.0.1/dagster")
+    env()
+    home = tmp_path / "my home"
+    assert (
+        capsys.readouterr().out == f"export ECOMMERSSS_HOME='{home}'\nexport DAGSTER_HOME='{home}/dagster'\n"
+    )
+    assert (home / "dagster" / "dagster.yaml").exists()
+
+
+def test_the_file_for_a_new_checkout_names_the_default_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/checkout")
+    assert dotenv_values(PROJECT / ".env.example") == {"DAGSTER_HOME": "/checkout/.ecommersss/dagster"}

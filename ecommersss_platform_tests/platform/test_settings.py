@@ -61,6 +61,19 @@ def test_the_home_of_an_account_that_does_not_exist_is_refused(monkeypatch: pyte
     assert settings.bigquery_key_file == Path.home() / "key.json"
 
 
+def test_paths_are_those_of_the_directory_in_which_the_settings_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(
+        home=Path("home"), rules=Path("rules.yml"), bigquery_key_file=Path("k"), _env_file=None
+    )
+    assert (settings.home, settings.rules, settings.bigquery_key_file) == (
+        *(tmp_path / "home", tmp_path / "rules.yml"),
+        tmp_path / "k",
+    )
+
+
 def test_one_database_for_both_urls_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     other = "host=localhost port=5 dbname=x user=dagster password=CANARY"
     assert _problem(monkeypatch, database_url=URL, dagster_url=other) == (

@@ -69,9 +69,9 @@ def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> 
         webserver = subprocess.Popen(
             [
                 *(sys.executable, "-m", "ecommersss_platform.instance.webserver"),
-                *("--host", "127.0.0.1", "--port", str(port), "--workspace", "workspace.yaml"),
+                *("--host", "127.0.0.1", "--port", str(port), "--workspace", str(PROJECT / "workspace.yaml")),
             ],
-            cwd=PROJECT,
+            cwd=home,
             env=child_environment(settings, url),
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -69,6 +69,13 @@ def _identity(url: str) -> tuple[str, str, str]:
     )
 
 
+def place_of(url: str) -> str:
+    """Return host, port and database of a normalised URL, for people: no user, no password."""
+    found = parse_dsn(url)
+    host, port = found.get("host", "localhost"), found.get("port", "5432")
+    return f"{host}:{port}/{found.get('dbname', '')}"
+
+
 def pinned_url(url: str) -> str:
     """Return a normalised URL with `conninfo`'s session settings, for clients that connect themselves."""
     parts = urlsplit(url)

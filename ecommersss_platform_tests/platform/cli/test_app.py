@@ -23,7 +23,19 @@ from ecommersss_platform.cli.app import app, main
 def test_help_describes_each_command() -> None:
     help_text = CliRunner().invoke(app, ["--help"]).output
     for command in (
-        *("up", "stop", "demo", "status", "health", "import", "produce", "consume", "materialize", "query"),
+        *(
+            "up",
+            "stop",
+            "demo",
+            "status",
+            "health",
+            "env",
+            "import",
+            "produce",
+            "consume",
+            "materialize",
+            "query",
+        ),
         *("topics", "db", "rejected", "rules", "lists", "warehouse", "prepare"),
     ):
         assert re.search(rf"^\s+{command}\s+\w+", help_text, re.MULTILINE), command

@@ -1,0 +1,101 @@
+"""Dagster's storage in the platform's PostgreSQL, whose address the settings know; one daemon works on it.
+
+`dagster.yaml` names these classes, and holds no address. So Dagster's own commands need only DAGSTER_HOME,
+say in one sentence what is down, and read nothing of libpq's environment.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import click
+from dagster._serdes import ConfigurableClassData
+from dagster._utils.interrupts import raise_interrupts_as
+from dagster_postgres import PostgresScheduleStorage
+from dagster_postgres.utils import DagsterPostgresException
+
+from ecommersss_platform.instance.databases import dagster_url
+from ecommersss_platform.local.locks import FileLock
+from ecommersss_platform.settings import Settings
+from streaming.database.urls import pinned_url, place_of
+from streaming.errors import PlatformError
+from streaming.libpq import drop_libpq_variables
+
+_log = logging.getLogger("dagster.ecommersss")
+_daemon_lock: FileLock | None = None
+
+
+class StorageDown(click.ClickException, PlatformError):
+    """Dagster's storage cannot be opened. Commands of Dagster and ours print the text alone."""
+
+
+class InOurDatabase:
+    """A PostgreSQL storage of Dagster that takes its address from the settings."""
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> Self:
+        url = storage_url(Settings())
+        drop_libpq_variables()
+        try:
+            return cls(postgres_url=url, inst_data=inst_data)  # type: ignore[call-arg]
+        except DagsterPostgresException as error:
+            raise StorageDown(
+                f"Dagster's storage at {place_of(url)} does not answer: start it,"
+                " or correct ECOMMERSSS_DAGSTER_URL"
+            ) from error
+
+
+class ScheduleStorage(InOurDatabase, PostgresScheduleStorage):
+    """Dagster's schedules and sensors: their state and their ticks."""
+
+
+def storage_url(settings: Settings) -> str:
+    """Return the URL of Dagster's storage: the setting, else that of the embedded server, which must run.
+
+    Raises `StorageDown`.
+    """
+    home = os.environ.get("DAGSTER_HOME")
+    if settings.dagster_url is None and home and Path(home).resolve() != settings.dagster_home.resolve():
+        raise StorageDown(
+            f"DAGSTER_HOME is {home}, but the settings' home has {settings.dagster_home}:"
+            ' correct the line in .env, which wins over the shell, or run `eval "$(ecommersss env)"`'
+        )
+    try:
+        return pinned_url(dagster_url(settings))
+    except PlatformError as error:
+        raise StorageDown(str(error)) from None
+
+
+def runs_the_daemon(arguments: Sequence[str]) -> bool:
+    """Return whether this command line is that of Dagster's daemon, and not of a question to it."""
+    program = Path(arguments[0])
+    is_daemon = program.name == "dagster-daemon" or program.parent.name == "_daemon"
+    return is_daemon and arguments[1:2] == ["run"]
+
+
+def be_the_only_daemon(home: Path, pause: float = 1.0) -> None:
+    """Wait until no other process is the daemon of this Dagster home, and be it until this process ends.
+
+    Two daemons would evaluate every sensor and schedule, and launch every queued run, twice.
+    """
+    global _daemon_lock
+    if _daemon_lock is not None:
+        return
+    lock = FileLock(home / "daemon.lock")
+    if not lock.acquire(wait=False):
+        _log.warning(
+            "another daemon of %s runs its schedules, sensors and queue, such as that of `ecommersss up`;"
+            " this one waits until that one ends",
+            home,
+        )
+        with raise_interrupts_as(KeyboardInterrupt):
+            while not lock.acquire(wait=False):
+                time.sleep(pause)
+    _daemon_lock = lock
