@@ -2,25 +2,36 @@
 
 In: what the cursor remembers, how the runs it asked for ended, and the new lines of the stream. Out: the runs
 to ask for, the next cursor, and what to tell people.
+
+| a day with new orders | is asked for |
+|---|---|
+| a closed day | when no order has come for it for a minute, and after five minutes at the latest |
+| today | at once, but not again before `ECOMMERSSS_TODAY_INTERVAL_SECONDS` have passed |
+| a day whose run failed | again after a pause that grows |
+| a day whose run is queued or under way | after that run |
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import Enum
 
 import msgspec
+from msgspec.structs import replace
 
 from ecommersss_platform.days import Days, contiguous
 from streaming.business_days import JAKARTA, business_day
 
-MOST_REQUESTS_PER_TICK = 8
+MOST_REQUESTS = 8
 """Limits the runs that are queued at once when orders spread over many single days."""
 FIRST_RETRY = timedelta(minutes=1)
 LONGEST_RETRY = timedelta(minutes=15)
+SETTLED_AFTER = timedelta(minutes=1)
+"""How long no order may have come for a closed day before the day is asked for."""
+LONGEST_WAIT = timedelta(minutes=5)
+"""How long the first late order of a closed day waits at most if others keep coming."""
 
 
 class Outcome(Enum):
@@ -32,35 +43,63 @@ class Outcome(Enum):
     FAILED = "failed or cancelled"
 
 
+class NewOrders(msgspec.Struct, frozen=True):
+    """The orders of a day that came since its last request."""
+
+    begin: int
+    """A position in the stream at or before the first of them."""
+    count: int
+    first: datetime
+    """When the first of them was written to the stream."""
+    last: datetime
+
+    def __add__(self, other: NewOrders) -> NewOrders:
+        return NewOrders(
+            min(self.begin, other.begin),
+            self.count + other.count,
+            min(self.first, other.first),
+            max(self.last, other.last),
+        )
+
+
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A range of days that must be materialised. `last` is included."""
+    """A range of days that a run was asked for. `last` is included."""
 
     first: date
     last: date
     attempt: int = 0
-    """How often a run was asked for; 0: not yet."""
+    """How often a run was asked for. Only cursors of earlier versions have 0: not yet."""
     again_at: datetime | None = None
     """After a failure: when to ask again."""
+    begin: int = 0
+    """A position in the stream at or before the first of its orders."""
+    read_to: int | None = None
+    """How far the stream was read when the run was asked for. Only cursors of earlier versions have None."""
 
     @property
     def days(self) -> Days:
         return Days.between(self.first, self.last)
 
-    def key(self, read_to: int) -> str:
-        """Return the run key. Dagster never runs a key twice, so it holds the position and the attempt."""
-        return f"{self.first}..{self.last}@{read_to}#{self.attempt}"
+    @property
+    def key(self) -> str:
+        """The run key. Dagster never runs a key twice, so it holds the position and the attempt."""
+        return f"{self.first}..{self.last}@{self.read_to}#{self.attempt}"
 
 
 class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the sensor remembers between ticks; Dagster stores it as JSON.
 
-    All days of lines before `position` were materialised after those lines arrived. `pending` holds the days
-    of lines in [position, read_to) for which this is not known yet.
+    All days of lines before `position` were materialised after those lines arrived. For the lines in
+    [position, read_to) this is not known yet: their days are in `waiting` or in `pending`.
     """
 
     position: int = 0
     read_to: int = 0
     pending: tuple[Request, ...] = ()
+    waiting: dict[date, NewOrders] = {}
+    """The new orders of the days that no run was asked for since."""
+    today_asked_at: datetime | None = None
+    """When the last run was asked for that included the day it was."""
 
     @classmethod
     def parse(cls, text: str | None) -> Cursor:
@@ -68,12 +107,18 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
         if not text:
             return cls()
         try:
-            return msgspec.json.decode(text, type=cls)
+            cursor = msgspec.json.decode(text, type=cls)
         except msgspec.DecodeError as error:
             raise ValueError(
                 f"the cursor of order_stream_sensor cannot be read ({error}): {text[:200]!r}. Reset it in the"
                 " UI: with an empty cursor the whole stream is read again, which does no harm."
             ) from error
+        # An earlier version asked for all pending days at one position.
+        asked_at = {"begin": cursor.position, "read_to": cursor.read_to}
+        pending = (
+            replace(request, **asked_at) if request.read_to is None else request for request in cursor.pending
+        )
+        return replace(cursor, pending=tuple(pending))
 
     def text(self) -> str:
         return msgspec.json.encode(self).decode()
@@ -81,11 +126,11 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of the stream, [begin, end), and the number of its orders for each day."""
+    """A stretch of the stream, [begin, end), and its orders of each day."""
 
     begin: int
     end: int
-    orders: Counter[date] = field(default_factory=Counter)
+    orders: Mapping[date, NewOrders] = field(default_factory=dict)
     unreadable: int = 0
     """Lines that are not flagged orders."""
     note: str = ""
@@ -113,65 +158,136 @@ def plan_tick(
     read: Callable[[int], Window],
     first_day: date,
     now: datetime,
+    today_interval: timedelta,
 ) -> Decision:
     """Decide what a tick does.
 
-    `outcome` returns the state of the runs of a request, by its key. `read` reads the stream from a position;
-    it is called only when nothing is pending, so at most one batch is under way however fast orders arrive.
-    Days are never given up: after a failure they are asked for again, with growing delays.
+    `outcome` returns the state of the runs of a request, by its key. `read` reads the stream from a position.
+    `today_interval` is the shortest time between two requests that include today. A day is never asked for
+    while its run is queued or under way, and never given up.
     """
     notes: list[str] = []
-    pending, ask = _settle(cursor, outcome, now, notes)
-    if not pending:
-        window = read(cursor.read_to)
-        pending = ask = _touched(window, first_day, business_day(now), notes)
-        cursor = Cursor(window.begin if pending else window.end, window.end)
-    under_way = sum(request.again_at is None for request in pending) - len(ask)
-    room = max(0, MOST_REQUESTS_PER_TICK - under_way)
-    asked = {
-        request: msgspec.structs.replace(request, attempt=max(request.attempt, 1)) for request in ask[:room]
+    today = business_day(now)
+    window = read(cursor.read_to)
+    waiting = dict(cursor.waiting)
+    for day, new in _materializable(window, first_day, today, notes).items():
+        new = replace(new, first=min(new.first, now), last=min(new.last, now))  # if clocks differ
+        waiting[day] = waiting[day] + new if day in waiting else new
+
+    pending, retries = _settle(cursor.pending, outcome, now, notes)
+    busy = {day for request in (*pending, *retries) for day in request.days}
+    due_at = {
+        day: _due_at(day, new, today, cursor.today_asked_at, today_interval)
+        for day, new in waiting.items()
+        if day not in busy
     }
+    room = max(0, MOST_REQUESTS - sum(request.again_at is None for request in pending))
+    asked = [_ask_again(request, waiting, window.end) for request in retries[:room]]
+    due = contiguous(day for day, at in due_at.items() if at <= now)
+    asked += [_ask(days, 1, waiting, window.end) for days in due[: room - len(asked)]]
+    _note_waiting({day: due_at[day] for day in due_at.keys() & waiting.keys()}, waiting, today, now, notes)
+
+    pending = sorted([*pending, *retries[room:], *asked], key=lambda request: request.first)
+    if not pending and not waiting and not notes:
+        notes.append(f"no new flagged orders (position {window.end})")
+    begins = [*(request.begin for request in pending), *(new.begin for new in waiting.values())]
     return Decision(
-        Cursor(cursor.position, cursor.read_to, tuple(asked.get(request, request) for request in pending)),
-        tuple(asked.values()),
+        Cursor(
+            position=min([window.end, *begins]),
+            read_to=window.end,
+            pending=tuple(pending),
+            waiting=waiting,
+            today_asked_at=now if any(today in request.days for request in asked) else cursor.today_asked_at,
+        ),
+        tuple(asked),
         tuple(notes),
     )
 
 
+def _due_at(
+    day: date, new: NewOrders, today: date, today_asked_at: datetime | None, today_interval: timedelta
+) -> datetime:
+    """Return when to ask for a day with new orders."""
+    if day == today:
+        return new.first if today_asked_at is None else today_asked_at + today_interval
+    return min(new.last + SETTLED_AFTER, new.first + LONGEST_WAIT)
+
+
+def _ask(
+    days: Days, attempt: int, waiting: dict[date, NewOrders], read_to: int, begin: int | None = None
+) -> Request:
+    """Return a request for a new run, which covers the new orders of its days: they wait no more."""
+    begins = [waiting.pop(day).begin for day in days if day in waiting]
+    first = min(begins if begin is None else [begin, *begins])
+    return Request(days.first, days.last, attempt, begin=first, read_to=read_to)
+
+
+def _ask_again(request: Request, waiting: dict[date, NewOrders], read_to: int) -> Request:
+    """Return the next attempt at a request, or the same one if its run was lost.
+
+    If a lost run exists after all, Dagster ignores a request with its key. It may have begun before newer
+    orders came, so these go on waiting.
+    """
+    if request.again_at is None:
+        return replace(request, attempt=max(request.attempt, 1))
+    return _ask(request.days, request.attempt + 1, waiting, read_to, request.begin)
+
+
 def _settle(
-    cursor: Cursor, outcome: Callable[[str], Outcome], now: datetime, notes: list[str]
+    requests: Iterable[Request], outcome: Callable[[str], Outcome], now: datetime, notes: list[str]
 ) -> tuple[list[Request], list[Request]]:
-    """Return the requests that have not succeeded yet, and those of them to ask for now."""
-    pending: list[Request] = []
-    ask: list[Request] = []
-    for request in cursor.pending:
-        match outcome(request.key(cursor.read_to)) if request.attempt else Outcome.NONE:
+    """Return the requests that wait, for their run or for their next attempt, and those to ask for again."""
+    wait: list[Request] = []
+    again: list[Request] = []
+    for request in requests:
+        match outcome(request.key) if request.attempt else Outcome.NONE:
             case Outcome.SUCCEEDED:
                 continue
             case Outcome.ACTIVE:
                 notes.append(f"{request.days}: the run is under way (attempt {request.attempt})")
-                request = msgspec.structs.replace(request, again_at=None)
+                wait.append(replace(request, again_at=None))
             case Outcome.FAILED if request.again_at is None or request.again_at > now:
                 again_at = request.again_at or now + retry_delay(request.attempt)
-                request = msgspec.structs.replace(request, again_at=again_at)
                 notes.append(
                     f"{request.days}: attempt {request.attempt} failed or was cancelled, the next is due at"
-                    f" {again_at.astimezone(JAKARTA):%Y-%m-%d %H:%M:%S}; newer orders wait for it."
-                    " See the failed run for its error."
+                    f" {_clock(again_at)}; newer orders of these days wait for it. See the failed run for its"
+                    " error."
                 )
-            case Outcome.FAILED:
-                request = msgspec.structs.replace(request, attempt=request.attempt + 1, again_at=None)
-                ask.append(request)
-            case Outcome.NONE:
-                # Not asked for yet, or the run was lost or deleted. The same key again: if the run exists
-                # after all, Dagster ignores the request.
-                ask.append(request)
-        pending.append(request)
-    return pending, ask
+                wait.append(replace(request, again_at=again_at))
+            case _:
+                again.append(request)
+    return wait, again
 
 
-def _touched(window: Window, first_day: date, today: date, notes: list[str]) -> list[Request]:
-    """Return the days that a stretch of the stream touches, as ranges. Note what cannot be materialised."""
+def _note_waiting(
+    due_at: Mapping[date, datetime],
+    waiting: Mapping[date, NewOrders],
+    today: date,
+    now: datetime,
+    notes: list[str],
+) -> None:
+    """Say for what, and until when, the days wait that no run was asked for."""
+    if today in due_at:
+        notes.append(
+            f"{today}: {waiting[today].count} new orders of today wait until {_clock(due_at[today])}"
+            " (ECOMMERSSS_TODAY_INTERVAL_SECONDS after the last request)"
+        )
+    late = sorted(day for day, at in due_at.items() if day != today and at > now)
+    if late:
+        notes.append(
+            f"{sum(waiting[day].count for day in late)} late orders of {len(late)} closed days ({late[0]} to"
+            f" {late[-1]}) wait for more of them, until {_clock(min(due_at[day] for day in late))} at least"
+        )
+    if full := sum(at <= now for day, at in due_at.items() if day != today):
+        notes.append(f"{full} more days are asked for when runs that are under way have ended")
+
+
+def _clock(at: datetime) -> str:
+    return f"{at.astimezone(JAKARTA):%Y-%m-%d %H:%M:%S}"
+
+
+def _materializable(window: Window, first_day: date, today: date, notes: list[str]) -> dict[date, NewOrders]:
+    """Return the new orders of the days that have a partition. Note what cannot be materialised."""
     if window.note:
         notes.append(window.note)
     if window.unreadable:
@@ -180,20 +296,17 @@ def _touched(window: Window, first_day: date, today: date, notes: list[str]) -> 
             " flagged orders: something else wrote them. If they were orders, these are in the database;"
             " materialise their days by hand."
         )
-    early = {day: n for day, n in window.orders.items() if day < first_day}
-    late = {day: n for day, n in window.orders.items() if day > today}
+    early = {day: new.count for day, new in window.orders.items() if day < first_day}
+    future = {day: new.count for day, new in window.orders.items() if day > today}
     if early:
         notes.append(
             f"{sum(early.values())} orders are from days before the first partition {first_day}"
             f" ({min(early)} to {max(early)}) and cannot be materialised; they are in the database."
             " To materialise them, set an earlier ECOMMERSSS_FIRST_DAY."
         )
-    if late:
+    if future:
         notes.append(
-            f"{sum(late.values())} orders are from days after today, {today} ({min(late)} to {max(late)}): a"
-            " clock is wrong. daily_close materialises these days when they are over."
+            f"{sum(future.values())} orders are from days after today, {today} ({min(future)} to"
+            f" {max(future)}): a clock is wrong. daily_close materialises these days when they are over."
         )
-    days = contiguous(window.orders.keys() - early.keys() - late.keys())
-    if not notes and not days:
-        notes.append(f"no new flagged orders (position {window.end})")
-    return [Request(d.first, d.last) for d in days]
+    return {day: new for day, new in window.orders.items() if first_day <= day <= today}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dagster import (
@@ -44,8 +44,9 @@ def order_stream_sensor(
         job=job,
         minimum_interval_seconds=settings.stream_interval_seconds,
         default_status=DefaultSensorStatus.RUNNING,
-        description="Reads the flagged stream from its cursor and materialises again the days that new orders"
-        " touch. One batch at a time; failed days are asked for again, with growing delays.",
+        description="Reads the flagged stream from its cursor and materialises again the days of new orders:"
+        " closed days when their late orders have settled, today every"
+        f" {settings.today_interval_seconds} seconds. Failed days are asked for again, with growing delays.",
     )
     def order_stream(context: SensorEvaluationContext) -> SensorResult:
         decision = plan_tick(
@@ -56,14 +57,14 @@ def order_stream_sensor(
             ),
             first_day=first_day,
             now=datetime.now(UTC),
+            today_interval=timedelta(seconds=settings.today_interval_seconds),
         )
         for note in decision.notes:
             context.log.info(note)
-        keyed = [(request.key(decision.cursor.read_to), request) for request in decision.requests]
         return SensorResult(
             run_requests=[
-                RunRequest(run_key=key, tags={**PRIORITY, **range_tags(request.days)})
-                for key, request in keyed
+                RunRequest(run_key=request.key, tags={**PRIORITY, **range_tags(request.days)})
+                for request in decision.requests
             ],
             skip_reason=None if decision.requests else SkipReason("; ".join(decision.notes)),
             cursor=decision.cursor.text(),

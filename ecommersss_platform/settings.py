@@ -181,8 +181,14 @@ class Settings(BaseSettings):
         le=86_400,
         description="seconds between ticks of the stream sensor; longer means fewer, larger runs",
     )
+    today_interval_seconds: int = Field(
+        default=300,
+        ge=1,
+        le=86_400,
+        description="seconds between two runs for today that the stream sensor asks for",
+    )
     flagged_max_bytes_per_tick: int = Field(
-        default=4_000_000,
+        default=50_000_000,
         ge=1,
         le=1 << 30,
         description="most bytes of the flagged stream that the sensor reads per tick",

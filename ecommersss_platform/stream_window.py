@@ -1,11 +1,10 @@
-"""The reader of the flagged stream for `order_stream_sensor`: which days do its new orders belong to?"""
+"""The reader of the flagged stream for `order_stream_sensor`: to which days do its new orders belong?"""
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import date
 
-from ecommersss_platform.order_stream import Window
+from ecommersss_platform.order_stream import NewOrders, Window
 from streaming.business_days import business_day
 from streaming.orders import decode_flagged
 from streaming.topics.jsonl import JsonlTopic
@@ -34,7 +33,7 @@ def read_window(topic: JsonlTopic, position: int, max_bytes: int) -> Window:
 
 
 def _read(topic: JsonlTopic, position: int, max_bytes: int, note: str) -> Window:
-    orders: Counter[date] = Counter()
+    orders: dict[date, NewOrders] = {}
     unreadable = read = 0
     begin = position
     reader = topic.reader(position)
@@ -47,9 +46,13 @@ def _read(topic: JsonlTopic, position: int, max_bytes: int, note: str) -> Window
             read += sum(map(len, batch.lines))
             for line in batch.lines:
                 try:
-                    orders[business_day(decode_flagged(line).created_date)] += 1
+                    order = decode_flagged(line)
                 except ValueError:
                     unreadable += 1
+                    continue
+                day = business_day(order.created_date)
+                new = NewOrders(begin, 1, order.flagged_at, order.flagged_at)
+                orders[day] = orders[day] + new if day in orders else new
     finally:
         reader.close()
     return Window(begin, position, orders, unreadable, note)

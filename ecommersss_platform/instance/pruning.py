@@ -41,8 +41,8 @@ _NEEDED_EVENTS = """
     ) AS attempts
     GROUP BY asset_key, partition
 """
-# Dagster announces a check for each partition of the run, even if its asset has none. The real partitions of
-# a check are those of its completed executions.
+# Stock Dagster announces a check for each partition of a run, even if its asset has none. The real partitions
+# of a check are those of its completed executions.
 _NEEDED_EXECUTIONS = """
     SELECT max(id) AS id FROM asset_check_executions GROUP BY asset_key, check_name
     UNION

@@ -36,6 +36,7 @@ from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._utils.warnings import disable_dagster_warnings
 from dagster_graphql.test.utils import execute_dagster_graphql
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+from msgspec.structs import replace
 
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.environment import child_environment
@@ -505,7 +506,7 @@ def test_materialize_waits_for_its_turn(platform: Platform) -> None:
 
 
 def lines(*days: date) -> list[bytes]:
-    """A flagged line for noon of each of these days."""
+    """A flagged line for noon of each of these days, written ten minutes ago."""
     return [
         encode_flagged(
             flag(
@@ -522,7 +523,7 @@ def lines(*days: date) -> list[bytes]:
                 [],
                 [],
                 "v1",
-                datetime.now(UTC),
+                datetime.now(UTC) - timedelta(minutes=10),
                 number,
             )
         )
@@ -536,18 +537,18 @@ def test_the_order_stream_sensor_in_the_daemon(platform: Platform) -> None:
     late = date(2025, 1, 20)
     first = stream.publish(lines(late, today, late))
     tick = platform.tick("order_stream_sensor")
-    requests = (Request(late, late, 1), Request(today, today, 1))
-    assert Cursor.parse(tick.cursor) == Cursor(0, first, requests)
+    requests = tuple(Request(day, day, 1, read_to=first) for day in (late, today))
+    assert Cursor.parse(tick.cursor).pending == requests
     runs = {run.tags["dagster/run_key"]: run for run in platform.runs(sensor_name="order_stream_sensor")}
     # Behind those of people in the queue.
     assert {run.tags["dagster/priority"] for run in runs.values()} == {"-1"}
     assert {run.tags["dagster/partition"] for run in runs.values()} == {str(late), str(today)}
-    assert set(runs) == {request.key(first) for request in requests}
+    assert set(runs) == {request.key for request in requests}
 
     # While they are under way nothing more is asked for, however many orders come.
     stream.publish(lines(today))
     tick = platform.tick("order_stream_sensor")
-    assert Cursor.parse(tick.cursor) == Cursor(0, first, requests)
+    assert Cursor.parse(tick.cursor).pending == requests
     assert f"{late}: the run is under way (attempt 1)" in tick.skip_reason
 
     # They fail: their days stay with the cursor, and alerts are written.
@@ -567,18 +568,23 @@ def test_the_order_stream_sensor_in_the_daemon(platform: Platform) -> None:
     # The cause is gone: one day is made by hand, which does no harm, and both are asked for again when due.
     platform.forget()
     platform.backfill(platform.job_backfill("by_hand", Days.between(late, late)))
-    again = tuple(Request(r.first, r.last, 1, datetime.now(UTC)) for r in cursor.pending)
-    platform.set_cursor("order_stream_sensor", Cursor(0, first, again))
+    again = tuple(replace(request, again_at=datetime.now(UTC)) for request in cursor.pending)
+    platform.set_cursor("order_stream_sensor", replace(cursor, pending=again))
     tick = platform.tick("order_stream_sensor")
     assert [request.attempt for request in Cursor.parse(tick.cursor).pending] == [2, 2]
     assert len(platform.runs(sensor_name="order_stream_sensor")) == 4
+    last = stream.publish(lines(late))
     platform.work_off()
 
     # They succeed: the cursor moves past them and on to what came since.
     tick = platform.tick("order_stream_sensor")
-    end = stream.end()
-    assert Cursor.parse(tick.cursor) == Cursor(first, end, (Request(today, today, 1),))
+    cursor = Cursor.parse(tick.cursor)
+    assert (cursor.position, cursor.read_to) == (cursor.pending[0].begin, last)
+    assert [(request.first, request.key) for request in cursor.pending] == [
+        (late, f"{late}..{late}@{last}#1")
+    ]
     platform.work_off()
     tick = platform.tick("order_stream_sensor")
-    assert Cursor.parse(tick.cursor) == Cursor(end, end)
-    assert tick.skip_reason == f"no new flagged orders (position {end})"
+    cursor = Cursor.parse(tick.cursor)
+    assert (cursor.position, cursor.pending, cursor.waiting) == (last, (), {})
+    assert tick.skip_reason == f"no new flagged orders (position {last})"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from datetime import UTC, date, datetime
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from ecommersss_platform.order_stream import Window
+from ecommersss_platform.order_stream import NewOrders, Window
 from ecommersss_platform.stream_window import LINES_PER_READ, read_window
 from streaming.orders import Order, encode_flagged, flag
 from streaming.topics.jsonl import JsonlTopic
@@ -24,6 +24,10 @@ def line(placed: datetime, number: int = 1) -> bytes:
 
 def noon(day: int) -> datetime:
     return datetime(2025, 1, day, 5, tzinfo=UTC)
+
+
+def counts(orders: Mapping[date, NewOrders]) -> dict[date, int]:
+    return {day: new.count for day, new in orders.items()}
 
 
 @pytest.fixture
@@ -44,21 +48,35 @@ def test_orders_are_counted_by_jakartas_day(topic: JsonlTopic) -> None:
         ]
     )
     window = read_window(topic, 0, EVERYTHING)
-    assert window == Window(0, end, Counter({date(2025, 1, 30): 1, date(2025, 1, 31): 2}))
+    assert (window.begin, window.end) == (0, end)
+    assert counts(window.orders) == {date(2025, 1, 30): 1, date(2025, 1, 31): 2}
     assert read_window(topic, end, EVERYTHING) == Window(end, end)
+
+
+def test_new_orders_of_a_day_tell_when_they_were_written_and_where_they_begin(topic: JsonlTopic) -> None:
+    before = topic.publish([line(noon(1))])
+    written = [noon(31) + timedelta(minutes=n) for n in (3, 1, 2)]
+    topic.publish(
+        [
+            encode_flagged(flag(Order(n, 1, 1, 1, Decimal(1), "OVO", "ID", noon(5)), [], [], "v1", moment, n))
+            for n, moment in enumerate(written, 1)
+        ]
+    )
+    window = read_window(topic, before, EVERYTHING)
+    assert window.orders == {date(2025, 1, 5): NewOrders(before, 3, written[1], written[0])}
 
 
 def test_a_tick_reads_no_more_than_its_bytes_and_the_next_goes_on_there(topic: JsonlTopic) -> None:
     lines = [line(noon(1 + number % 3), number + 1) for number in range(3 * LINES_PER_READ)]
     end = topic.publish(lines)
-    position, ticks, orders = 0, 0, Counter[date]()
+    position, ticks, orders = 0, 0, 0
     while position < end:
         window = read_window(topic, position, max_bytes=1)
         assert window.begin == position
-        assert window.orders.total() == LINES_PER_READ
-        position, ticks, orders = window.end, ticks + 1, orders + window.orders
+        assert sum(counts(window.orders).values()) == LINES_PER_READ
+        position, ticks, orders = window.end, ticks + 1, orders + sum(counts(window.orders).values())
     assert ticks == 3
-    assert orders.total() == len(lines)
+    assert orders == len(lines)
 
 
 def test_a_line_that_is_still_being_written_waits_for_the_next_tick(topic: JsonlTopic) -> None:
@@ -67,15 +85,17 @@ def test_a_line_that_is_still_being_written_waits_for_the_next_tick(topic: Jsonl
     path = topic.path(0)
     with path.open("ab") as file:
         file.write(whole[:-20])
-    assert read_window(topic, 0, EVERYTHING) == Window(0, end, Counter([date(2025, 1, 1)]))
+    window = read_window(topic, 0, EVERYTHING)
+    assert (window.end, counts(window.orders)) == (end, {date(2025, 1, 1): 1})
     with path.open("ab") as file:
         file.write(whole[-20:])
-    assert read_window(topic, end, EVERYTHING).orders == Counter([date(2025, 1, 2)])
+    assert counts(read_window(topic, end, EVERYTHING).orders) == {date(2025, 1, 2): 1}
 
 
 def test_other_lines_are_counted_and_passed_over(topic: JsonlTopic) -> None:
     end = topic.publish([b"", b"{}", b"\xff", line(noon(1))])
-    assert read_window(topic, 0, EVERYTHING) == Window(0, end, Counter([date(2025, 1, 1)]), unreadable=3)
+    window = read_window(topic, 0, EVERYTHING)
+    assert (window.end, counts(window.orders), window.unreadable) == (end, {date(2025, 1, 1): 1}, 3)
 
 
 def test_segments_that_retention_removed_are_passed_over(tmp_path: Path) -> None:
@@ -85,7 +105,7 @@ def test_segments_that_retention_removed_are_passed_over(tmp_path: Path) -> None
     first, second, _ = topic.segments()
     topic.path(first).unlink()
     window = read_window(topic, 0, EVERYTHING)
-    assert window.orders == Counter([date(2025, 1, 2), date(2025, 1, 3)])
+    assert counts(window.orders) == {date(2025, 1, 2): 1, date(2025, 1, 3): 1}
     assert window.end == topic.end()
     assert second == topic.start()
 
@@ -95,7 +115,7 @@ def test_a_replaced_shorter_stream_is_read_from_its_start(topic: JsonlTopic) -> 
     topic.path(0).write_bytes(line(noon(3)) + b"\n")
     window = read_window(topic, position, EVERYTHING)
     assert (window.begin, window.end) == (0, topic.end())
-    assert window.orders == Counter([date(2025, 1, 3)])
+    assert counts(window.orders) == {date(2025, 1, 3): 1}
     assert f"the cursor {position} is past the end {topic.end()} of the flagged stream" in window.note
 
 
@@ -104,5 +124,5 @@ def test_a_replaced_longer_stream_is_read_from_its_start(topic: JsonlTopic) -> N
     topic.path(0).write_bytes((line(noon(3), 2**50) + b"\n") * 2)
     window = read_window(topic, position, EVERYTHING)
     assert window.begin == 0
-    assert window.orders == Counter({date(2025, 1, 3): 2})
+    assert counts(window.orders) == {date(2025, 1, 3): 2}
     assert window.note.startswith("reading the flagged stream from its start: ")
