@@ -311,6 +311,16 @@ def test_query_prints_every_format_and_is_read_only(home: Home, shown: str) -> N
     assert len(home.json("query", sql)) == 2
 
 
+def test_everything_in_the_home_is_for_its_owner_only(home: Home, shown: str) -> None:
+    settings = home.settings
+    paths = [settings.home, *settings.home.rglob("*")]
+    made = {settings.warehouse_path, settings.ground_truth_path, settings.dagster_home, settings.logs_dir}
+    assert made <= set(paths)
+    # The server's account passes through its own directory, which it cannot list.
+    paths.remove(settings.postgres_dir)
+    assert [path for path in paths if not path.is_symlink() and path.lstat().st_mode & 0o077] == []
+
+
 @pytest.mark.long
 def test_materialize_again_changes_no_table(home: Home, shown: str) -> None:
     def tables() -> dict[str, list[tuple[object, ...]]]:
