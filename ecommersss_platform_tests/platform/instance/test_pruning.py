@@ -31,7 +31,12 @@ from dagster import (
     op,
 )
 from dagster._core.events import DagsterEvent, StepMaterializationData
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
+from dagster_graphql.test.utils import execute_dagster_graphql
 from sqlalchemy import text
 
 from ecommersss_platform.instance import pruning
@@ -70,11 +75,15 @@ def totals() -> AssetCheckResult:
     return AssetCheckResult(passed=True)
 
 
+def definitions(version: int = 0) -> Definitions:
+    """Return the code as some version has it, so that its job has a snapshot of its own."""
+    days = define_asset_job("days", [orders, mart], description=f"version {version}")
+    return Definitions([orders, mart], asset_checks=[totals], jobs=[days])
+
+
 @cache
 def days_job(version: int) -> JobDefinition:
-    """Return the job as some version of the code has it, so that it has a snapshot of its own."""
-    unresolved = define_asset_job("days", [orders, mart], description=f"version {version}")
-    return Definitions([orders, mart], asset_checks=[totals], jobs=[unresolved]).resolve_job_def("days")
+    return definitions(version).resolve_job_def("days")
 
 
 @job
@@ -162,6 +171,26 @@ def simulation(instance: DagsterInstance) -> Iterator[Simulation]:
         yield simulation
 
 
+DEFINITIONS = definitions()
+SHOWN = """{ assetNodes {
+    assetKey { path }
+    partitionStats { numMaterialized numFailed }
+    assetMaterializations(limit: 1) { runId partition }
+    assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } }
+} }"""
+RUNS = "{ runsOrError { ... on Runs { results { runId rootRunId executionPlan { steps { key } } } } } }"
+
+
+def ask(instance: DagsterInstance, query: str) -> dict[str, Any]:
+    """Return what the UI gets for a query."""
+    target = LoadableTargetOrigin(module_name=__name__, attribute="DEFINITIONS")
+    workspace = InProcessWorkspaceLoadTarget(InProcessCodeLocationOrigin(target))
+    with WorkspaceProcessContext(instance, workspace) as context:
+        result = execute_dagster_graphql(context.create_request_context(), query)
+    assert result.errors is None
+    return dict(result.data)
+
+
 def state(instance: DagsterInstance) -> dict[str, Any]:
     """Return what the UI shows about assets, partitions and checks, without what Dagster remembers of it."""
     storage = instance.event_log_storage
@@ -170,6 +199,7 @@ def state(instance: DagsterInstance) -> dict[str, Any]:
     attempts = storage.get_latest_asset_partition_materialization_attempts_without_materializations(ORDERS)
     [checks] = storage.get_asset_check_summary_records([CHECK]).values()
     return {
+        "in the UI": ask(instance, SHOWN),
         "status": status,
         "materialized": storage.get_latest_storage_id_by_partition(
             ORDERS, DagsterEventType.ASSET_MATERIALIZATION
@@ -222,12 +252,15 @@ def test_three_months_of_runs_leave_a_flat_storage_that_knows_every_partition(
     known = state(instance)
     assert set(known["failed"]) == failed
     assert set(known["their runs"].values()) == {DagsterRunStatus.FAILURE}
+    [_, shown] = known["in the UI"]["assetNodes"]
+    assert shown["partitionStats"] == {"numMaterialized": 91 - len(failed), "numFailed": len(failed)}
     # Every run that is left can be opened in the UI, and nothing is left of those that are gone.
+    runs = ask(instance, RUNS)["runsOrError"]["results"]
+    assert len(runs) == instance.get_runs_count()
+    assert all(run["executionPlan"]["steps"] and run["rootRunId"] is None for run in runs)
     for run in instance.get_runs():
         assert run.job_snapshot_id
-        assert run.execution_plan_snapshot_id
         assert instance.get_historical_job(run.job_snapshot_id).name == run.job_name
-        assert instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id).steps
     assert simulation.rows(WITHOUT_A_RUN) == 1, "the one that a person reported"
     old = f"evaluation_event_timestamp < '{(simulation.now - timedelta(days=KEPT_DAYS)).astimezone(UTC)}'"
     assert simulation.rows(f"SELECT count(*) FROM asset_check_executions WHERE {old}") == 0
