@@ -7,7 +7,10 @@ import socket
 
 import psutil
 
+from streaming.errors import PlatformError
+
 HOST = "127.0.0.1"
+_LAST_PORT = 65_535
 
 # Below the range from which Linux takes ports for outgoing connections, so that the port of a stopped server
 # is still free when it starts again.
@@ -15,13 +18,20 @@ _SERVER_PORTS = range(20_000, 32_000)
 
 
 def is_free(port: int) -> bool:
-    """Return whether a server could listen on the port."""
+    """Return whether a server could listen on the port.
+
+    Raises `PlatformError` for a port that this account may not use, whether it is free or not.
+    """
     with socket.socket() as probe:
         # As servers do: connections that are only in TIME_WAIT do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
             probe.listen()
+        except PermissionError:
+            raise PlatformError(
+                f"port {port} is for root only: choose one from 1024 to {_LAST_PORT}"
+            ) from None
         except OSError:
             return False
     return True
@@ -30,15 +40,16 @@ def is_free(port: int) -> bool:
 def free_port(wanted: int, tries: int = 50) -> int:
     """Return `wanted` if it is free, else the next free port. For 0 return any free port.
 
-    Raises `OSError` if all of the next `tries` ports are taken too.
+    Raises `PlatformError` if all of the next `tries` ports are taken too.
     """
     if wanted == 0:
         with socket.create_server((HOST, 0)) as probe:
             return int(probe.getsockname()[1])
-    for port in range(wanted, min(wanted + tries, 65_535) + 1):
+    last = min(wanted + tries, _LAST_PORT)
+    for port in range(wanted, last + 1):
         if is_free(port):
             return port
-    raise OSError(f"the ports {wanted} to {wanted + tries} are all taken: choose another one in the settings")
+    raise PlatformError(f"the ports {wanted} to {last} are all taken: choose another one in the settings")
 
 
 def free_server_port() -> int:

@@ -80,6 +80,7 @@ def up(settings: Settings, *, rate: float = 2.0, rhythm: bool = False, orders_pe
     status = _StatusFile(settings)
     try:
         end_leftovers(settings)
+        free_port(settings.ui_port)  # a port that can never be had is said now, not at each restart
         status.write("preparing")
         with ExitStack() as leases:
             with _on_signals(_interrupt, signal.SIGTERM, signal.SIGHUP):

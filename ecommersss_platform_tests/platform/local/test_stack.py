@@ -325,6 +325,21 @@ def test_next_up_ends_what_a_killed_one_left_and_a_second_ctrl_c_does_not_wait(
     assert "producer   did not end in" in second.text()
 
 
+@pytest.mark.faults
+def test_stop_ends_what_a_killed_up_left(
+    start: Callable[..., Up], capsys: pytest.CaptureFixture[str]
+) -> None:
+    up = start()
+    pids = [row["pid"] for row in up.ready()["processes"]]
+    pids.append(process_of_a_run(up))
+    up.process.kill()
+    up.process.wait()
+    said = stack.stop(Settings(home=up.home))
+    assert said.startswith("stopped what an earlier `ecommersss up` of ")
+    assert all(gone(pid) for pid in pids)
+    assert "ending the processes that it left" in capsys.readouterr().out
+
+
 def test_interrupted_preparation_leaves_nothing_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
