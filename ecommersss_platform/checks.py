@@ -11,15 +11,15 @@ from dagster import (
     AssetCheckSeverity,
     AssetKey,
     DailyPartitionsDefinition,
-    PartitionKeyRange,
     ResourceParam,
     asset_check,
 )
 
 from ecommersss_platform.contracts import RAW_TABLES, RawTable
 from ecommersss_platform.days import DAY, Days
+from ecommersss_platform.partitions import days_to_check
 from ecommersss_platform.postgres.resource import PostgresResource
-from ecommersss_platform.reconciliation import reconcile, reconcile_facts
+from ecommersss_platform.reconciliation import reconcile
 from ecommersss_platform.warehouse import Warehouse
 from streaming.business_days import JAKARTA, business_day
 
@@ -35,13 +35,12 @@ FACTS = AssetKey(["silver", "fact_orders"])
 def day_checks(partitions_def: DailyPartitionsDefinition, pool: str | None) -> list[AssetChecksDefinition]:
     """Return the checks of everything that is loaded by day. `pool` is `Warehouse.pool`.
 
-    The reconciliations are blocking: the marts are built only from days whose rows and money agree in
-    PostgreSQL, raw and facts.
+    The reconciliations are blocking: facts and marts are built only from days whose rows and money agree in
+    PostgreSQL and raw. That facts agree with raw is a test of dbt's.
     """
     return [
         *raw_checks(partitions_def, pool),
         _freshness(FACTS, partitions_def),
-        _fact_reconciliation(pool),
     ]
 
 
@@ -106,14 +105,6 @@ def freshness_result(first: date, newest_due: date, present: Collection[str]) ->
     )
 
 
-def _days_to_check(context: AssetCheckExecutionContext, key: AssetKey) -> Days | None:
-    """Return the days of the run. For an unpartitioned run, the newest materialised day, if any."""
-    if context.has_partition_key or context.has_partition_key_range:
-        return Days.of_keys(context.partition_key_range)
-    newest = max(context.instance.get_materialized_partitions(key), default=None)
-    return None if newest is None else Days.of_keys(PartitionKeyRange(newest, newest))
-
-
 def _reconciliation(table: RawTable, pool: str | None) -> AssetChecksDefinition:
     key = AssetKey([table.dataset, table.name])
 
@@ -127,28 +118,9 @@ def _reconciliation(table: RawTable, pool: str | None) -> AssetChecksDefinition:
     def reconciles_with_postgres(
         context: AssetCheckExecutionContext, postgres: PostgresResource, warehouse: ResourceParam[Warehouse]
     ) -> AssetCheckResult:
-        days = _days_to_check(context, key)
+        days = days_to_check(context, key)
         if days is None:
             return AssetCheckResult(passed=True, description="nothing is materialised yet")
         return reconcile(table, days, postgres, warehouse, today=business_day(datetime.now(JAKARTA)))
 
     return reconciles_with_postgres
-
-
-def _fact_reconciliation(pool: str | None) -> AssetChecksDefinition:
-    @asset_check(
-        asset=FACTS,
-        name="reconciles_with_raw",
-        description="Each day of the run (else the newest day) has the same rows and money as raw.orders.",
-        blocking=True,
-        pool=pool,
-    )
-    def reconciles_with_raw(
-        context: AssetCheckExecutionContext, warehouse: ResourceParam[Warehouse]
-    ) -> AssetCheckResult:
-        days = _days_to_check(context, FACTS)
-        if days is None:
-            return AssetCheckResult(passed=True, description="nothing is materialised yet")
-        return reconcile_facts(days, ".".join(FACTS.path), warehouse)
-
-    return reconciles_with_raw

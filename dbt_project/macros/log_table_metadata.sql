@@ -1,13 +1,14 @@
 {#
     Log for Dagster what was built: the columns, the row counts of a table (in total and in each day that the run
     replaced), and the jobs that built it. Logging inside the run saves opening the warehouse a second time. Logs nothing
-    when a person runs dbt.
+    when a person runs dbt, or for a staged model, which Dagster does not show.
 
     The columns have the format of dagster-dbt's macro `log_column_level_metadata`. The rest follows the word `metadata`,
     which `ecommersss_platform/dbt/resource.py` reads.
 #}
 {% macro log_table_metadata() -%}
-    {%- if execute and flags.WHICH in ('run', 'build') and env_var('DAGSTER_DBT_CLI', '') == 'true' -%}
+    {%- if execute and flags.WHICH in ('run', 'build') and env_var('DAGSTER_DBT_CLI', '') == 'true'
+        and not model.name.endswith('_staged') -%}
         {%- set columns = {} -%}
         {%- for column in adapter.get_columns_in_relation(this) -%}
             {%- do columns.update({column.name: {

@@ -50,12 +50,13 @@ class PlatformDbt:
         artifacts.mkdir(parents=True, exist_ok=True)
         prune(artifacts, KEPT_RUNS - 1)
         asked = get_updated_cli_invocation_params_for_context(context, {}, DagsterDbtTranslator())
+        indirect = None if "--indirect-selection" in arguments else asked.indirect_selection
         target_path = artifacts / f"{context.op.name}-{context.run_id[:7]}-{uuid4().hex[:7]}"
         options = [
             *("--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR)),
             *("--target", make_warehouse(self.settings).dbt_target, "--no-use-colors", "--log-level", "none"),
             *("--target-path", str(target_path), "--log-path", str(target_path)),
-            *(("--indirect-selection", asked.indirect_selection) if asked.indirect_selection else ()),
+            *(("--indirect-selection", indirect) if indirect else ()),
         ]
         variables = {"DAGSTER_DBT_CLI": "true", RUN_ID: context.run_id}
         return Invocation(

@@ -83,6 +83,7 @@ def _work(arguments: list[str], parsed: bytes, events: SimpleQueue[Any], cancell
     result = dbtRunnerResult(success=False)
     try:
         manifest = Manifest.from_msgpack(parsed)
+        manifest.build_flat_graph()  # `graph` in macros; dbt builds it only when it parses
         result = dbtRunner(manifest, [report]).invoke(arguments)
     except BaseException as error:
         result = dbtRunnerResult(success=False, exception=error)

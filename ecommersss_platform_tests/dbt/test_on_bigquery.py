@@ -126,8 +126,8 @@ class Target:
             reader = pa.Table.from_pylist(asked, schema=table.arrow_schema).to_reader()
             self.warehouse.publish(table, reader, days, run)
 
-    def dbt(self, *arguments: str) -> dict[str, Any]:
-        """Run dbt, which must succeed, and return the results of its nodes by name."""
+    def dbt(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """Run dbt, which must end with this exit code, and return the results of its nodes by name."""
         done = subprocess.run(
             [str(executable()), "--no-use-colors", *arguments, "--target", self.settings.warehouse],
             cwd=PROJECT_DIR,
@@ -141,7 +141,7 @@ class Target:
             check=False,
             timeout=300,
         )
-        assert done.returncode == 0, done.stdout
+        assert done.returncode == code, done.stdout
         run_results = json.loads((self.settings.home / "dbt" / "run_results.json").read_text())
         return {result["unique_id"]: result for result in run_results["results"]}
 
@@ -263,7 +263,7 @@ def test_days_are_replaced_whole_and_no_other_is_read_or_written(targets: tuple[
         target.publish(changed_month(), MONTH, "second")
         before = target.rows(FACTS, f"NOT ({inside})")
         target.executed()
-        results = target.dbt(*build_arguments(days), "--select", "fact_orders")
+        results = target.dbt(*build_arguments(days), "--select", "fact_orders_staged fact_orders")
         assert target.rows(FACTS, f"NOT ({inside})") == before
         found = target.rows(FACTS, inside)
         assert {row["partition_date"] for row in found} == {date(2024, 2, 29), date(2024, 3, 2)}
@@ -271,11 +271,14 @@ def test_days_are_replaced_whole_and_no_other_is_read_or_written(targets: tuple[
         assert {row["order_id"] for row in found} == {
             row["id"] for row in changed_month()[ORDERS] if row["partition_date"] in days
         }
-        assert [name for name in results if name.startswith("model.")] == ["model.ecommersss.fact_orders"]
+        assert [name for name in results if name.startswith("model.")] == [
+            "model.ecommersss.fact_orders_staged",
+            "model.ecommersss.fact_orders",
+        ]
     sent = one_line(bigquery.executed())
 
     # The raw table is read once, and of it the window, through a view that hides no partition.
-    [read] = re.findall(r"create or replace table \S*fact_orders__dbt_tmp.*?\);", sent)
+    [read] = re.findall(r"create or replace table \S*`fact_orders_staged`.*?\);", sent)
     assert "from `test-dbt`.`bronze`.`stg_orders`" in read
     assert "where partition_date >= date '2024-02-29' and partition_date < date '2024-03-03'" in read
     assert "`raw`" not in read
@@ -310,6 +313,28 @@ def test_days_are_replaced_whole_and_no_other_is_read_or_written(targets: tuple[
         f"{labels} create table if not exists {lock} as select current_timestamp() as taken_at; "
         f"{take} begin transaction; {take} {merge} commit transaction;"
     ) in " ".join(sent.split())
+
+
+@pytest.mark.usefixtures("built_on_bigquery")
+def test_days_that_fail_a_test_are_not_published(targets: tuple[Target, Target]) -> None:
+    """One order has the wrong verdict for its reasons, and the id of an order of another day."""
+    _, bigquery = targets
+    days = Days(date(2024, 3, 5), date(2024, 3, 6))
+    orders = changed_month()[ORDERS]
+    wrong = next(row for row in orders if row["partition_date"] == days.first)
+    wrong |= {"is_fraud": not wrong["is_fraud"], "id": orders[0]["id"]}
+    bigquery.publish({ORDERS: orders}, days, "third")
+    before = bigquery.rows(FACTS)
+    select = "fact_orders_staged fact_orders daily_fraud_summary"
+    results = bigquery.dbt(*build_arguments(days), "--select", select, code=1)
+    statuses = {name.split(".")[2]: result["status"] for name, result in results.items()}
+    assert {name for name, status in statuses.items() if status == "fail"} == {
+        "fact_orders_are_fraud_when_a_rule_held",
+        "unique_fact_orders_order_id",
+    }
+    assert statuses["reconciles_with_raw"] == "pass"
+    assert {statuses["fact_orders"], statuses["daily_fraud_summary"]} == {"skipped"}
+    assert bigquery.rows(FACTS) == before
 
 
 def view_sql(target: Target) -> str:

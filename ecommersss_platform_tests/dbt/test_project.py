@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 MODELS = {
     "bronze": ["stg_orders", "stg_products", "stg_users"],
-    "silver": ["dim_products", "dim_users", "fact_orders"],
+    "silver": ["dim_products", "dim_users", "fact_orders", "fact_orders_staged"],
     "gold": [
         "daily_fraud_summary",
         "fraud_rule_performance",
@@ -107,9 +107,18 @@ def test_datasets_have_exactly_their_names_and_nothing_is_left_over(project: Pro
     assert found == sorted((schema, name, kinds[schema]) for schema in MODELS for name in MODELS[schema])
 
 
+def test_every_test_is_described(project: Project) -> None:
+    manifest = json.loads((project.settings.home / "dbt" / "manifest.json").read_text())
+    tests = [node for node in manifest["nodes"].values() if node["resource_type"] == "test"]
+    assert len(tests) == 59
+    described = {node["name"]: node["description"] for node in [*tests, *manifest["unit_tests"].values()]}
+    assert [name for name, description in described.items() if not description.endswith(".")] == []
+
+
 def test_every_column_is_described_in_order_and_every_grain_is_stated(project: Project) -> None:
     manifest = json.loads((project.settings.home / "dbt" / "manifest.json").read_text())
-    for model in (node for node in manifest["nodes"].values() if node["resource_type"] == "model"):
+    models = {node["name"]: node for node in manifest["nodes"].values() if node["resource_type"] == "model"}
+    for model in models.values():
         columns = [
             name
             for (name,) in project.rows(
@@ -118,8 +127,10 @@ def test_every_column_is_described_in_order_and_every_grain_is_stated(project: P
                 " ORDER BY ordinal_position"
             )
         ]
-        assert list(model["columns"]) == columns, model["name"]
-        assert all(column["description"] for column in model["columns"].values()), model["name"]
+        # The columns of a staged model are those of the model that publishes it, and described there.
+        described = models[model["name"].removesuffix("_staged")]["columns"]
+        assert list(described) == columns, model["name"]
+        assert all(column["description"] for column in described.values()), model["name"]
         assert "Grain: one row per" in model["description"], model["name"]
         grain = ", ".join(model["config"]["meta"]["grain"])
         relation = f"{model['schema']}.{model['name']}"
@@ -226,7 +237,7 @@ def test_a_run_replaces_its_window_and_nothing_else(project: Project) -> None:
 
     days = Days(date(2024, 2, 29), date(2024, 3, 3))
     for _ in range(2):
-        code, output = project.dbt(*build_arguments(days), "--select", "fact_orders")
+        code, output = project.dbt(*build_arguments(days), "--select", "fact_orders_staged fact_orders")
         assert code == 0, output
         after = project.rows("SELECT * FROM silver.fact_orders ORDER BY order_id")
         assert [row for row in after if row[0] <= 104] == before[:4]
@@ -239,10 +250,45 @@ def test_a_run_replaces_its_window_and_nothing_else(project: Project) -> None:
             (108, Decimal("8.88"), date(2024, 2, 29)),
             (111, Decimal("1.11"), date(2024, 3, 1)),
         ]
-    [built] = [status for name, status in project.results().items() if name.startswith("model.")]
-    assert built == "success"
+    built = [status for name, status in project.results().items() if name.startswith("model.")]
+    assert built == ["success", "success"]
     # The run did not build the marts, so it compared nothing with them.
     assert not [name for name in project.results() if "count_every_order" in name]
+
+
+def test_days_are_published_only_if_the_same_command_staged_and_tested_them(project: Project) -> None:
+    days = Days(date(2024, 2, 28), date(2024, 2, 29))
+    build = [*build_arguments(days), "--select", "fact_orders_staged fact_orders"]
+    refused = {
+        "this one left out fact_orders_staged, ": [*build[:-1], "fact_orders"],
+        "this one left out reconciles_with_raw: ": [*build, "--exclude", "reconciles_with_raw"],
+        "this one left out unique_fact_orders_order_id, ": ["run", *build[3:]],
+        "this one left out rows (--empty or --sample): ": [*build, "--empty"],
+    }
+    before = project.rows("SELECT * FROM silver.fact_orders ORDER BY order_id")
+    # One process: most of the time of dbt is its start.
+    script = (
+        "import json, sys; from dbt.cli.main import dbtRunner\n"
+        "for asked in json.loads(sys.argv[1]):\n"
+        "    result = dbtRunner().invoke(['--quiet', *asked, '--target', 'duckdb'])\n"
+        "    [model] = [r for r in result.result if r.node.unique_id == 'model.ecommersss.fact_orders']\n"
+        "    print('answer:', model.status, ' '.join(str(model.message).split()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(list(refused.values()))],
+        cwd=PROJECT_DIR,
+        env=os.environ | environment(project.settings) | {"DBT_LOG_PATH": str(project.settings.home / "dbt")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers = [line for line in done.stdout.splitlines() if line.startswith("answer:")]
+    assert len(answers) == len(refused)
+    for message, answer in zip(refused, answers, strict=True):
+        assert answer.startswith("answer: error "), answer
+        assert message in answer
+        assert "run `dbt build --select fact_orders_staged fact_orders`" in answer
+    assert project.rows("SELECT * FROM silver.fact_orders ORDER BY order_id") == before
 
 
 def test_an_invalid_window_is_refused(project: Project) -> None:

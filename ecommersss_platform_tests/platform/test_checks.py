@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from dagster import PartitionKeyRange
 
-from ecommersss_platform.checks import FACTS, _days_to_check, freshness_result, missing_days, newest_due_day
+from ecommersss_platform.checks import FACTS, freshness_result, missing_days, newest_due_day
 from ecommersss_platform.contracts import PARTITION_COLUMN, RAW_TABLES, RawTable, Type
-from ecommersss_platform.partitions import Days
+from ecommersss_platform.partitions import Days, days_to_check
 from ecommersss_platform.reconciliation import Total, differences
 
 DAY = date(2024, 6, 10)
@@ -63,9 +63,9 @@ def context(materialized: set[str], keys: PartitionKeyRange | None = None) -> An
 
 def test_a_run_checks_its_own_days_else_the_newest() -> None:
     asked = context({"2024-06-12"}, PartitionKeyRange("2024-06-08", "2024-06-10"))
-    assert _days_to_check(asked, FACTS) == Days.between(date(2024, 6, 8), DAY)
-    assert _days_to_check(context({"2024-06-08", "2024-06-10"}), FACTS) == Days.between(DAY, DAY)
-    assert _days_to_check(context(set()), FACTS) is None
+    assert days_to_check(asked, FACTS) == Days.between(date(2024, 6, 8), DAY)
+    assert days_to_check(context({"2024-06-08", "2024-06-10"}), FACTS) == Days.between(DAY, DAY)
+    assert days_to_check(context(set()), FACTS) is None
 
 
 def test_totals_that_differ_are_named_by_day() -> None:

@@ -20,7 +20,6 @@ import pytest
 
 from ecommersss_platform.contracts import LOAD_LOG, ORDERS, PRODUCTS, USERS, Column, RawTable, Type
 from ecommersss_platform.partitions import Days
-from ecommersss_platform.reconciliation import reconcile_facts
 from ecommersss_platform.warehouse import (
     AuditError,
     Published,
@@ -31,7 +30,6 @@ from ecommersss_platform.warehouse import (
     Warehouse,
 )
 from ecommersss_platform.warehouse.checksum import checksums
-from ecommersss_platform.warehouse.names import full_name
 from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
 
 # Processes are forked from a clean one with the imports, which saves a second each.
@@ -409,25 +407,6 @@ class WarehouseContract:
         assert total == [{"n": 3, "amount": Decimal("4500.75")}]
         with pytest.raises(QueryError, match="nonsense"):
             warehouse.query(f"SELECT nonsense FROM raw.orders WHERE {days}")
-
-    def test_days_reconcile_by_queries_of_these_days_alone(self, warehouse: Warehouse) -> None:
-        facts = replace(ORDERS, dataset="silver", name="fact_orders")
-        rows = orders([1, 2], DAY_1) + orders([3], DAY_3)
-        publish(warehouse, rows, ALL)
-        publish(warehouse, rows, ALL, table=facts)
-        result = reconcile_facts(ALL, full_name(facts), warehouse)
-        assert (result.passed, result.metadata["rows"].value, result.metadata["rupiah"].value) == (
-            True,
-            3,
-            "4500.75",
-        )
-        publish(warehouse, rows[1:2], ONE, table=facts)
-        result = reconcile_facts(ALL, full_name(facts), warehouse)
-        assert not result.passed
-        assert result.description == (
-            "2024-06-10: raw.orders has 2 rows, 3000.50 rupiah, silver.fact_orders 1 rows, 1500.25 rupiah"
-        )
-        assert reconcile_facts(TWO, full_name(facts), warehouse).passed
 
     @pytest.mark.parametrize("sql", ["DELETE FROM raw.orders WHERE TRUE", "DROP TABLE raw.orders"])
     def test_a_query_only_reads(self, warehouse: Warehouse, sql: str) -> None:

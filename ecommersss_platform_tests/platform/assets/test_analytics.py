@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, nullcontext
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from dagster import (
+    AssetCheckKey,
     AssetKey,
     AssetsDefinition,
     AssetSelection,
@@ -23,6 +24,10 @@ from dagster import (
     ExecuteInProcessResult,
     materialize,
 )
+from dagster._core.storage.asset_check_execution_record import (
+    COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
+)
+from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
 from ecommersss_platform.assets.analytics import analytics_assets
 from ecommersss_platform.contracts import ORDERS
@@ -42,6 +47,7 @@ DAYS = Days(date(2024, 2, 28), date(2024, 3, 3))
 PARTITIONS = daily_partitions(DAYS.first)
 BRONZE = {"bronze/stg_orders", "bronze/stg_products", "bronze/stg_users"}
 DIMENSIONS = {"silver/dim_products", "silver/dim_users"}
+FACTS = AssetKey(["silver", "fact_orders"])
 MARTS = {
     "gold/daily_fraud_summary",
     "gold/fraud_rule_performance",
@@ -118,8 +124,11 @@ def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: list[AssetsD
         "not_null_fact_orders_partition_date",
         "not_null_fact_orders_product_id",
         "not_null_fact_orders_user_id",
+        "reconciles_with_raw",
         "unique_fact_orders_order_id",
     }
+    descriptions = {check.name: check.description for step in assets for check in step.check_specs}
+    assert [name for name, description in descriptions.items() if not description] == []
     assert {(c.asset_key.to_user_string(), c.name) for c in marts.check_keys if "every" in c.name} == {
         ("gold/daily_fraud_summary", "daily_fraud_summary_counts_every_order"),
         ("gold/fraud_rule_performance", "fraud_rule_performance_has_every_active_reason"),
@@ -167,12 +176,16 @@ def project_files() -> dict[str, int]:
 
 
 def run(
-    assets: list[AssetsDefinition], settings: Settings, days: Days, selection: AssetSelection | None = None
+    assets: list[AssetsDefinition],
+    settings: Settings,
+    days: Days,
+    selection: AssetSelection | None = None,
+    instance: DagsterInstance | None = None,
 ) -> ExecuteInProcessResult:
-    with DagsterInstance.ephemeral() as instance:
+    with DagsterInstance.ephemeral() if instance is None else nullcontext(instance) as used:
         return materialize(
             assets,
-            instance=instance,
+            instance=used,
             resources=resources(settings),
             tags=range_tags(days),
             selection=selection,
@@ -274,25 +287,92 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     assert nobody_called == []
 
 
-def test_facts_that_fail_a_check_stop_the_marts(assets: list[AssetsDefinition], tmp_path: Path) -> None:
+def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
+    assets: list[AssetsDefinition], tmp_path: Path
+) -> None:
+    _, facts, marts = assets
     settings = Settings(home=tmp_path / "home", _env_file=None)
     write_raw(settings.warehouse_path)
-    twice = ORDER_ROWS[0] | {"partition_date": date(2024, 3, 1)}
-    write_raw(settings.warehouse_path, {ORDERS: [*ORDER_ROWS, twice]})
-    result = run(assets, settings, DAYS)
-    assert not result.success
-    failed = {c.check_name: c.severity.value for c in result.get_asset_check_evaluations() if not c.passed}
-    assert failed == {
-        "unique_fact_orders_order_id": "ERROR",
-        "fact_orders_lie_in_their_day": "ERROR",
-        "fact_orders_user_is_known": "WARN",
-        "fact_orders_product_is_known": "WARN",
-    }
-    assert not [key for key, _ in materialised(result) if key.startswith("gold/")]
-    error = result.failure_data_for_node("incremental_models")
-    assert error is not None
-    assert error.error is not None
-    assert "unique_fact_orders_order_id" in error.error.to_string()
+    bad_day, next_day = (Days.between(day, day) for day in (date(2024, 2, 28), date(2024, 2, 29)))
+    statuses = {str(day): AssetPartitionStatus.MATERIALIZED for day in DAYS}
+    failed_day = statuses | {str(bad_day): AssetPartitionStatus.FAILED}
+    check = AssetCheckKey(FACTS, "fact_orders_are_fraud_when_a_rule_held")
+    with DagsterInstance.ephemeral() as instance:
+
+        def status_of_days() -> Mapping[str, Any]:
+            found = instance.get_status_by_partition(FACTS, list(statuses), PARTITIONS)
+            assert found is not None
+            return found
+
+        assert run(assets[:2], settings, DAYS, instance=instance).success
+        assert status_of_days() == statuses
+        before = read(settings.warehouse_path, "SELECT * FROM silver.fact_orders ORDER BY order_id")
+
+        # An order of a closed day has the verdict fraud without a reason, and another one is new.
+        wrong = ORDER_ROWS[0] | {"is_fraud": True}
+        late = order(113, 1, 1, str(next_day), "23:59:59.999999", "3.33", "OVO")
+        write_raw(settings.warehouse_path, {ORDERS: [wrong, *ORDER_ROWS[1:], late]})
+        result = run([facts, marts], settings, bad_day, instance=instance)
+        assert not result.success
+        assert materialised(result) == []
+        evaluations = result.get_asset_check_evaluations()
+        assert [(c.check_name, c.severity.value) for c in evaluations if not c.passed] == [
+            (check.name, "ERROR")
+        ]
+        assert {c.metadata["days"].value for c in evaluations} == {"2024-02-28"}
+        failure = result.failure_data_for_node("incremental_models")
+        assert failure is not None
+        assert failure.user_failure_data is not None
+        message = str(failure.user_failure_data.description)
+        assert message.startswith("Left as it was in 2024-02-28: silver/fact_orders.\n")
+        assert check.name in message
+        assert status_of_days() == failed_day
+
+        # A good run of another day publishes that day, and clears nothing of the bad one.
+        result = run([facts, marts], settings, next_day, instance=instance)
+        assert result.success
+        assert status_of_days() == failed_day
+        history = instance.event_log_storage.get_asset_check_execution_history(
+            check, limit=9, status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
+        )
+        assert [(record.status.value, days_of(record)) for record in history] == [
+            ("SUCCEEDED", "2024-02-29"),
+            ("FAILED", "2024-02-28"),
+            ("SUCCEEDED", "2024-02-28 to 2024-03-02"),
+        ]
+    after = read(settings.warehouse_path, "SELECT * FROM silver.fact_orders ORDER BY order_id")
+    assert after[:-1] == before
+    assert after[-1][0] == 113
+    # The mart counts the new order, and no fraud on the bad day but that of before.
+    sql = "SELECT business_day, total_orders, fraud_orders FROM gold.daily_fraud_summary ORDER BY 1 LIMIT 2"
+    assert read(settings.warehouse_path, sql) == [(bad_day.first, 4, 1), (next_day.first, 5, 3)]
+
+
+def days_of(record: Any) -> str:
+    """Return the days for which a stored check result speaks."""
+    return str(record.event.dagster_event.event_specific_data.metadata["days"].value)
+
+
+def test_checks_alone_are_about_the_newest_day(assets: list[AssetsDefinition], tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", _env_file=None)
+    write_raw(settings.warehouse_path)
+    checks = AssetSelection.checks(
+        *(AssetCheckKey(FACTS, name) for name in ("reconciles_with_raw", "unique_fact_orders_order_id"))
+    )
+    with DagsterInstance.ephemeral() as instance:
+        assert run(assets[:2], settings, DAYS, instance=instance).success
+        before = read(settings.warehouse_path, "SELECT * FROM silver.fact_orders ORDER BY order_id")
+        write_raw(settings.warehouse_path, {ORDERS: [*ORDER_ROWS, ORDER_ROWS[-1]]})
+        result = materialize(
+            assets, instance=instance, resources=resources(settings), selection=checks, raise_on_error=False
+        )
+        assert not result.success
+        evaluations = result.get_asset_check_evaluations()
+        assert {(c.check_name, c.passed, c.metadata["days"].value) for c in evaluations} == {
+            ("reconciles_with_raw", True, "2024-03-02"),
+            ("unique_fact_orders_order_id", False, "2024-03-02"),
+        }
+    assert read(settings.warehouse_path, "SELECT * FROM silver.fact_orders ORDER BY order_id") == before
 
 
 def test_a_model_that_dbt_does_not_report_fails_the_step(
@@ -305,8 +385,8 @@ def test_a_model_that_dbt_does_not_report_fails_the_step(
     assert failure is not None
     assert failure.user_failure_data is not None
     assert failure.user_failure_data.description == (
-        "dbt ended without an error, but did not report bronze/stg_orders, bronze/stg_products,"
-        " bronze/stg_users, silver/dim_products, silver/dim_users: its tables may be old"
+        "dbt ended without an error, but did not report every table. Not reported as replaced:"
+        " bronze/stg_orders, bronze/stg_products, bronze/stg_users, silver/dim_products, silver/dim_users."
     )
 
 
@@ -326,9 +406,9 @@ def test_credentials_that_are_wrong_fail_the_step_in_one_sentence_before_dbt_is_
     assert failure is not None
     assert failure.user_failure_data is not None
     assert failure.user_failure_data.description == (
-        f"ECOMMERSSS_BIGQUERY_KEY_FILE: {tmp_path}/key.json is not the JSON key of a service account: create "
-        "one with `gcloud iam service-accounts keys create`, or leave the setting out to use application "
-        "default credentials"
+        f"ECOMMERSSS_BIGQUERY_KEY_FILE: {tmp_path}/key.json is not the JSON key of a service account, nor a "
+        "configuration of workload identity federation: create one with `gcloud iam service-accounts keys "
+        "create`, or leave the setting out to use application default credentials"
     )
     assert "s3cret" not in str(result.all_events)
     assert not settings.home.exists()

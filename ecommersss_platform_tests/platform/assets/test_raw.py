@@ -696,89 +696,15 @@ def test_a_range_that_fails_publishes_none_of_its_days_and_is_run_again_whole(
     assert [row["id"] for row in by_id(warehouse.read(ORDERS))] == [1, 2, 7]
 
 
-# Facts
-
-
-class Facts:
-    """Stands in for dbt's facts and marts: copies the days of raw orders but for the ids in `without`."""
-
-    def __init__(self) -> None:
-        self.without: list[int] = []
-        self.marts = 0
-
-    def assets(self) -> list[AssetsDefinition]:
-        @asset(
-            key=FACTS,
-            deps=[["raw", "orders"]],
-            partitions_def=PARTITIONS,
-            backfill_policy=SINGLE_RUN,
-            io_manager_key=WAREHOUSE_IO_MANAGER,
-            required_resource_keys={WAREHOUSE},
-        )
-        def facts(context):  # type: ignore[no-untyped-def]
-            days = Days.of_keys(context.partition_key_range)
-            rows = context.resources.warehouse.read(
-                ORDERS, ["id", "amount", "partition_date"], days
-            ).read_all()
-            keep = [id not in self.without for id in rows.column("id").to_pylist()]
-            return rows.filter(pa.array(keep, pa.bool_()))
-
-        @asset(key=["gold", "mart"], deps=[FACTS])
-        def mart() -> None:
-            self.marts += 1
-
-        return [facts, mart]
-
-
-def with_facts(database: str, warehouse: DuckDbWarehouse, facts: Facts) -> Definitions:
-    return Definitions.merge(
-        definitions(database, warehouse, *facts.assets()),
-        Definitions(asset_checks=[c for c in day_checks(PARTITIONS, "duckdb") if is_of_facts(c)]),
-    )
-
-
-def is_of_facts(check: Any) -> bool:
-    return all(key.asset_key == FACTS for key in check.check_keys)
-
-
-def test_facts_that_are_not_raw_orders_stop_the_marts(
-    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
-) -> None:
-    facts = Facts()
-    defs = with_facts(marketplace, warehouse, facts)
-    result = run(defs, instance, ALL)
-    found = checks(result)["fact_orders", "reconciles_with_raw"]
-    assert (found.passed, found.blocking, found.metadata["rows"].value) == (True, True, 3)
-    assert found.metadata["rupiah"].value == "300003000.51"
-    assert facts.marts == 1
-
-    facts.without = [2, 3]
-    for days, message in (
-        (
-            ALL,
-            "2024-06-10: raw.orders has 2 rows, 3000.50 rupiah, silver.fact_orders 1 rows, 1500.25 rupiah; "
-            "2024-06-11: raw.orders has 1 rows, 300000000.01 rupiah, silver.fact_orders 0 rows",
-        ),
-        (
-            Days.between(DAY_2, DAY_2),
-            "2024-06-11: raw.orders has 1 rows, 300000000.01 rupiah, silver.fact_orders 0 rows",
-        ),
-    ):
-        result = run(defs, instance, days, ok=False)
-        assert not result.success
-        found = checks(result)["fact_orders", "reconciles_with_raw"]
-        assert (found.passed, found.severity.value, found.description) == (False, "ERROR", message)
-        assert facts.marts == 1  # as it was
-
-    # A day that is right is not stopped by another that is not.
-    assert run(defs, instance, Days.between(DAY_3, DAY_3)).success
-    assert facts.marts == 2
-
-
 def test_the_newest_closed_day_must_be_in_the_facts_too(
     marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
 ) -> None:
-    defs = with_facts(marketplace, warehouse, Facts())
+    @asset(key=FACTS, deps=[["raw", "orders"]], partitions_def=PARTITIONS, backfill_policy=SINGLE_RUN)
+    def facts() -> None:
+        """Stand in for dbt's facts."""
+
+    of_facts = [c for c in day_checks(PARTITIONS, "duckdb") if {k.asset_key for k in c.check_keys} == {FACTS}]
+    defs = Definitions.merge(definitions(marketplace, warehouse, facts), Definitions(asset_checks=of_facts))
     due = newest_due_day(datetime.now(UTC))
     for day, fresh in ((DAY_1, False), (due, True)):
         found = checks(run(defs, instance, Days.between(day, day)))[
