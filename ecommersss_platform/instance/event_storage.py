@@ -20,14 +20,14 @@ from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import PostgresEventLogStorage
 
-from ecommersss_platform.instance.storage import InOurDatabase
+from ecommersss_platform.instance.storage import KeepsConnection
 
 BATCH_VARIABLE = "DAGSTER_EVENT_BATCH_SIZE"
 """Dagster's own switch: how many events it hands to the storage at once; unset: one by one."""
 EVENTS_PER_BATCH = "1000"
 
 
-class BatchingEventLogStorage(InOurDatabase, PostgresEventLogStorage):
+class BatchingEventLogStorage(KeepsConnection, PostgresEventLogStorage):
     """An event log that inserts a batch of planned materialisations at once.
 
     Using it switches batching on, unless `DAGSTER_EVENT_BATCH_SIZE` is set.

@@ -19,14 +19,14 @@ from dagster import DagsterRun
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import PostgresRunStorage
 
-from ecommersss_platform.instance.storage import InOurDatabase, be_the_only_daemon, runs_the_daemon
+from ecommersss_platform.instance.storage import KeepsConnection, be_the_only_daemon, runs_the_daemon
 from ecommersss_platform.jobs import RANGE_END_TAG, RANGE_START_TAG
 from ecommersss_platform.settings import Settings
 
 DAYS_TAG = "days"
 
 
-class PlatformRunStorage(InOurDatabase, PostgresRunStorage):
+class PlatformRunStorage(KeepsConnection, PostgresRunStorage):
     """A run storage that adds the tag `days` to runs over a range and stores no subset of partitions.
 
     It also holds the heartbeats of Dagster's daemon: a second daemon of the home waits here.

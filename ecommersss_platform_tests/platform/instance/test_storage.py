@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from dagster import DagsterInstance
+from sqlalchemy import event
 
 from ecommersss_platform.environment import inherited
 from ecommersss_platform.instance import storage
@@ -61,6 +62,30 @@ def test_libpq_variables_do_not_reach_the_storages(
         assert instance.get_runs() == []
         assert instance.all_instigator_state() == []
         assert instance.all_asset_keys() == []
+
+
+@pytest.mark.integration
+def test_storages_keep_their_connection_and_notice_a_restart_of_the_server(postgres, tmp_path: Path) -> None:
+    name = "dagster_connections"
+    administer(postgres, f"CREATE DATABASE {name}")
+    opened: list[object] = []
+    with dagster_instance(Settings(home=tmp_path, _env_file=None), postgres.url(name)) as instance:
+        for part in (instance.run_storage, instance.event_log_storage):
+            event.listen(part._engine, "connect", lambda connection, _: opened.append(connection))
+
+        def use_all() -> None:
+            assert instance.get_runs() == []
+            assert instance.all_asset_keys() == []
+
+        for _ in range(5):
+            use_all()
+        assert len(opened) == 2
+        administer(
+            postgres, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        )
+        use_all()
+        assert len(opened) == 4
+    administer(postgres, f"DROP DATABASE {name}")  # nobody is connected any more
 
 
 @pytest.mark.parametrize(
