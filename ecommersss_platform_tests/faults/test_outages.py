@@ -40,6 +40,7 @@ from ecommersss_platform_tests.support.shop import (
     add_products,
     add_users,
     assert_stored_exactly_once,
+    execute,
     open_shop,
     query,
 )
@@ -53,6 +54,7 @@ pytestmark = pytest.mark.faults
 LONG = "ECOMMERSSS_FAULT_RUNS" in os.environ
 RUNS = int(os.environ.get("ECOMMERSSS_FAULT_RUNS", "10"))
 STALL_SECONDS = 60 if LONG else 4
+NEW_SEGMENT = "SELECT pg_switch_wal()"
 MEGABYTE = 1 << 20
 
 
@@ -399,8 +401,13 @@ def test_a_database_on_a_full_disk_loses_nothing(tmp_path: Path, open_directory:
             assert first.wait(30) == 0
             stored = query(stream.url, "SELECT count(*) FROM orders")
 
-            # The rest of the disk is taken, but for less than the orders that come now.
+            # The rest of the disk is taken, but for less than the orders that come now. The log has room in a
+            # new segment: without, the server would end itself.
             traffic.burst(8_000)
+            credentials = server._credentials()
+            administrator = f"postgres:{credentials.admin_password}@"
+            query(stream.url.replace(f"ecommersss:{credentials.password}@", administrator), NEW_SEGMENT)
+            execute(stream.url, "CREATE TABLE in_new_segment (n INT)")
             free = os.statvfs(place)
             ballast = place / "ballast"
             ballast.write_bytes(bytes(free.f_bavail * free.f_frsize - MEGABYTE // 2))
