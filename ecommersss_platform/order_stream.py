@@ -7,6 +7,7 @@ to ask for, the next cursor, and what to tell people.
 |---|---|
 | a closed day | when no order has come for it for a minute, and after five minutes at the latest |
 | today | at once, but not again before `ECOMMERSSS_TODAY_INTERVAL_SECONDS` have passed |
+| any day in the first stretch that a new sensor reads | at once |
 | a day whose run failed | again after a pause that grows |
 | a day whose run is queued or under way | after that run |
 """
@@ -177,7 +178,7 @@ def plan_tick(
     pending, retries = _settle(cursor.pending, outcome, now, notes)
     busy = {day for request in (*pending, *retries) for day in request.days}
     due_at = {
-        day: _due_at(day, new, today, cursor.today_asked_at, today_interval)
+        day: _due_at(day, new, today, cursor, today_interval)
         for day, new in waiting.items()
         if day not in busy
     }
@@ -204,12 +205,12 @@ def plan_tick(
     )
 
 
-def _due_at(
-    day: date, new: NewOrders, today: date, today_asked_at: datetime | None, today_interval: timedelta
-) -> datetime:
+def _due_at(day: date, new: NewOrders, today: date, cursor: Cursor, today_interval: timedelta) -> datetime:
     """Return when to ask for a day with new orders."""
+    if cursor.read_to == 0:
+        return new.first
     if day == today:
-        return new.first if today_asked_at is None else today_asked_at + today_interval
+        return new.first if cursor.today_asked_at is None else cursor.today_asked_at + today_interval
     return min(new.last + SETTLED_AFTER, new.first + LONGEST_WAIT)
 
 

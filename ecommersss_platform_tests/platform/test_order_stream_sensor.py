@@ -34,6 +34,8 @@ NOW = datetime(2025, 1, 31, 5, tzinfo=UTC)  # noon in Jakarta
 LONG_AGO = NOW - timedelta(minutes=10)
 SECOND = timedelta(seconds=1)
 INTERVAL = timedelta(minutes=5)
+BEGUN = Cursor(100, 100)
+"""The cursor of a sensor that has read the stream before."""
 
 
 def day(number: int) -> date:
@@ -96,9 +98,9 @@ def test_the_days_touched_are_asked_for_as_contiguous_ranges() -> None:
 
 
 def test_a_closed_day_is_asked_for_a_minute_after_its_last_late_order() -> None:
-    waiting = tick(Cursor(), orders(day(5), day(5), written=NOW - timedelta(seconds=10)))
+    waiting = tick(BEGUN, orders(day(5), day(5), written=NOW - timedelta(seconds=10)))
     assert waiting.requests == ()
-    assert waiting.cursor.position == 0
+    assert waiting.cursor.position == 100
     assert waiting.notes == (
         "2 late orders of 1 closed days (2025-01-05 to 2025-01-05) wait for more of them, until"
         " 2025-01-31 12:00:50 at least",
@@ -108,17 +110,17 @@ def test_a_closed_day_is_asked_for_a_minute_after_its_last_late_order() -> None:
     early = tick(more.cursor, now=NOW + 89 * SECOND)
     assert early.requests == ()
     settled = tick(early.cursor, now=NOW + 90 * SECOND)
-    assert settled.requests == (asked(day(5), day(5), at=30),)
-    assert settled.cursor == Cursor(0, 30, settled.requests)
-    assert tick(settled.cursor, outcome=Outcome.SUCCEEDED).cursor == Cursor(30, 30)
+    assert settled.requests == (asked(day(5), day(5), at=130, begin=100),)
+    assert settled.cursor == Cursor(100, 130, settled.requests)
+    assert tick(settled.cursor, outcome=Outcome.SUCCEEDED).cursor == Cursor(130, 130)
 
 
 def test_a_steady_trickle_of_late_orders_waits_five_minutes() -> None:
-    cursor, moment = Cursor(), NOW
+    cursor, moment = BEGUN, NOW
     while not (decision := tick(cursor, orders(day(5), written=moment), now=moment)).requests:
         cursor, moment = decision.cursor, moment + timedelta(seconds=20)
     assert moment - NOW == timedelta(minutes=5)
-    assert decision.requests == (asked(day(5), day(5), at=160),)
+    assert decision.requests == (asked(day(5), day(5), at=260, begin=100),)
     # What comes while the run is under way waits for the run, and then for as long again.
     cursor = tick(
         decision.cursor, orders(day(5), written=moment + SECOND), Outcome.ACTIVE, moment + SECOND
@@ -128,19 +130,17 @@ def test_a_steady_trickle_of_late_orders_waits_five_minutes() -> None:
     after = moment + timedelta(seconds=61)
     assert tick(cursor, outcome=Outcome.ACTIVE, now=after).requests == ()
     assert tick(cursor, outcome=Outcome.SUCCEEDED, now=after).requests == (
-        asked(day(5), day(5), at=170, begin=160),
+        asked(day(5), day(5), at=270, begin=260),
     )
 
 
 def test_a_late_order_reaches_its_mart_in_two_minutes() -> None:
     """The worst case of ticks every half minute; the run then has half a minute."""
     for offset in range(30):
-        placed, cursor = NOW + offset * SECOND, Cursor()
+        placed, cursor = NOW + offset * SECOND, BEGUN
         for number in range(1, 9):
             now = NOW + number * timedelta(seconds=30)
-            decision = tick(
-                cursor, orders(day(5), written=placed) if cursor.read_to == 0 else orders(), now=now
-            )
+            decision = tick(cursor, orders(day(5), written=placed) if cursor == BEGUN else orders(), now=now)
             if decision.requests:
                 break
             cursor = decision.cursor
@@ -148,19 +148,26 @@ def test_a_late_order_reaches_its_mart_in_two_minutes() -> None:
 
 
 def test_a_consumer_whose_clock_is_ahead_delays_nothing() -> None:
-    cursor = tick(Cursor(), orders(day(5), written=NOW + timedelta(hours=3))).cursor
-    assert tick(cursor, now=NOW + timedelta(minutes=1)).requests == (asked(day(5), day(5), at=10),)
+    cursor = tick(BEGUN, orders(day(5), written=NOW + timedelta(hours=3))).cursor
+    assert tick(cursor, now=NOW + timedelta(minutes=1)).requests == (
+        asked(day(5), day(5), at=110, begin=100),
+    )
+
+
+def test_history_of_a_new_platform_is_one_run_at_once() -> None:
+    decision = tick(Cursor(), orders(day(29), day(30), TODAY, written=NOW - SECOND))
+    assert decision.requests == (asked(day(29), TODAY, at=30),)
 
 
 # ---- today: at once, then every five minutes
 
 
 def test_today_is_asked_for_at_once_and_then_when_the_interval_has_passed() -> None:
-    first = tick(Cursor(), orders(TODAY, written=NOW))
-    assert first.requests == (asked(TODAY, TODAY, at=10),)
+    first = tick(BEGUN, orders(TODAY, written=NOW))
+    assert first.requests == (asked(TODAY, TODAY, at=110, begin=100),)
     second = tick(first.cursor, orders(TODAY, TODAY, written=NOW), Outcome.SUCCEEDED, NOW + 30 * SECOND)
     assert second.requests == ()
-    assert second.cursor.position == 10
+    assert second.cursor.position == 110
     assert second.notes == (
         "2025-01-31: 2 new orders of today wait until 2025-01-31 12:05:00"
         " (ECOMMERSSS_TODAY_INTERVAL_SECONDS after the last request)",
@@ -168,11 +175,11 @@ def test_today_is_asked_for_at_once_and_then_when_the_interval_has_passed() -> N
     early = tick(second.cursor, orders(TODAY), now=NOW + INTERVAL - SECOND)
     assert early.requests == ()
     due = tick(early.cursor, now=NOW + INTERVAL)
-    assert due.requests == (asked(TODAY, TODAY, at=40, begin=10),)
+    assert due.requests == (asked(TODAY, TODAY, at=140, begin=110),)
     # Nothing new: no run, however much time passes.
     done = tick(due.cursor, outcome=Outcome.SUCCEEDED, now=NOW + 3 * INTERVAL)
     assert done.requests == ()
-    assert done.notes == ("no new flagged orders (position 40)",)
+    assert done.notes == ("no new flagged orders (position 140)",)
 
 
 def test_a_day_of_orders_every_ten_seconds_is_a_run_every_five_minutes() -> None:
