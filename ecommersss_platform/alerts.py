@@ -1,10 +1,14 @@
 """Alerts: each failed run becomes one JSON line in `alerts.jsonl` in the home, and a line in the log.
 
+A sensor writes them. `ecommersss materialize` writes that of its own run by itself, because nothing else may
+be up. Whoever comes second finds the alert in the file.
+
 Nothing is sent from here. To get mail or chat messages, follow that file.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -13,13 +17,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dagster import DefaultSensorStatus, RunFailureSensorContext, SensorDefinition, run_failure_sensor
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DefaultSensorStatus,
+    RunFailureSensorContext,
+    SensorDefinition,
+    run_failure_sensor,
+)
 
 from ecommersss_platform.settings import Settings
 
 LONGEST_MESSAGE = 1000
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@")
 _PASSWORD = re.compile(r"(?i)(password|passwd|secret|token)(\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,;&'\"]+)")
+
+_CLASS = re.compile(r"\A(?:dagster|ecommersss_platform|streaming)(?:\.\w+)+: ")
+"""The class before the message of an error whose message is a sentence."""
 
 
 def without_secrets(text: str) -> str:
@@ -47,40 +62,56 @@ def _tags(tags: Mapping[str, str], *names: str) -> dict[str, str]:
     return {name: tags[f"dagster/{name}"] for name in names if f"dagster/{name}" in tags}
 
 
-def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Append one JSON line in a single write, to a file that only its owner may read."""
+def append(path: Path, line: Mapping[str, Any]) -> bool:
+    """Append one JSON line to a file that only its owner may read, unless the file has an alert of that run.
+
+    Return whether the line was appended. Processes that know of the same run take turns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        os.write(file, (json.dumps(line, ensure_ascii=False) + "\n").encode())
-    finally:
-        os.close(file)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        of_this_run = f'"run_id": {json.dumps(line["run_id"])}'.encode()
+        if any(of_this_run in earlier for earlier in file):
+            return False
+        file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+        return True
+
+
+def alert_failed_run(settings: Settings, instance: DagsterInstance, run: DagsterRun) -> dict[str, Any] | None:
+    """Write the alert of a run that failed. Return it, or None if the run has its alert already."""
+    failures = instance.all_logs(run.run_id, of_type=DagsterEventType.RUN_FAILURE)
+    line = alert(
+        at=datetime.now(UTC),
+        run_id=run.run_id,
+        job=run.job_name,
+        tags=run.tags,
+        steps={
+            str(entry.step_key): root_message(entry.get_dagster_event().step_failure_data.error)
+            for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE)
+        },
+        message=failures[-1].message if failures else "",
+    )
+    return line if append(settings.alerts_path, line) else None
 
 
 def run_failure_alerts(settings: Settings) -> SensorDefinition:
-    """Return the sensor that writes an alert for every failed run of this code location."""
+    """Return the sensor that writes an alert for every failed run, whoever started it.
+
+    Dagster takes the runs of `ecommersss materialize` for those of another code location, because no
+    code server started them.
+    """
 
     @run_failure_sensor(
         name="run_failure_alerts",
+        monitor_all_code_locations=True,
         default_status=DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=30,
         description="Writes each failed run to alerts.jsonl in the platform's home.",
     )
     def alerts(context: RunFailureSensorContext) -> None:
         run = context.dagster_run
-        line = alert(
-            at=datetime.now(UTC),
-            run_id=run.run_id,
-            job=run.job_name,
-            tags=run.tags,
-            steps={
-                str(event.step_key): root_message(event.step_failure_data.error)
-                for event in context.get_step_failure_events()
-            },
-            message=context.failure_event.message or "",
-        )
-        append(settings.alerts_path, line)
-        context.log.warning(f"run {run.run_id} of {run.job_name} failed: {line['message']}")
+        if line := alert_failed_run(settings, context.instance, run):
+            context.log.warning(f"run {run.run_id} of {run.job_name} failed: {line['message']}")
 
     return alerts
 
@@ -91,4 +122,4 @@ def root_message(error: Any) -> str:
         return ""
     while error.cause is not None:
         error = error.cause
-    return str(error.message).strip()
+    return _CLASS.sub("", str(error.message), count=1).strip()

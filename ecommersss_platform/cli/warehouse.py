@@ -128,7 +128,9 @@ def materialize_with_progress(settings: Settings, first: date, last: date) -> No
             elif progress.kind is Kind.WAITING:
                 note(f"  {progress.message}")
             elif progress.kind is not Kind.STARTED:
-                note(f"  {progress.kind.value}: {progress.name} {progress.message}".rstrip())
+                # The error of a step is in the message with which the command ends.
+                message = "" if progress.kind is Kind.FAILED else progress.message
+                note(f"  {progress.kind.value}: {progress.name} {message}".rstrip())
 
         result = materialize(settings, Days.between(first, last), progress=show, say=note)
     print_rows(
@@ -136,5 +138,3 @@ def materialize_with_progress(settings: Settings, first: date, last: date) -> No
         [{"asset": asset, "rows": rows} for asset, rows in result.rows.items()],
         title=f"run {result.run_id}: {result.days} in {result.seconds:.1f} s",
     )
-    for check in result.failed_checks:
-        typer.echo(f"check failed: {check.asset}: {check.check}: {check.message}", err=True)

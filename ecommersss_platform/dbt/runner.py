@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 CANCEL_SECONDS = 20.0
 """How long a cancelled dbt may take to roll back, before its thread is left to end with the process."""
 
+_PROGRESS = re.compile(r"\d+ of \d+ ")
+"""dbt reports a failure in its lines of progress ("28 of 36 FAIL 1 ..."), and again in full at the end."""
 _REPORTED = ("info", "warn", "error")
 _WORK = ("LogStartLine", "SQLQuery")
 """The events before a node or a statement starts. dbt takes an error in them for one of the node."""
@@ -55,8 +58,9 @@ def run_dbt(
         work.start()
         try:
             while isinstance(event := events.get(), dict):
-                if event["info"]["level"] == "error":
-                    messages.append(event["info"]["msg"])
+                message = event["info"]["msg"]
+                if event["info"]["level"] == "error" and not _PROGRESS.match(message):
+                    messages.append(message.rstrip())
                 yield event
         finally:
             cancelled.set()
@@ -64,7 +68,7 @@ def run_dbt(
     if event.exception is not None and not messages:
         messages.append(f"{type(event.exception).__name__}: {event.exception}")
     if not event.success or messages:
-        raise DbtError("\n\n".join(messages) or "dbt failed, without a message")
+        raise DbtError("\n".join(messages) or "dbt failed, without a message")
 
 
 def _work(arguments: list[str], parsed: bytes, events: SimpleQueue[Any], cancelled: threading.Event) -> None:

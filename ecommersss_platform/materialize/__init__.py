@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
 
 from ecommersss_platform.days import Days
 from ecommersss_platform.environment import child_environment
@@ -27,6 +28,9 @@ from ecommersss_platform.materialize.follower import (
 from ecommersss_platform.materialize.queue import wait_for_turn
 from ecommersss_platform.settings import Settings
 from streaming.business_days import business_day
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
 
 __all__ = ["Kind", "MaterializeError", "Materialized", "Progress", "check_days", "materialize"]
 
@@ -77,9 +81,35 @@ def materialize(
         output = stack.enter_context(tempfile.TemporaryFile())
         variables = child_environment(settings, dagster_url)
         with child_process(definitions, run.id, days, variables, output) as child:
-            while child.poll() is None:
+            try:
+                while child.poll() is None:
+                    run.follow()
+                    time.sleep(POLL_SECONDS)
                 run.follow()
-                time.sleep(POLL_SECONDS)
-            run.follow()
+            except (KeyboardInterrupt, SystemExit):
+                run.cancel()
+                raise
         run.result.seconds = time.monotonic() - began
-        return run.ended(child.returncode, output)
+        try:
+            return run.ended(child.returncode, output)
+        except MaterializeError as error:
+            alert_failure(settings, instance, run.id, days, str(error))
+            raise
+
+
+def alert_failure(
+    settings: Settings, instance: DagsterInstance, run_id: str, days: Days, reason: str
+) -> None:
+    """Write the alert of a run that failed, or that could not even begin. A cancelled run gets none."""
+    from ecommersss_platform.alerts import alert, alert_failed_run, append
+    from ecommersss_platform.jobs import DAILY_PIPELINE, range_tags
+
+    run = instance.get_run_by_id(run_id)
+    if run is None:
+        lines = reason.splitlines()
+        message = " ".join(dict.fromkeys((lines[0], lines[-1])))  # without the traceback in between
+        at, tags = datetime.now(UTC), range_tags(days)
+        line = alert(at=at, run_id=run_id, job=DAILY_PIPELINE, tags=tags, steps={}, message=message)
+        append(settings.alerts_path, line)
+    elif run.is_failure:
+        alert_failed_run(settings, instance, run)

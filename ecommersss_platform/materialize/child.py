@@ -31,12 +31,13 @@ def child_process(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
+        process_group=0,  # Ctrl-C is for the parent, which cancels the run
     )
     try:
         yield child
     finally:
         if child.poll() is None:
-            child.terminate()  # Dagster records a terminated run as cancelled; a killed one stays "started"
+            child.terminate()  # Dagster records the end of the run; a killed one stays "started"
             try:
                 child.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:

@@ -110,6 +110,12 @@ class RunFollower:
             if not page.has_more:
                 return
 
+    def cancel(self) -> None:
+        """Tell Dagster to cancel the run. Otherwise it takes the end of the process for a failure."""
+        run = self._instance.get_run_by_id(self.id)
+        if run is not None and not run.is_finished:
+            self._instance.report_run_canceling(run)
+
     def _take(self, event: Any) -> None:
         from dagster import AssetCheckSeverity, DagsterEventType
 

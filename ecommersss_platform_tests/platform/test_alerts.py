@@ -61,10 +61,11 @@ def test_an_alert_says_what_ran_who_asked_and_what_went_wrong() -> None:
     }
 
 
-def test_lines_are_appended_and_readable_by_their_owner_only(tmp_path: Path) -> None:
+def test_lines_are_appended_once_for_each_run_and_readable_by_their_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "home" / "alerts.jsonl"
-    append(path, {"run_id": "a", "message": "two\nlines, dua baris: é"})
-    append(path, {"run_id": "b"})
+    assert append(path, {"run_id": "a", "message": "two\nlines, dua baris: é"})
+    assert append(path, {"run_id": "b"})
+    assert not append(path, {"run_id": "a", "message": "the same run, from another process"})
     lines = path.read_text().splitlines()
     assert [json.loads(line)["run_id"] for line in lines] == ["a", "b"]
     assert json.loads(lines[0])["message"] == "two\nlines, dua baris: é"

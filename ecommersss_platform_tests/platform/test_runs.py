@@ -154,6 +154,11 @@ class Platform:
             asset_selection=list(graph.materializable_asset_keys),
         )
 
+    def alerts(self, run_id: str) -> list[dict[str, Any]]:
+        path = self.settings.alerts_path
+        written = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [line for line in written if line["run_id"] == run_id]
+
     def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
         """Return what the UI gets for a query."""
         result = execute_dagster_graphql(self.context.create_request_context(), query, variables)
@@ -390,7 +395,8 @@ def test_run_over_a_range_shows_its_days_and_each_check_once(platform: Platform)
     assert planned == made == {key: 3 if key in PARTITIONED else 1 for key in set.union(*STEPS)}
 
 
-def test_materialize_says_which_step_failed_and_why(platform: Platform) -> None:
+def test_failed_materialize_raises_one_alert_and_says_which_step_failed_and_why(platform: Platform) -> None:
+    platform.tick("run_failure_alerts")  # from now on, the sensor sees failures
     platform.fail("raw_orders", "nothing was published: password='s3cret' for 2025-01-02")
     with pytest.raises(MaterializeError) as caught:
         materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions=STUB)
@@ -401,6 +407,15 @@ def test_materialize_says_which_step_failed_and_why(platform: Platform) -> None:
     run = platform.instance.get_run_by_id(caught.value.run_id)
     assert run is not None
     assert run.status == DagsterRunStatus.FAILURE
+
+    [written] = platform.alerts(run.run_id)  # by the command itself
+    assert written["steps"] == {
+        "raw_orders": "ValueError: nothing was published: password=*** for 2025-01-02"
+    }
+    assert "Steps failed: ['raw_orders']" in written["message"]
+    assert written["partitions"]["asset_partition_range_end"] == "2025-01-04"
+    platform.tick("run_failure_alerts")
+    assert platform.alerts(run.run_id) == [written]
 
 
 def test_materialize_says_that_its_process_died(platform: Platform) -> None:
@@ -419,6 +434,8 @@ def test_materialize_says_that_the_code_location_is_broken(platform: Platform) -
     with pytest.raises(MaterializeError, match="No module named 'no_such_module'") as caught:
         materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions="no_such_module")
     assert "before it began" in str(caught.value)
+    [written] = [json.loads(line) for line in platform.settings.alerts_path.read_text().splitlines()][-1:]
+    assert written["message"].endswith("ModuleNotFoundError: No module named 'no_such_module'")
     assert caught.value.run_id is None
 
 
@@ -471,6 +488,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_a_run_whose_process_was_killed_is_marked_as_failed_and_a_live_one_is_not(platform: Platform) -> None:
+    platform.tick("run_failure_alerts")
     run_id = "6f1c5a52-0000-4000-8000-000000000001"
     worker = start_worker(platform, run_id)
     try:
@@ -483,6 +501,10 @@ def test_a_run_whose_process_was_killed_is_marked_as_failed_and_a_live_one_is_no
     assert run is not None
     assert run.status == DagsterRunStatus.FAILURE
     assert fail_orphaned_runs(platform.instance) == []
+    platform.tick("run_failure_alerts")  # its command is gone too
+    [written] = platform.alerts(run_id)
+    assert written["message"].startswith("The process of this run is gone")
+    assert written["partitions"] == {"partition": "2025-01-02"}
 
 
 def test_materialize_waits_for_its_turn(platform: Platform) -> None:
@@ -503,6 +525,24 @@ def test_materialize_waits_for_its_turn(platform: Platform) -> None:
         worker.wait()
     assert (reports[0].kind, reports[0].name) == (Kind.WAITING, other)
     assert Kind.WAITING not in [progress.kind for progress in reports[1:]]
+
+
+def test_interrupted_materialize_is_a_cancelled_run_without_an_alert(platform: Platform) -> None:
+    platform.tick("run_failure_alerts")
+    platform.slow(30)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.kind is Kind.STARTED:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        materialize(
+            platform.settings, SOME_DAYS, progress=interrupt, dagster_url=platform.url, definitions=STUB
+        )
+    [run] = platform.instance.get_runs(limit=1)
+    assert run.status == DagsterRunStatus.CANCELED
+    platform.tick("run_failure_alerts")
+    assert platform.alerts(run.run_id) == []
 
 
 def lines(*days: date) -> list[bytes]:
