@@ -62,16 +62,17 @@ def _tags(tags: Mapping[str, str], *names: str) -> dict[str, str]:
     return {name: tags[f"dagster/{name}"] for name in names if f"dagster/{name}" in tags}
 
 
-def append(path: Path, line: Mapping[str, Any]) -> bool:
-    """Append one JSON line to a file that only its owner may read, unless the file has an alert of that run.
+def append(path: Path, line: Mapping[str, Any], identity: str = "run_id") -> bool:
+    """Append one JSON line to a file that only its owner may read, unless the file has that alert already.
 
-    Return whether the line was appended. Processes that know of the same run take turns.
+    `identity` is the field that only lines of the same alert share. Return whether the line was appended.
+    Processes that know of the same run take turns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        of_this_run = f'"run_id": {json.dumps(line["run_id"])}'.encode()
-        if any(of_this_run in earlier for earlier in file):
+        same = f'"{identity}": {json.dumps(line[identity])}'.encode()
+        if any(same in earlier for earlier in file):
             return False
         file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,16 @@ from dagster import (
     sensor,
 )
 
+from ecommersss_platform.alerts import append
+from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.order_stream import Cursor, Outcome, plan_tick
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.stream_window import read_window
 from ecommersss_platform.topics import flagged_stream
+from ecommersss_platform.usage import used_up
+from streaming.business_days import business_day
+from streaming.database import connect
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -49,6 +55,8 @@ def order_stream_sensor(
         f" {settings.today_interval_seconds} seconds. Failed days are asked for again, with growing delays.",
     )
     def order_stream(context: SensorEvaluationContext) -> SensorResult:
+        if held_back := budget_used_up(settings, datetime.now(UTC)):
+            return SensorResult(skip_reason=SkipReason(held_back), cursor=context.cursor)
         decision = plan_tick(
             Cursor.parse(context.cursor),
             outcome=lambda key: run_outcome(context.instance, key),
@@ -71,6 +79,18 @@ def order_stream_sensor(
         )
 
     return order_stream
+
+
+def budget_used_up(settings: Settings, now: datetime) -> str | None:
+    """Return why no run may be requested today, or None. The first time on a day, an alert says it too."""
+    if settings.bigquery_daily_bytes is None:
+        return None
+    with closing(connect(database_url(settings), "ecommersss usage")) as connection:
+        reason = used_up(connection, settings.bigquery_daily_bytes, day := business_day(now))
+    if reason is not None:
+        line = {"at": now.isoformat(timespec="seconds"), "alert": "daily_bytes_used_up", "message": reason}
+        append(settings.alerts_path, line | {"budget_of": day.isoformat()}, identity="budget_of")
+    return reason
 
 
 def run_outcome(instance: DagsterInstance, key: str) -> Outcome:

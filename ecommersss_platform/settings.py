@@ -115,6 +115,13 @@ class Settings(BaseSettings):
         le=2**63 - 1,
         description="refuse a statement that would scan more bytes, at no cost; unset: no limit",
     )
+    bigquery_daily_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**63 - 1,
+        description="bytes billed in a business day after which the stream sensor requests no more runs;"
+        " unset: no limit",
+    )
     bigquery_endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://",

@@ -103,6 +103,7 @@ def gather(settings: Settings, patience: float = PATIENCE) -> dict[str, Any]:
         "database": operational.get("database"),
         "rejected": operational.get("rejected"),
         "partitions": newest,
+        "billed": operational.get("billed"),
         "warehouse_busy": busy,
         "failed_runs": results["Dagster's storage"],
         "alerts": results["alerts"],
@@ -153,12 +154,30 @@ def _operational(settings: Settings) -> dict[str, Any]:
         return {
             "database": counts,
             "topic": order_broker(settings).progress(connection),
+            "billed": billed_today(settings, connection),
             "rejected": {
                 "lines": sum(row["lines"] for row in rejected),
                 "not_retried": sum(row["not_retried"] for row in rejected),
                 "by_reason": rejected,
             },
         }
+
+
+def billed_today(settings: Settings, connection: Connection) -> dict[str, Any] | None:
+    """Return the bytes that the warehouse's service billed today, and the budget; None without a service."""
+    from ecommersss_platform.usage import billed_on
+    from streaming.business_days import business_day
+
+    day, budget = business_day(datetime.now(UTC)), settings.bigquery_daily_bytes
+    billed = billed_on(connection, day)
+    if not billed and budget is None:
+        return None
+    return {
+        "day": day,
+        "bytes": billed,
+        "budget": budget,
+        "stream_runs": "held back" if budget is not None and billed >= budget else "requested",
+    }
 
 
 def _ends(stream: Any) -> dict[str, int]:

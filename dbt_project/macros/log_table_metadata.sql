@@ -22,7 +22,8 @@
             {%- set counted = run_query('select count(*) from ' ~ this) -%}
             {%- do reported.update({'dagster/row_count': counted.columns[0].values()[0] | int}) -%}
             {%- if model.config.materialized == 'incremental' and window() is not none -%}
-                {%- do reported.update({'rows_per_day': _rows_per_day()}) -%}
+                {%- set by_day = _count_days() -%}
+                {%- do reported.update({'rows_per_day': by_day.rows, 'jobs': by_day.jobs + reported.jobs}) -%}
             {%- endif -%}
         {%- endif -%}
         {%- do log('metadata ' ~ tojson(reported), info=true) -%}
@@ -44,14 +45,15 @@
     {{ return(jobs) }}
 {%- endmacro %}
 
-{# The rows of each day of the window that has any. #}
-{% macro _rows_per_day() -%}
-    {%- set counted = run_query(
-        'select partition_date, count(*) from ' ~ this ~ ' where ' ~ in_window('partition_date') ~ ' group by 1'
-    ) -%}
+{# The rows of each day of the window that has any, and the service's figures about the job that counted them, if any. #}
+{% macro _count_days() -%}
+    {%- call statement('count_days', fetch_result=true) -%}
+        select partition_date, count(*) from {{ this }} where {{ in_window('partition_date') }} group by 1
+    {%- endcall -%}
+    {%- set counted = load_result('count_days') -%}
     {%- set days = {} -%}
-    {%- for row in counted.rows -%}
+    {%- for row in counted.table.rows -%}
         {%- do days.update({row[0] | string: row[1] | int}) -%}
     {%- endfor -%}
-    {{ return(days) }}
+    {{ return({'rows': days, 'jobs': [counted.response.to_dict(omit_none=true)] if counted.response.job_id else []}) }}
 {%- endmacro %}

@@ -27,10 +27,11 @@ from dagster_dbt import dbt_assets
 from ecommersss_platform.dbt.lock import dbt_lock
 from ecommersss_platform.dbt.outcome import Outcome
 from ecommersss_platform.dbt.project import MANIFEST, DbtError, build_arguments
-from ecommersss_platform.dbt.resource import PlatformDbt, metadata_from_event
+from ecommersss_platform.dbt.resource import BILLED, PlatformDbt, bytes_billed, metadata_from_event
 from ecommersss_platform.dbt.staged import SUFFIX, read_manifest, staged_selection
 from ecommersss_platform.partitions import SINGLE_RUN, Days, days_to_check
 from ecommersss_platform.postgres.resource import PostgresResource
+from ecommersss_platform.usage import UsageLog
 from ecommersss_platform.warehouse import Warehouse, WarehouseError
 
 INCREMENTAL = "config.materialized:incremental"
@@ -80,11 +81,11 @@ def build(
     If the warehouse refuses access, the step fails with the warehouse's own message before dbt starts.
     """
     try:
-        warehouse.check_access()
+        sign_in = warehouse.check_access()
     except WarehouseError as error:
         raise Failure(str(error)) from None
     with dbt_lock(warehouse, postgres, context.log):
-        yield from _run_dbt(context, dbt)
+        yield from _run_dbt(context, dbt, sign_in)
 
 
 def _incremental(context: OpExecutionContext) -> set[AssetKey]:
@@ -94,7 +95,9 @@ def _incremental(context: OpExecutionContext) -> set[AssetKey]:
     return {key for key in keys if metadata[key].get("dagster-dbt/materialization_type") == "incremental"}
 
 
-def _run_dbt(context: AssetExecutionContext, dbt: PlatformDbt) -> Iterator[Any]:
+def _run_dbt(
+    context: AssetExecutionContext, dbt: PlatformDbt, sign_in: Mapping[str, str]
+) -> Iterator[Any]:
     # dagster-dbt calls methods that are deprecated on the asset context, but not on the op context below it.
     op_context = context.op_execution_context
     incremental = _incremental(op_context)
@@ -106,7 +109,7 @@ def _run_dbt(context: AssetExecutionContext, dbt: PlatformDbt) -> Iterator[Any]:
     arguments = build_arguments(days)
     if incremental:
         arguments += staged_selection(key.path[-1] for key in incremental)
-    invocation = dbt.cli(arguments, context=op_context)
+    invocation = dbt.cli(arguments, context=op_context, sign_in=sign_in)
     metadata_by_node: dict[str, dict[str, Any]] = {}
     outcome = Outcome(frozenset(key.to_user_string() for key in op_context.selected_asset_keys))
     try:
@@ -137,6 +140,9 @@ def _run_dbt(context: AssetExecutionContext, dbt: PlatformDbt) -> Iterator[Any]:
                     yield result
     except DbtError as error:
         raise Failure(f"{outcome.sentences(days)}\n{error}") from None
+    finally:
+        if billed := bytes_billed(invocation.target_path, metadata_by_node):
+            UsageLog(dbt.settings)(billed)
     if not outcome.complete:
         raise Failure(
             f"dbt ended without an error, but did not report every table. {outcome.sentences(days)}"
@@ -153,11 +159,13 @@ def _with_figures(
     """Return the output with what dbt reported about its table, and record the rows of each day."""
     figures = dict(reported)
     rows_per_day = figures.pop("rows_per_day", None)
+    # The days of a run are billed together: each has an equal share, so that a plot adds up.
+    billed = {BILLED: figures.pop(BILLED) // len(days)} if days and BILLED in figures else {}
     result = result.with_metadata({**result.metadata, **figures})
     if days and rows_per_day is not None:
         for day in days:
             rows = {"dagster/partition_row_count": rows_per_day.get(str(day), 0)}
-            context.add_asset_metadata(rows, key, str(day))
+            context.add_asset_metadata(rows | billed, key, str(day))
     if days and len(days) > 1:
         metadata, totals = split_totals(result.metadata)
         context.log.info(f"{key.to_user_string()}, {days}: {totals}")

@@ -33,6 +33,8 @@ def print_status(report: dict[str, Any]) -> None:
         print_rows(["newest partition"], [{"newest partition": f"unknown: {report['warehouse_busy']}"}])
     else:
         print_rows(["table", "newest"], report["partitions"], title="newest partition")
+    if report["billed"]:
+        print_rows(list(report["billed"]), [report["billed"]], title="billed by the warehouse's service")
     if report["rejected"] and (rejected := report["rejected"]["by_reason"]):
         print_rows(["reason", "lines", "not_retried"], rejected, title="rejected orders")
     elif report["rejected"]:

@@ -67,8 +67,6 @@ def environment(settings: Settings) -> dict[str, str]:
 
     An unset setting is included as an empty variable, so that this process's environment cannot supply it.
     """
-    from ecommersss_platform.warehouse import make_warehouse
-
     return {
         **{
             f"ECOMMERSSS_{name.upper()}": _text(getattr(settings, name))
@@ -79,7 +77,6 @@ def environment(settings: Settings) -> dict[str, str]:
         "ECOMMERSSS_DUCKDB_PATH": str(settings.warehouse_path),
         "DBT_TARGET_PATH": str(artifacts_dir(settings)),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-        **make_warehouse(settings).dbt_variables(),
     }
 
 

@@ -35,6 +35,9 @@ KEPT_RUNS = 15
 RUN_ID = "DBT_ENV_CUSTOM_ENV_DAGSTER_RUN_ID"
 """The variable that carries the Dagster run id into dbt's artifacts and job labels (macro `job_labels`)."""
 
+BILLED = "job_bytes_billed"
+"""The metadata of an asset, and of each day of a partitioned one, that says what it was billed."""
+
 _METADATA = "metadata "
 
 
@@ -44,8 +47,13 @@ class PlatformDbt:
 
     settings: Settings
 
-    def cli(self, arguments: Sequence[str], *, context: OpExecutionContext) -> Invocation:
-        """Return an invocation of dbt for the assets and checks that the step is to make. Starts nothing."""
+    def cli(
+        self, arguments: Sequence[str], *, context: OpExecutionContext, sign_in: Mapping[str, str]
+    ) -> Invocation:
+        """Return an invocation of dbt for the assets and checks that the step is to make. Starts nothing.
+
+        `sign_in`: what `Warehouse.check_access` returned.
+        """
         artifacts = artifacts_dir(self.settings)
         artifacts.mkdir(parents=True, exist_ok=True)
         prune(artifacts, KEPT_RUNS - 1)
@@ -61,7 +69,7 @@ class PlatformDbt:
         variables = {"DAGSTER_DBT_CLI": "true", RUN_ID: context.run_id}
         return Invocation(
             [*arguments, *asked.selection_args, *options],
-            inherited(os.environ) | environment(self.settings) | variables,
+            {**inherited(os.environ), **environment(self.settings), **sign_in, **variables},
             self.settings,
             target_path,
             asked.manifest,
@@ -122,7 +130,7 @@ def _job_metadata(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     last = jobs[-1]
     figures = {
         "job_bytes": "bytes_processed",
-        "job_bytes_billed": "bytes_billed",
+        BILLED: "bytes_billed",
         "job_slot_ms": "slot_ms",
     }
     reported = {
@@ -134,6 +142,23 @@ def _job_metadata(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "job_id": last["job_id"],
         **{name: sum(values) for name, values in reported.items() if values},
     }
+
+
+def bytes_billed(target_path: Path, reported: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return the bytes that a run of dbt was billed.
+
+    Models report theirs with their other metadata: `reported`, by node. Those of other nodes, such as tests,
+    are in dbt's results.
+    """
+    billed = sum(int(metadata.get(BILLED, 0)) for metadata in reported.values())
+    with suppress(FileNotFoundError):  # dbt did not get that far
+        results = json.loads((target_path / "run_results.json").read_bytes())["results"]
+        billed += sum(
+            int(result["adapter_response"].get("bytes_billed", 0))
+            for result in results
+            if result["unique_id"] not in reported
+        )
+    return billed
 
 
 def prune(artifacts: Path, keep: int) -> None:

@@ -48,6 +48,7 @@ def load_metadata(table: RawTable, published: Published, first_rows: pa.Table) -
         "publish_seconds": round(published.publish_seconds, 3),
         "preview": MetadataValue.md(markdown(preview(first_rows, table, PREVIEW_ROWS))),
         **job_metadata(published.jobs),
+        **({} if published.days else billed_metadata(published)),
     }
 
 
@@ -83,6 +84,17 @@ def job_metadata(jobs: Sequence[Job]) -> dict[str, Any]:
     }
 
 
+def billed_metadata(published: Published) -> dict[str, Any]:
+    """Return the bytes billed for each day of a run, or for the whole table; nothing without jobs.
+
+    A service bills the days of a run together: each day has an equal share, so that a plot adds up.
+    """
+    if not published.jobs:
+        return {}
+    billed = sum(job.billed for job in published.jobs)
+    return {"job_bytes_billed": billed // len(published.days or [None])}
+
+
 def day_metadata(table: RawTable, published: Published, day: date) -> dict[str, Any]:
     """Return the metadata of one day: its rows, by the contract's word for each status, zeros included."""
     counts = published.statuses.get(day, {})
@@ -90,6 +102,7 @@ def day_metadata(table: RawTable, published: Published, day: date) -> dict[str, 
     return {
         "dagster/partition_row_count": published.rows_per_day[day],
         "checksum": published.checksums[day],
+        **billed_metadata(published),
         **{f"rows_{word}": counts.get(value, 0) for value, word in words.items()},
     }
 

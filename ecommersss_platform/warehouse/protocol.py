@@ -28,13 +28,15 @@ class Job:
     """A job that a warehouse ran for us, as its own console knows it."""
 
     step: str
-    """Its purpose: load, audit, tally, publish or count."""
+    """Its purpose: lock, load, audit, tally, publish or count."""
     id: str
     url: str
     bytes: int | None
     """Bytes loaded or scanned; None if the service did not report them."""
     slot_ms: int | None
     """Computing time in slot milliseconds; None if the service did not report it."""
+    billed: int = 0
+    """Bytes that are charged for. Loads are free."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,11 @@ class Warehouse(Protocol):
     def dbt_target(self) -> str:
         """The output of `dbt_project/profiles.yml` that is this warehouse."""
 
-    def dbt_variables(self) -> Mapping[str, str]:
-        """Return the environment variables that dbt needs besides the settings. Opens nothing."""
+    def check_access(self) -> Mapping[str, str]:
+        """Check the credentials on behalf of dbt, which opens the warehouse itself.
 
-    def check_access(self) -> None:
-        """Check the credentials, on behalf of a program such as dbt that opens the warehouse itself.
-
-        Raises WarehouseError, whose message names the setting to change.
+        Return the environment variables by which dbt signs in as we do, besides the settings. Raises
+        WarehouseError, whose message names the setting to change.
         """
 
     def publish(

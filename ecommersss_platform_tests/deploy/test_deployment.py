@@ -132,7 +132,7 @@ def test_compose_settings_on_bigquery_are_valid_and_complete(monkeypatch: pytest
     )
     assert (settings.warehouse, settings.bigquery_project) == ("bigquery", "shop")
     assert settings.bigquery_location == Settings.model_fields["bigquery_location"].default
-    for name in ("billing_project", "key_file", "impersonate", "maximum_bytes_billed"):
+    for name in ("billing_project", "key_file", "impersonate", "maximum_bytes_billed", "daily_bytes"):
         assert getattr(settings, f"bigquery_{name}") is None, name
 
 

@@ -234,6 +234,7 @@ def test_terraform_settings_are_null_unless_asked_for() -> None:
     variables = blocks("variable")
     assert variables["billing_project"]["default"] is None
     assert variables["maximum_bytes_billed"]["default"] is None
+    assert variables["daily_bytes"]["default"] is None
     assert "if value != null" in blocks("output")["env"]["value"]
     [bound] = variables["maximum_bytes_billed"]["validation"]
     assert ">= 10485760" in bound["condition"], "BigQuery bills 10 MB at least"

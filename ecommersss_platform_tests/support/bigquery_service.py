@@ -65,7 +65,12 @@ class Service:
         return respond(200, body)
 
     def done(self, body: dict[str, Any]) -> dict[str, Any]:
-        query = {"totalBytesProcessed": "1234", "totalSlotMs": "56", "statementType": "SELECT"}
+        query = {
+            "totalBytesProcessed": "1234",
+            "totalBytesBilled": "10485760",
+            "totalSlotMs": "56",
+            "statementType": "SELECT",
+        }
         statistics: dict[str, Any] = {"query": query}
         if "load" in body["configuration"]:
             self.loaded += 1

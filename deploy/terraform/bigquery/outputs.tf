@@ -7,6 +7,7 @@ output "env" {
     ECOMMERSSS_BIGQUERY_BILLING_PROJECT      = var.billing_project
     ECOMMERSSS_BIGQUERY_IMPERSONATE          = length(var.impersonators) > 0 ? google_service_account.platform.email : null
     ECOMMERSSS_BIGQUERY_MAXIMUM_BYTES_BILLED = var.maximum_bytes_billed
+    ECOMMERSSS_BIGQUERY_DAILY_BYTES          = var.daily_bytes
   } : "${name}=${value}\n" if value != null])
 }
 

@@ -26,6 +26,12 @@ variable "maximum_bytes_billed" {
   }
 }
 
+variable "daily_bytes" {
+  description = "Bytes billed in a day after which the stream sensor requests no more runs (ECOMMERSSS_BIGQUERY_DAILY_BYTES). Null: no limit."
+  type        = number
+  default     = null
+}
+
 variable "service_account_id" {
   description = "Name of the platform's service account, before the @."
   type        = string

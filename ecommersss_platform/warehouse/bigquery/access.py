@@ -87,12 +87,21 @@ def _account(config: BigQueryConfig, found: google.auth.credentials.Credentials)
     return email
 
 
-def check_credentials(config: BigQueryConfig) -> None:
-    """Check that Google accepts the credentials. Raises WarehouseError."""
+def check_credentials(config: BigQueryConfig) -> dict[str, str]:
+    """Check that Google accepts the credentials. Raises WarehouseError.
+
+    Return the environment variables by which dbt finds the same ones, besides the settings.
+    """
     found = credentials(config)
     if not found.valid:
         with readable_errors(config):
             found.refresh(google.auth.transport.requests.Request())
+    variables = {}
+    if config.key_file:
+        variables["GOOGLE_APPLICATION_CREDENTIALS"] = str(config.key_file.absolute())
+    if config.impersonate and not isinstance(found, google.auth.impersonated_credentials.Credentials):
+        variables["ECOMMERSSS_BIGQUERY_IMPERSONATE"] = ""
+    return variables
 
 
 def _missing_file(error: google.auth.exceptions.DefaultCredentialsError) -> str:

@@ -5,7 +5,6 @@ Imports no Google library.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,28 +51,6 @@ class BigQueryConfig:
     @property
     def job_project(self) -> str:
         return self.billing_project or self.project
-
-    @property
-    def dbt_variables(self) -> dict[str, str]:
-        """The variables by which dbt signs in as we do, besides the settings."""
-        if self.key_file is None:
-            return {}
-        variables = {"GOOGLE_APPLICATION_CREDENTIALS": str(self.key_file.absolute())}
-        if self.impersonate is not None and _account_of(self.key_file) == self.impersonate:
-            variables["ECOMMERSSS_BIGQUERY_IMPERSONATE"] = ""
-        return variables
-
-
-def _account_of(key_file: Path) -> str | None:
-    """Return the e-mail of the service account that a key file is of; None: of none, or not a key file."""
-    try:
-        info = json.loads(key_file.read_text("utf-8"))
-        federated = re.search(
-            r"/([^/]+):generateAccessToken$", info.get("service_account_impersonation_url", "")
-        )
-        return federated[1] if federated else info.get("client_email")
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
 
 
 def label(value: str) -> str:

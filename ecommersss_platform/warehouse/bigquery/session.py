@@ -401,5 +401,6 @@ class Session:
                 url=console_url(job.project, job.location or self._config.location, job.job_id),
                 bytes=job.output_bytes if isinstance(job, bigquery.LoadJob) else scanned,
                 slot_ms=getattr(job, "slot_millis", None),
+                billed=getattr(job, "total_bytes_billed", None) or 0,
             )
         )

@@ -5,8 +5,8 @@ Imports no Google library until it is used: choosing this warehouse costs a code
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ecommersss_platform.contracts import LOAD_LOG, PARTITION_COLUMN, RawTable, Type
 from ecommersss_platform.days import Days
+from ecommersss_platform.usage import UsageLog
 from ecommersss_platform.warehouse.arrow import CountingReader, asked_schema, normalised
 from ecommersss_platform.warehouse.audit import audit_sql, day_filter, required_columns, tally_sql
 from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig, label
@@ -53,6 +54,10 @@ MOST_DAYS = 4000
 """Partitions that BigQuery lets one job modify."""
 
 
+def _ignore(billed: int) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class BigQueryWarehouse(PublishingWarehouse):
     """The datasets of a Google Cloud project.
@@ -62,26 +67,25 @@ class BigQueryWarehouse(PublishingWarehouse):
 
     config: BigQueryConfig
     patience: float = 300.0
+    add_billed: Callable[[int], None] = field(default=_ignore, compare=False)
+    """Is told how many bytes the jobs of a session were billed."""
 
     @classmethod
     def of(cls, settings: Settings) -> BigQueryWarehouse:
-        return cls(BigQueryConfig.of(settings))
+        return cls(BigQueryConfig.of(settings), add_billed=UsageLog(settings))
 
     @property
     def dbt_target(self) -> str:
         return "bigquery"
 
-    def dbt_variables(self) -> Mapping[str, str]:
-        return self.config.dbt_variables
-
     @property
     def pool(self) -> str | None:
         return None
 
-    def check_access(self) -> None:
+    def check_access(self) -> Mapping[str, str]:
         from ecommersss_platform.warehouse.bigquery.access import check_credentials
 
-        check_credentials(self.config)
+        return check_credentials(self.config)
 
     @contextmanager
     def _publication(self, table: RawTable, days: Days | None, run_id: str) -> Iterator[Publication]:
@@ -192,10 +196,16 @@ class BigQueryWarehouse(PublishingWarehouse):
     def _not_found(self, name: str) -> TableNotFound:
         return TableNotFound(f"{name} is not in the project {self.config.project} yet: materialise it first")
 
-    def _session(self, labels: dict[str, str]) -> AbstractContextManager[Session]:
+    @contextmanager
+    def _session(self, labels: dict[str, str]) -> Iterator[Session]:
         from ecommersss_platform.warehouse.bigquery.session import open_session
 
-        return open_session(self.config, labels)
+        with open_session(self.config, labels) as session:
+            try:
+                yield session
+            finally:
+                if billed := sum(job.billed for job in session.jobs):
+                    self.add_billed(billed)
 
     def qualified(self, dataset: str, table: str) -> str:
         return DIALECT.quote(f"{self.config.project}.{dataset}.{table}")

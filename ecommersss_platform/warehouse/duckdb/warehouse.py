@@ -64,11 +64,8 @@ class DuckDbWarehouse(DuckDbFile, PublishingWarehouse):
     def dbt_target(self) -> str:
         return "duckdb_attached" if is_attached(self.path) else "duckdb"
 
-    def dbt_variables(self) -> Mapping[str, str]:
-        return {}
-
-    def check_access(self) -> None:
-        pass  # the file has no credentials; opening it shows whether it may be written
+    def check_access(self) -> Mapping[str, str]:
+        return {}  # the file has no credentials; opening it shows whether it may be written
 
     @contextmanager
     def _publication(self, table: RawTable, days: Days | None, run_id: str) -> Iterator[Publication]:

@@ -9,6 +9,7 @@ from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse import Job, Published
 from ecommersss_platform.warehouse.metadata import (
+    billed_metadata,
     day_metadata,
     load_metadata,
     load_text,
@@ -49,6 +50,15 @@ def test_day_metadata_has_every_status() -> None:
         "rows_fraud": 0,
         "rows_genuine": 3,
     }
+
+
+def test_bytes_billed_for_a_range_are_shared_by_its_days() -> None:
+    jobs = (Job("audit", "j", "https://x", 1, 1, billed=10_000_000), Job("load", "k", "https://y", 5, None))
+    three = Days.between(DAY, date(2024, 6, 12))
+    of_a_range = Published("raw.orders", three, 1, 1, 0.0, 0.0, jobs=jobs)
+    assert billed_metadata(of_a_range) == {"job_bytes_billed": 3_333_333}
+    assert billed_metadata(replace(of_a_range, days=None)) == {"job_bytes_billed": 10_000_000}
+    assert billed_metadata(replace(of_a_range, jobs=())) == {}
 
 
 def test_load_metadata_links_jobs_and_adds_up_their_cost() -> None:

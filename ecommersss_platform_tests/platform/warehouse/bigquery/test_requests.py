@@ -182,6 +182,21 @@ def test_settings_reach_every_job(service: Service) -> None:
     assert {body["location"] for body in service.bodies("POST", "shop/datasets")} == {"EU"}
 
 
+def test_what_a_session_was_billed_is_reported_even_if_it_fails(service: Service) -> None:
+    billed: list[int] = []
+    warehouse = replace(WAREHOUSE, add_billed=billed.append)
+    published = warehouse.publish(ORDERS, reader(orders([1, 2, 3], DAY_1)), ONE, "Run-1")
+    assert by_step(published)["publish"].billed == 10_485_760
+    assert by_step(published)["load"].billed == 0
+    assert billed == [5 * 10_485_760]  # lock, audit, tally, publish, count
+    service.staged_rows = 2
+    with pytest.raises(AuditError):
+        warehouse.publish(ORDERS, reader(orders([1, 2, 3], DAY_1)), ONE, "Run-2")
+    assert billed[1:] == [2 * 10_485_760]  # lock, audit
+    warehouse.query("SELECT 1")
+    assert billed[2:] == [10_485_760]
+
+
 def test_lost_answer_neither_loads_nor_publishes_twice(service: Service) -> None:
     service.answer = with_table(service, rows=3)  # type: ignore[method-assign]
     service.lost = lambda job_id: "_load_" in job_id or "_publish_" in job_id
