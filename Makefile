@@ -69,9 +69,9 @@ format: setup  ## format the code with ruff
 	@$(BIN)/ruff format .
 
 .PHONY: smoke-bigquery
-smoke-bigquery: setup  ## run the warehouse tests on the project in ECOMMERSSS_BIGQUERY_PROJECT
-	@ECOMMERSSS_SMOKE_BIGQUERY=1 $(BIN)/python -m pytest -m bigquery $(PYTEST_ARGS) \
-		ecommersss_platform_tests/platform/warehouse/bigquery/test_warehouse.py
+smoke-bigquery: setup  ## try the project in ECOMMERSSS_BIGQUERY_PROJECT; with DRY=1 print the requests only
+	@ECOMMERSSS_SMOKE_BIGQUERY=$(if $(DRY),dry,real) $(BIN)/python -m pytest -m bigquery $(PYTEST_ARGS) \
+		ecommersss_platform_tests/platform/warehouse/bigquery/test_smoke.py
 
 .PHONY: bench
 bench: setup  ## run the benchmarks; results go to benchmarks/results/

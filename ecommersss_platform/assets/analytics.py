@@ -95,9 +95,7 @@ def _incremental(context: OpExecutionContext) -> set[AssetKey]:
     return {key for key in keys if metadata[key].get("dagster-dbt/materialization_type") == "incremental"}
 
 
-def _run_dbt(
-    context: AssetExecutionContext, dbt: PlatformDbt, sign_in: Mapping[str, str]
-) -> Iterator[Any]:
+def _run_dbt(context: AssetExecutionContext, dbt: PlatformDbt, sign_in: Mapping[str, str]) -> Iterator[Any]:
     # dagster-dbt calls methods that are deprecated on the asset context, but not on the op context below it.
     op_context = context.op_execution_context
     incremental = _incremental(op_context)

@@ -382,7 +382,7 @@ def test_checks_alone_are_about_the_newest_day(assets: list[AssetsDefinition], t
 def test_a_model_that_dbt_does_not_report_fails_the_step(
     assets: list[AssetsDefinition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silent = SimpleNamespace(stream_raw_events=lambda: iter(()))
+    silent = SimpleNamespace(stream_raw_events=lambda: iter(()), target_path=tmp_path)
     monkeypatch.setattr(PlatformDbt, "cli", lambda self, args, **options: silent)
     result = run(assets[:1], Settings(home=tmp_path / "home", _env_file=None), DAYS)
     failure = result.failure_data_for_node("bronze_and_dimensions")

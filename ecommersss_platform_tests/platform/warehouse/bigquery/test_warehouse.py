@@ -1,12 +1,7 @@
-"""The contract of every warehouse on BigQuery, through the official client.
-
-On an emulator; with `make smoke-bigquery` on a real project, which must have no datasets `raw`, `silver` and
-`staging`: they are made and deleted again.
-"""
+"""The contract of every warehouse on BigQuery, through the official client, on an emulator."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -15,7 +10,6 @@ from dagster import DagsterInstance, asset, materialize
 
 from ecommersss_platform.partitions import SINGLE_RUN, daily_partitions
 from ecommersss_platform.resources import WAREHOUSE_IO_MANAGER
-from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 from ecommersss_platform.warehouse.io_manager import WarehouseIOManager
@@ -25,26 +19,14 @@ from ecommersss_platform_tests.support.warehouse_contract import WarehouseContra
 
 pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
 
-SMOKE = bool(os.environ.get("ECOMMERSSS_SMOKE_BIGQUERY"))
 DATASETS = ("raw", "silver", "staging")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQueryWarehouse]:
-    """Yield a warehouse in an empty project: the emulator's, or the real one."""
-    if not SMOKE:
-        with running_emulator(tmp_path_factory.mktemp("bigquery")) as address:
-            yield BigQueryWarehouse(BigQueryConfig("test", "US", endpoint=address))
-        return
-    warehouse = BigQueryWarehouse.of(Settings(warehouse="bigquery"))
-    found = datasets(warehouse)
-    if found:
-        pytest.fail(
-            f"the project {warehouse.config.project} has the dataset {', '.join(found)}, which these tests "
-            "would delete: name an empty project in ECOMMERSSS_BIGQUERY_PROJECT"
-        )
-    yield warehouse
-    delete_datasets(warehouse)
+    """Yield a warehouse in an empty project of the emulator."""
+    with running_emulator(tmp_path_factory.mktemp("bigquery")) as address:
+        yield BigQueryWarehouse(BigQueryConfig("test", "US", endpoint=address))
 
 
 @pytest.fixture
@@ -52,14 +34,6 @@ def warehouse(project: BigQueryWarehouse) -> BigQueryWarehouse:
     # One project for all tests: the emulator searches every project it has for a table.
     delete_datasets(project)
     return project
-
-
-def datasets(warehouse: BigQueryWarehouse) -> list[str]:
-    from ecommersss_platform.warehouse.bigquery.session import PlatformBigQuery
-
-    with PlatformBigQuery.of(warehouse.config, {}).get_client() as client:
-        listed = client.list_datasets(warehouse.config.project)
-        return [dataset.dataset_id for dataset in listed if dataset.dataset_id in DATASETS]
 
 
 def delete_datasets(warehouse: BigQueryWarehouse) -> None:
