@@ -11,15 +11,14 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dagster import Failure, JobDefinition, OpExecutionContext, job, op
 
-from ecommersss_platform.dbt.project import artifacts_dir
+from ecommersss_platform.dbt.project import artifacts_dir, parsed_name
 from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.jobs import EXECUTOR
 from ecommersss_platform.settings import Settings
@@ -46,21 +45,26 @@ def keep_from(settings: Settings, now: datetime | None = None) -> datetime:
     return (now or datetime.now(UTC)) - timedelta(days=settings.run_retention_days)
 
 
-def remove_old_folders(folders: list[Path], before: datetime) -> Removed:
-    """Remove the folders in which nothing has changed since this instant. Files are left alone."""
+def remove_old(paths: list[Path], before: datetime) -> Removed:
+    """Remove the files, and the folders in which nothing has changed, since this instant."""
     count = size = 0
-    for folder in filter(Path.is_dir, folders):
-        found = [path.lstat() for path in _tree(folder)]
+    for path in paths:
+        found = _stats(path)
         if found and max(entry.st_mtime for entry in found) < before.timestamp():
-            shutil.rmtree(folder, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             count, size = count + 1, size + sum(entry.st_size for entry in found)
     return Removed(count, size)
 
 
-def _tree(folder: Path) -> Iterator[Path]:
-    yield folder
-    with suppress(FileNotFoundError):  # a run may remove its own files
-        yield from folder.rglob("*")
+def _stats(path: Path) -> list[os.stat_result]:
+    """Return the status of a path and of all below it; nothing if somebody removes files there just now."""
+    try:
+        return [entry.lstat() for entry in (path, *path.rglob("*"))]
+    except FileNotFoundError:
+        return []
 
 
 def remove_old_logs(directory: Path, before: datetime) -> Removed:
@@ -69,8 +73,8 @@ def remove_old_logs(directory: Path, before: datetime) -> Removed:
     A log is emptied and not removed, because a quiet process may have it open.
     """
     count = size = 0
-    for log in _entries(directory):
-        entry = log.lstat()
+    for log in filter(Path.is_file, _entries(directory)):
+        entry = log.stat()
         if entry.st_size and entry.st_mtime < before.timestamp():
             if log.suffix == ".log":
                 os.truncate(log, 0)
@@ -105,9 +109,13 @@ def maintenance_job(settings: Settings) -> JobDefinition:
     def prune_files(context: OpExecutionContext) -> None:
         before = keep_from(settings)
         runs = [p for p in _entries(Path(context.instance.storage_directory())) if _RUN_ID.fullmatch(p.name)]
+        in_use = parsed_name(settings)
+        of_dbt = [
+            p for p in _entries(artifacts_dir(settings)) if p.name != in_use and not p.name.startswith(".")
+        ]
         found = {
-            "run_folders": remove_old_folders(runs, before),
-            "dbt_artefacts": remove_old_folders(_entries(artifacts_dir(settings)), before),
+            "run_folders": remove_old(runs, before),
+            "dbt_artefacts": remove_old(of_dbt, before),
             "logs": remove_old_logs(settings.logs_dir, before),
         }
         context.add_output_metadata(

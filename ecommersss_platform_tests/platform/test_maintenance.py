@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from dagster import ExecuteInProcessResult
 
+from ecommersss_platform.dbt.project import parsed_name
 from ecommersss_platform.instance import pruning
 from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.local.postgres import EmbeddedPostgres
@@ -18,7 +19,7 @@ from ecommersss_platform.maintenance import (
     Removed,
     keep_from,
     maintenance_job,
-    remove_old_folders,
+    remove_old,
     remove_old_logs,
 )
 from ecommersss_platform.settings import Settings
@@ -50,17 +51,18 @@ def test_everything_before_the_window_is_too_old_and_nothing_is_if_all_is_kept(t
     assert keep_from(Settings(home=tmp_path, run_retention_days=0), NOW) == datetime.min.replace(tzinfo=UTC)
 
 
-def test_folders_go_when_nothing_in_them_is_young(tmp_path: Path) -> None:
+def test_old_files_go_and_folders_in_which_nothing_is_young(tmp_path: Path) -> None:
     file(tmp_path / "old" / "a" / "out", 31)
     age(tmp_path / "old", 31)
     file(tmp_path / "still written" / "a" / "out", 29)
     age(tmp_path / "still written", 31)
-    file(tmp_path / "file", 31)
+    file(tmp_path / "young file", 29)
+    file(tmp_path / "old file", 31)
     size = sum(path.lstat().st_size for path in [tmp_path / "old", *(tmp_path / "old").rglob("*")])
     assert size > 5
-    found = remove_old_folders(sorted(tmp_path.iterdir()), NOW - timedelta(days=30))
-    assert found == Removed(1, size)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "still written"]
+    paths = [*sorted(tmp_path.iterdir()), tmp_path / "removed by a run just now"]
+    assert remove_old(paths, NOW - timedelta(days=30)) == Removed(2, size + 5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["still written", "young file"]
 
 
 def test_old_logs_are_emptied_for_whoever_has_them_open_and_old_copies_removed(tmp_path: Path) -> None:
@@ -91,7 +93,8 @@ def settings(database: str, postgres: EmbeddedPostgres, tmp_path: Path) -> Itera
             (days, NOW - timedelta(days=days)),
         )
     file(settings.dagster_home / "storage" / "not_a_run" / "result", 31)
-    file(settings.home / "dbt" / "partial_parse.msgpack", 31)
+    for kept in (parsed_name(settings), "parsed-old.msgpack", ".parse.lock"):
+        file(settings.home / "dbt" / kept, 31)
     yield settings
     administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -115,14 +118,14 @@ def test_job_removes_what_is_old_and_says_how_much(settings: Settings) -> None:
     assert metadata(result, "prune_runs")["runs_kept"] == 1, "that of the job itself"
     files = metadata(result, "prune_files")
     counts = {name: files[f"{name}_removed"] for name in ("run_folders", "dbt_artefacts", "logs")}
-    assert counts == {"run_folders": 1, "dbt_artefacts": 1, "logs": 1}
+    assert counts == {"run_folders": 1, "dbt_artefacts": 2, "logs": 1}
     assert files["logs_bytes"] == 5
     assert metadata(result, "prune_rejected_orders") == {"rejected_orders_removed": 1}
     assert not (settings.dagster_home / "storage" / OLD_RUN).exists()
     assert (settings.dagster_home / "storage" / YOUNG_RUN / "out").exists()
     assert (settings.dagster_home / "storage" / "not_a_run" / "result").exists()
-    names = sorted(path.name for path in (settings.home / "dbt").iterdir())
-    assert names == [f"models-{YOUNG_RUN}", "partial_parse.msgpack"]
+    names = {path.name for path in (settings.home / "dbt").iterdir()}
+    assert names == {f"models-{YOUNG_RUN}", parsed_name(settings), ".parse.lock"}
     assert settings.database_url
     assert query(settings.database_url.get_secret_value(), "SELECT position FROM rejected_orders") == [(29,)]
 
