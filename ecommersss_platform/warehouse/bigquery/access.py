@@ -53,6 +53,8 @@ _TRANSIENT_WORDS = (
     "concurrent update",
     "too many dml statements outstanding",
     "transaction is aborted due to concurrent",
+    # Two first publications create their lock at once: CREATE TABLE IF NOT EXISTS may lose too.
+    "already exists: table",
 )
 
 

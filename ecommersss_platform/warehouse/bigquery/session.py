@@ -122,6 +122,8 @@ class Session:
         self._client = client
         self.jobs: list[Job] = []
         """Finished loads, queries and statements."""
+        self.billed = 0
+        """Bytes billed so far, also for statements that failed and were sent again."""
 
     # Tables
 
@@ -300,6 +302,7 @@ class Session:
                 except exceptions.GoogleAPICallError as error:
                     if not ours:
                         continue
+                    self.billed += job.total_bytes_billed or 0
                     if not is_transient(error):
                         raise
                     if time.monotonic() >= deadline:
@@ -394,6 +397,8 @@ class Session:
 
     def _record(self, step: str, job: Any) -> None:
         scanned = getattr(job, "total_bytes_processed", None)
+        billed = getattr(job, "total_bytes_billed", None) or 0
+        self.billed += billed
         self.jobs.append(
             Job(
                 step=step,
@@ -401,6 +406,6 @@ class Session:
                 url=console_url(job.project, job.location or self._config.location, job.job_id),
                 bytes=job.output_bytes if isinstance(job, bigquery.LoadJob) else scanned,
                 slot_ms=getattr(job, "slot_millis", None),
-                billed=getattr(job, "total_bytes_billed", None) or 0,
+                billed=billed,
             )
         )

@@ -204,8 +204,8 @@ class BigQueryWarehouse(PublishingWarehouse):
             try:
                 yield session
             finally:
-                if billed := sum(job.billed for job in session.jobs):
-                    self.add_billed(billed)
+                if session.billed:
+                    self.add_billed(session.billed)
 
     def qualified(self, dataset: str, table: str) -> str:
         return DIALECT.quote(f"{self.config.project}.{dataset}.{table}")
@@ -284,8 +284,10 @@ class _Publication:
         self._check_counts(self._days, {entry[PARTITION_COLUMN]: entry["row_count"] for entry in log})
 
     def _check_counts(self, days: Days, published: Mapping[Any, Any]) -> None:
-        """Count the days again. Raise WarehouseError for one that has the rows neither of us nor of a load
-        that others logged meanwhile: only something outside the platform writes without taking its turn."""
+        """Raise WarehouseError for a day whose rows are neither as many as we published nor as others logged.
+
+        Only something outside the platform writes a table without taking its turn.
+        """
         qualified, name = self._warehouse.qualified, full_name(self._table)
         counts = self._session.rows(counts_sql(qualified(*split_name(self._table)), days), "count")
         found = {row["day"]: row["n"] for row in counts}

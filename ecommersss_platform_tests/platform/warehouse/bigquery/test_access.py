@@ -259,5 +259,7 @@ def test_only_transient_failures_are_sent_again() -> None:
     conflict = "Could not serialize access to table shop:raw.orders due to concurrent update"
     assert is_transient(refused(exceptions.BadRequest, "invalidQuery", conflict))
     assert is_transient(refused(exceptions.Forbidden, "jobRateLimitExceeded", "slow down"))
+    lock = "Already Exists: Table shop:raw.orders_lock at [1:1]"
+    assert is_transient(refused(exceptions.BadRequest, "invalidQuery", lock))
     assert not is_transient(refused(exceptions.BadRequest, "invalidQuery", "Syntax error"))
     assert not is_transient(refused(exceptions.Forbidden, "quotaExceeded", "Quota exceeded"))

@@ -233,8 +233,11 @@ def test_a_publication_cancelled_by_another_on_its_table_is_sent_again(service: 
         return answer
 
     service.done = cancelled  # type: ignore[method-assign]
-    published = publish()
+    billed: list[int] = []
+    warehouse = replace(WAREHOUSE, add_billed=billed.append)
+    published = warehouse.publish(ORDERS, reader(orders([1, 2, 3], DAY_1)), ONE, "Run-1")
     assert by_step(published)["publish"].id.endswith("_publish_2")
+    assert billed == [7 * 10_485_760]  # lock, audit, tally, publish three times, count
 
 
 def test_rows_that_nobody_logged_are_found_after_publishing(service: Service) -> None:
