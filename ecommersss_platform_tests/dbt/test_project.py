@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -15,9 +14,18 @@ from typing import Any
 import pytest
 
 from ecommersss_platform.contracts import ORDERS
-from ecommersss_platform.dbt.project import PROJECT_DIR, build_arguments, environment, executable
+from ecommersss_platform.dbt.project import (
+    PARTIAL_PARSE,
+    PROJECT_DIR,
+    DbtError,
+    build_arguments,
+    ensure_manifest,
+    environment,
+    executable,
+)
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
+from ecommersss_platform_tests.support.dbt_runs import dbt_events
 from ecommersss_platform_tests.support.raw_days import MOST, ORDER_ROWS, at, order, read, write_raw
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -35,6 +43,7 @@ MODELS = {
         "users_and_blacklist",
     ],
 }
+STAGED_FACTS = ["--select", "fact_orders_staged fact_orders"]
 RUPIAH = Decimal
 NOUGHT = Decimal("0.00")
 LARGE = Decimal("300000000.00")
@@ -46,18 +55,9 @@ class Project:
 
     settings: Settings
 
-    def dbt(self, *arguments: str) -> tuple[int, str]:
-        """Run dbt, and return its exit code and output."""
-        done = subprocess.run(
-            [str(executable()), "--no-use-colors", *arguments, "--target", "duckdb"],
-            cwd=PROJECT_DIR,
-            env=os.environ | environment(self.settings) | {"DBT_LOG_PATH": str(self.settings.home / "dbt")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        return done.returncode, done.stdout
+    def dbt(self, *arguments: str) -> list[str]:
+        """Run dbt, and return its messages. Raises `DbtError` if it fails."""
+        return [event["info"]["msg"] for event in dbt_events(self.settings, arguments)]
 
     def results(self) -> dict[str, str]:
         """Return the status of each node in the last run, by name."""
@@ -79,11 +79,31 @@ class Project:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project, built once with all its unit and data tests."""
+    ensure_manifest()
     project = Project(Settings(home=tmp_path_factory.mktemp("home"), _env_file=None))
     write_raw(project.settings.warehouse_path)
-    code, output = project.dbt("--warn-error-options", '{"error": ["Deprecations"]}', "build")
-    assert code == 0, output
+    project.dbt("--warn-error-options", '{"error": ["Deprecations"]}', "build")
     return project
+
+
+@pytest.fixture(scope="module")
+def parsed_for_bigquery(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the project as the command `dbt` parses it for BigQuery, where a warning is an error."""
+    folder = tmp_path_factory.mktemp("bigquery")
+    done = subprocess.run(
+        [
+            *(str(executable()), "--no-use-colors", "--warn-error", "parse", "--target", "bigquery"),
+            *("--target-path", str(folder), "--log-path", str(folder)),
+            *build_arguments(Days(date(2024, 2, 28), date(2024, 3, 2)))[-2:],
+        ],
+        cwd=PROJECT_DIR,
+        env=os.environ | environment(project.settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return folder
 
 
 def test_every_unit_test_and_data_test_of_the_project_passes(project: Project) -> None:
@@ -108,7 +128,7 @@ def test_datasets_have_exactly_their_names_and_nothing_is_left_over(project: Pro
 
 
 def test_every_test_is_described(project: Project) -> None:
-    manifest = json.loads((project.settings.home / "dbt" / "manifest.json").read_text())
+    manifest = json.loads(ensure_manifest().read_text())
     tests = [node for node in manifest["nodes"].values() if node["resource_type"] == "test"]
     assert len(tests) == 59
     described = {node["name"]: node["description"] for node in [*tests, *manifest["unit_tests"].values()]}
@@ -116,7 +136,7 @@ def test_every_test_is_described(project: Project) -> None:
 
 
 def test_every_column_is_described_in_order_and_every_grain_is_stated(project: Project) -> None:
-    manifest = json.loads((project.settings.home / "dbt" / "manifest.json").read_text())
+    manifest = json.loads(ensure_manifest().read_text())
     models = {node["name"]: node for node in manifest["nodes"].values() if node["resource_type"] == "model"}
     for model in models.values():
         columns = [
@@ -218,8 +238,7 @@ def test_users_and_blacklist(project: Project) -> None:
 
 def test_building_again_changes_nothing(project: Project) -> None:
     before = project.tables()
-    code, output = project.dbt(*build_arguments())
-    assert code == 0, output
+    project.dbt(*build_arguments())
     assert project.tables() == before
 
 
@@ -237,8 +256,7 @@ def test_a_run_replaces_its_window_and_nothing_else(project: Project) -> None:
 
     days = Days(date(2024, 2, 29), date(2024, 3, 3))
     for _ in range(2):
-        code, output = project.dbt(*build_arguments(days), "--select", "fact_orders_staged fact_orders")
-        assert code == 0, output
+        project.dbt(*build_arguments(days), *STAGED_FACTS)
         after = project.rows("SELECT * FROM silver.fact_orders ORDER BY order_id")
         assert [row for row in after if row[0] <= 104] == before[:4]
         assert project.rows(
@@ -256,98 +274,71 @@ def test_a_run_replaces_its_window_and_nothing_else(project: Project) -> None:
     assert not [name for name in project.results() if "count_every_order" in name]
 
 
-def test_days_are_published_only_if_the_same_command_staged_and_tested_them(project: Project) -> None:
-    days = Days(date(2024, 2, 28), date(2024, 2, 29))
-    build = [*build_arguments(days), "--select", "fact_orders_staged fact_orders"]
-    refused = {
-        "this one left out fact_orders_staged, ": [*build[:-1], "fact_orders"],
-        "this one left out reconciles_with_raw: ": [*build, "--exclude", "reconciles_with_raw"],
-        "this one left out unique_fact_orders_order_id, ": ["run", *build[3:]],
-        "this one left out rows (--empty or --sample): ": [*build, "--empty"],
-    }
+@pytest.mark.parametrize(
+    ("command", "options", "left_out"),
+    [
+        ("build", ["--select", "fact_orders"], "fact_orders_staged, "),
+        ("build", [*STAGED_FACTS, "--exclude", "reconciles_with_raw"], "reconciles_with_raw: "),
+        ("run", STAGED_FACTS, "unique_fact_orders_order_id, "),
+        ("build", [*STAGED_FACTS, "--empty"], "rows (--empty or --sample): "),
+    ],
+)
+def test_days_are_published_only_if_the_same_command_staged_and_tested_them(
+    project: Project, command: str, options: list[str], left_out: str
+) -> None:
+    _, *no_unit_tests, flag, window = build_arguments(Days(date(2024, 2, 28), date(2024, 2, 29)))
+    exclusion = no_unit_tests if command == "build" else []
     before = project.rows("SELECT * FROM silver.fact_orders ORDER BY order_id")
-    # One process: most of the time of dbt is its start.
-    script = (
-        "import json, sys; from dbt.cli.main import dbtRunner\n"
-        "for asked in json.loads(sys.argv[1]):\n"
-        "    result = dbtRunner().invoke(['--quiet', *asked, '--target', 'duckdb'])\n"
-        "    [model] = [r for r in result.result if r.node.unique_id == 'model.ecommersss.fact_orders']\n"
-        "    print('answer:', model.status, ' '.join(str(model.message).split()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(list(refused.values()))],
-        cwd=PROJECT_DIR,
-        env=os.environ | environment(project.settings) | {"DBT_LOG_PATH": str(project.settings.home / "dbt")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    answers = [line for line in done.stdout.splitlines() if line.startswith("answer:")]
-    assert len(answers) == len(refused)
-    for message, answer in zip(refused, answers, strict=True):
-        assert answer.startswith("answer: error "), answer
-        assert message in answer
-        assert "run `dbt build --select fact_orders_staged fact_orders`" in answer
+    with pytest.raises(DbtError) as refused:
+        project.dbt(command, *exclusion, flag, window, *options)
+    message = " ".join(str(refused.value).split())
+    assert f"this one left out {left_out}" in message
+    assert "run `dbt build --select fact_orders_staged fact_orders`" in message
+    assert project.results()["model.ecommersss.fact_orders"] == "error"
     assert project.rows("SELECT * FROM silver.fact_orders ORDER BY order_id") == before
 
 
-def test_an_invalid_window_is_refused(project: Project) -> None:
-    eleven_years = {"first_day": "2024-01-01", "end_day": "2034-12-15"}
-    refused = {
-        "give both vars first_day and end_day, or neither": ("duckdb", {"first_day": "2024-03-01"}),
-        "the window of days is empty": ("duckdb", {"first_day": "2024-03-01", "end_day": "2024-03-01"}),
-        "must be days as YYYY-MM-DD": (
-            "duckdb",
-            {"first_day": "2024-03-01' or true --", "end_day": "2024-03-02"},
-        ),
-        "[None]": ("duckdb", eleven_years),
-        "has 4001 days, but one run replaces at most 4000: split it": ("bigquery", eleven_years),
-    }
-    # One process: most of the time of dbt is its start. `window_days` is what `on-run-start` calls.
-    script = (
-        "import json, sys; from dbt.cli.main import dbtRunner\n"
-        "for target, variables in json.loads(sys.argv[1]):\n"
-        "    options = ['--target', target, '--vars', json.dumps(variables)]\n"
-        "    result = dbtRunner().invoke(['--quiet', 'run-operation', 'window_days', *options])\n"
-        "    message = result.exception or [node.message for node in result.result.results]\n"
-        "    print('refused:', ' '.join(str(message).split()))"
+ELEVEN_YEARS = {"first_day": "2024-01-01", "end_day": "2034-12-15"}
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        ({"first_day": "2024-03-01"}, "give both vars first_day and end_day, or neither"),
+        ({"first_day": "2024-03-01", "end_day": "2024-03-01"}, "the window of days is empty"),
+        ({"first_day": "2024-03-01' or true --", "end_day": "2024-03-02"}, "must be days as YYYY-MM-DD"),
+    ],
+)
+def test_an_invalid_window_is_refused_before_anything_is_built(
+    project: Project, window: dict[str, str], message: str
+) -> None:
+    seen: list[str] = []
+    events = dbt_events(project.settings, ["build", "--vars", json.dumps(window)])
+    with pytest.raises(DbtError, match=message):
+        seen.extend(event["info"]["name"] for event in events)
+    assert "MainReportVersion" in seen
+    assert "LogStartLine" not in seen
+
+
+def test_only_bigquery_limits_the_days_of_a_run(
+    project: Project, parsed_for_bigquery: Path, tmp_path: Path
+) -> None:
+    bigquery = Settings(
+        home=tmp_path,
+        warehouse="bigquery",
+        bigquery_project="shop",
+        bigquery_endpoint="http://127.0.0.1:9",  # needs no credentials, and is not asked anything
+        _env_file=None,
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(list(refused.values()))],
-        cwd=PROJECT_DIR,
-        env=os.environ | environment(project.settings) | {"DBT_LOG_PATH": str(project.settings.home / "dbt")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    answers = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
-    assert len(answers) == len(refused)
-    assert all(message in line for message, line in zip(refused, answers, strict=True)), answers
+    # `window_days` is what `on-run-start` calls.
+    check = ["run-operation", "window_days", "--vars", json.dumps(ELEVEN_YEARS)]
+    assert list(dbt_events(project.settings, check))
+    with pytest.raises(DbtError, match="has 4001 days, but one run replaces at most 4000: split it"):
+        list(dbt_events(bigquery, check, (parsed_for_bigquery / PARTIAL_PARSE).read_bytes()))
 
 
-def test_nothing_is_built_for_an_invalid_window(project: Project) -> None:
-    window = {"first_day": "2024-03-01", "end_day": "2024-03-01"}
-    code, output = project.dbt("build", "--vars", json.dumps(window))
-    assert code == 2
-    assert "the window of days is empty" in output
-    assert "START" not in output
-
-
-def test_the_project_parses_for_bigquery_too(project: Project, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(str(executable()), "--no-use-colors", "--warn-error", "parse", "--target", "bigquery"),
-            *("--target-path", str(tmp_path), "--log-path", str(tmp_path)),
-            *build_arguments(Days(date(2024, 2, 28), date(2024, 3, 2)))[-2:],
-        ],
-        cwd=PROJECT_DIR,
-        env=os.environ | environment(project.settings),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
+def test_the_project_parses_for_bigquery_too(parsed_for_bigquery: Path) -> None:
+    manifest = json.loads((parsed_for_bigquery / "manifest.json").read_text())
     config = manifest["nodes"]["model.ecommersss.fact_orders"]["config"]
     assert config["incremental_strategy"] == "insert_overwrite"
     # One parsed project serves every window.

@@ -18,16 +18,14 @@ import duckdb
 import pytest
 
 from ecommersss_platform.dbt.project import (
-    PROJECT_DIR,
     DbtError,
     build_arguments,
     ensure_manifest,
-    environment,
-    parsed_project,
 )
 from ecommersss_platform.dbt.runner import run_dbt
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
+from ecommersss_platform_tests.support.dbt_runs import dbt_events
 from ecommersss_platform_tests.support.raw_days import read, write_raw
 
 pytestmark = [pytest.mark.integration]
@@ -43,12 +41,7 @@ class Project:
         self.settings = Settings(home=home, _env_file=None)
 
     def events(self, arguments: Sequence[str], **variables: str) -> Iterator[dict[str, Any]]:
-        options = [
-            *("--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--target", "duckdb"),
-            *("--log-path", str(self.settings.home), "--log-level", "none"),
-        ]
-        surroundings = {"PATH": os.environ["PATH"], **environment(self.settings), **variables}
-        return run_dbt([*arguments, *options], surroundings, parsed_project(self.settings))
+        return dbt_events(self.settings, arguments, **variables)
 
     def facts(self) -> list[tuple[Any, ...]]:
         return read(self.settings.warehouse_path, FACTS)

@@ -1,0 +1,30 @@
+"""dbt in the test's own process, as in a step: starting the command takes seconds each time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ecommersss_platform.dbt.project import PROJECT_DIR, environment, parsed_project
+from ecommersss_platform.dbt.runner import run_dbt
+from ecommersss_platform.settings import Settings
+from ecommersss_platform.warehouse import make_warehouse
+
+
+def dbt_events(
+    settings: Settings, arguments: Sequence[str], parsed: bytes | None = None, **variables: str
+) -> Iterator[dict[str, Any]]:
+    """Run dbt on our project, and yield its events of level info and above. Raises `DbtError` if it fails.
+
+    Artifacts and the log go to the home's folder for them. `parsed`: the parsed project, if it is not that of
+    the settings. dbt sees only `variables`, the path and what the settings ask for.
+    """
+    folder = environment(settings)["DBT_TARGET_PATH"]
+    options = [
+        *("--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR)),
+        *("--target", make_warehouse(settings).dbt_target),
+        *("--log-path", folder, "--log-level", "none"),
+    ]
+    surroundings = {"PATH": os.environ["PATH"], **environment(settings), **variables}
+    return run_dbt([*arguments, *options], surroundings, parsed or parsed_project(settings))
