@@ -1,6 +1,6 @@
 """The `ecommersss` commands on a home of their own, from another folder.
 
-Commands that run until stopped, or that take over logging, run as processes; the others in this process.
+Commands that run until stopped, and the first of some kinds, run as processes; the others in this process.
 """
 
 from __future__ import annotations
@@ -8,26 +8,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, redirect_stderr, redirect_stdout
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from pathlib import Path
-from typing import NamedTuple
 
 import duckdb
 import psycopg2
 import pytest
 
-from ecommersss_platform.cli.app import main
 from ecommersss_platform.instance.databases import embedded_server
-from ecommersss_platform.settings import Settings
+from ecommersss_platform_tests.support.home import Home
 from streaming.business_days import business_day
 from streaming.orders import decode_flagged
 
@@ -47,74 +41,18 @@ PRODUCT = {
 }
 
 
-class Output(NamedTuple):
-    stdout: str
-    stderr: str
-
-
-class Home:
-    """A platform's home, and commands run on it from another folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.files = path.parent
-        self.settings = Settings(home=path)
-        self.variables = {"ECOMMERSSS_HOME": str(path)}
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command as a process."""
-        others = {name: value for name, value in os.environ.items() if not name.startswith("ECOMMERSSS_")}
-        return subprocess.Popen(
-            [sys.executable, "-m", "ecommersss_platform.cli", *arguments],
-            env={**others, **self.variables},
-            cwd=self.files,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str) -> str:
-        """Run a command as a process, and return its output."""
-        process = self.start(*arguments)
-        output, errors = process.communicate(timeout=400)
-        assert process.returncode == 0, f"{arguments}: {output}\n{errors}"
-        return output
-
-    def call(self, *arguments: str, exit_code: int = 0) -> Output:
-        """Run a command in this process. An unexpected error fails the test."""
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            redirect_stdout(io.StringIO()) as output,
-            redirect_stderr(io.StringIO()) as errors,
-        ):
-            for name in [name for name in os.environ if name.startswith("ECOMMERSSS_")]:
-                patch.delenv(name)
-            for name, value in self.variables.items():
-                patch.setenv(name, value)
-            patch.chdir(self.files)
-            with pytest.raises(SystemExit) as end:
-                main(list(arguments))
-        assert (end.value.code or 0) == exit_code, f"{arguments}: {output.getvalue()}\n{errors.getvalue()}"
-        return Output(output.getvalue(), errors.getvalue())
-
-    def json(self, *arguments: str) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.call(*arguments, "--format", "jsonl").stdout.splitlines()]
-
-    def order(self, number: int, **changes: object) -> str:
-        order = {
-            "id": number,
-            "user_id": 1,
-            "product_id": 1,
-            "quantity": 1,
-            "amount": 250000,
-            "payment_method": "OVO",
-            "country": "ID",
-            "created_date": f"{TODAY}T00:00:01+07:00",
-        }
-        return json.dumps({**order, **changes})
-
-    def file(self, name: str, *lines: str) -> str:
-        (self.files / name).write_text("".join(f"{line}\n" for line in lines))
-        return name
+def order_line(number: int, **changes: object) -> str:
+    order = {
+        "id": number,
+        "user_id": 1,
+        "product_id": 1,
+        "quantity": 1,
+        "amount": 250000,
+        "payment_method": "OVO",
+        "country": "ID",
+        "created_date": f"{TODAY}T00:00:01+07:00",
+    }
+    return json.dumps({**order, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +121,7 @@ def test_import_names_the_bad_line_and_changes_nothing(
 def test_produce_and_consume_take_a_file_to_verdicts_and_the_flagged_stream(
     home: Home, database: psycopg2.extensions.connection
 ) -> None:
-    good = home.file("good.jsonl", home.order(101), home.order(102, country="SG"))
+    good = home.file("good.jsonl", order_line(101), order_line(102, country="SG"))
     assert "published 2 orders, left out 0 lines" in home.call("produce", "--file", good).stdout
     assert "2 orders, 1 of them fraud" in home.run("consume", "--once")
     assert one(database, "SELECT fraud_reasons FROM orders WHERE id = 102") == ["foreign_country"]
@@ -196,15 +134,15 @@ def test_produce_and_consume_take_a_file_to_verdicts_and_the_flagged_stream(
 
 
 def test_produce_leaves_out_invalid_lines_unless_raw(home: Home) -> None:
-    mixed = home.file("mixed.jsonl", home.order(111), "{nonsense", home.order(112, quantity=0))
+    mixed = home.file("mixed.jsonl", order_line(111), "{nonsense", order_line(112, quantity=0))
     checked = home.call("produce", "--file", mixed, exit_code=1)
     assert "published 1 orders, left out 2 lines" in checked.stdout
     assert "line 2" in checked.stderr
     assert "line 3" in checked.stderr
     assert "invalid_quantity" in checked.stderr
     assert "published 3 lines, unchecked" in home.call("produce", "--raw", "--file", mixed).stdout
-    home.run("consume", "--once")
-    rejected = home.json("rejected", "list")
+    home.call("consume", "--once")
+    rejected = home.rows("rejected", "list")
     assert {"malformed_json", "invalid_quantity"} <= {str(row["reason"]) for row in rejected}
     assert "malformed_json" in home.call("rejected", "list").stdout
 
@@ -212,21 +150,21 @@ def test_produce_leaves_out_invalid_lines_unless_raw(home: Home) -> None:
 def test_consume_retries_rejected_orders_when_their_user_arrives(
     home: Home, database: psycopg2.extensions.connection
 ) -> None:
-    home.call("produce", "--file", home.file("unknown.jsonl", home.order(121, user_id=99)))
-    assert "unknown_user 1" in home.run("consume", "--once")
+    home.call("produce", "--file", home.file("unknown.jsonl", order_line(121, user_id=99)))
+    assert "unknown_user 1" in home.call("consume", "--once").stdout
     (home.files / "late.csv").write_text(USERS.splitlines()[0] + "\n99,l,l@example.com,L,L,,2024-01-01\n")
     home.call("import", "users", "late.csv")
-    home.run("consume", "--once")
+    home.call("consume", "--once")
     assert one(database, "SELECT count(*) FROM orders WHERE id = 121") == 1
 
 
 def test_rejected_retry_publishes_lines_again(home: Home) -> None:
     position = next(
         row["position"]
-        for row in home.json("rejected", "list")
+        for row in home.rows("rejected", "list")
         if row["reason"] == "malformed_json" and row["retried_at"] is None
     )
-    assert home.json("rejected", "retry", str(position)) == [{"retried": 1}]
+    assert home.rows("rejected", "retry", str(position)) == [{"retried": 1}]
     assert "999999999" in home.call("rejected", "retry", "999999999", exit_code=1).stderr
 
 
@@ -237,10 +175,10 @@ def test_produce_simulates_the_same_past_days_every_time(
     days = ("produce", "--from", yesterday, "--to", yesterday, "--orders-per-day", "50")
     first = home.call(*days).stdout
     assert "published" in first
-    home.run("consume", "--once")
+    home.call("consume", "--once")
     orders = one(database, "SELECT count(*) FROM orders")
     assert home.call(*days).stdout == first
-    assert "duplicates" in home.run("consume", "--once")
+    assert "duplicates" in home.call("consume", "--once").stdout
     assert one(database, "SELECT count(*) FROM orders") == orders
 
 
@@ -271,7 +209,7 @@ def test_materialize_refuses_impossible_days(home: Home) -> None:
 @pytest.fixture(scope="module")
 def shown(home: Home) -> str:
     """The output of a demo on the home, with the orders of the tests above and two simulated days."""
-    return home.run("demo", "--days", "2", "--orders-per-day", "1500", "--rows", "6")
+    return home.call("demo", "--days", "2", "--orders-per-day", "1500", "--rows", "6").stdout
 
 
 def test_demo_shows_every_mart(shown: str) -> None:
@@ -299,7 +237,7 @@ def test_status_reports_topic_partitions_and_rejected_lines(home: Home, shown: s
 
 def test_query_prints_every_format_and_is_read_only(home: Home, shown: str) -> None:
     sql = "SELECT order_id, is_fraud, amount FROM silver.fact_orders WHERE order_id IN (101, 102) ORDER BY 1"
-    assert home.json("query", sql) == [
+    assert home.rows("query", sql) == [
         {"order_id": 101, "is_fraud": False, "amount": 250000.0},
         {"order_id": 102, "is_fraud": True, "amount": 250000.0},
     ]
@@ -308,7 +246,7 @@ def test_query_prints_every_format_and_is_read_only(home: Home, shown: str) -> N
     assert "250,000.00" in home.call("query", sql).stdout
     refused = home.call("query", "DELETE FROM raw.orders", exit_code=1)
     assert refused.stderr.startswith("ecommersss: ")
-    assert len(home.json("query", sql)) == 2
+    assert len(home.rows("query", sql)) == 2
 
 
 def test_everything_in_the_home_is_for_its_owner_only(home: Home, shown: str) -> None:
@@ -336,7 +274,7 @@ def test_materialize_again_changes_no_table(home: Home, shown: str) -> None:
     before = tables()
     assert len(before) == 14
     assert all(before.values())
-    home.run("materialize", "--last", "30")  # all days of the younger platform: two
+    home.call("materialize", "--last", "30")  # all days of the younger platform: two
     after = tables()
     # Only the load log grows: one more entry per table and day, with the same rows and checksum.
     old, new = before.pop("raw.load_log"), after.pop("raw.load_log")
