@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 import tarfile
 from datetime import date
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 import pytest
 
+from ecommersss_platform.instance.databases import embedded_server
+from ecommersss_platform_tests.support.home import Home
 from ecommersss_platform_tests.support.project import PROJECT
 
 pytestmark = pytest.mark.integration
@@ -53,16 +57,21 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def ecommersss(home: Path, *arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-m", "ecommersss_platform.cli", *arguments],
-        env=os.environ | {"ECOMMERSSS_HOME": str(home), "ECOMMERSSS_FIRST_DAY": "2014-01-03"},
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    ).stdout
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The example's program as a module, whose commands run in this process too."""
+    monkeypatch.syspath_prepend(RUN.parent)
+    spec = importlib.util.spec_from_file_location("superstore_run", RUN)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def ecommersss(home: Path, first_day: date, *arguments: str, show: bool = True) -> str:
+        return Home(home, ECOMMERSSS_FIRST_DAY=str(first_day)).call(*arguments).stdout
+
+    monkeypatch.setattr(module, "ecommersss", ecommersss)
+    return module
 
 
 def quarter(sample: Path, path: Path) -> Path:
@@ -76,55 +85,65 @@ def quarter(sample: Path, path: Path) -> Path:
     return path
 
 
+def assert_totals(output: str, lines: str, *totals: str) -> None:
+    for line in (f"order lines: {lines}", *totals):
+        assert f"  {line}\n" in output
+    assert "DIFFERENT" not in output
+
+
+def platform(directory: Path) -> Home:
+    return Home(directory / "home", ECOMMERSSS_FIRST_DAY="2014-01-03")
+
+
+def assert_publishing_again_stores_nothing(home: Home, lines: str) -> None:
+    orders = home.settings.home / "superstore" / "orders.jsonl"
+    assert f"published {lines} orders" in home.call("produce", "--file", str(orders)).stdout
+    assert f"0 orders, 0 of them fraud; 0 lines rejected; {lines} duplicates" in (
+        home.call("consume", "--once").stdout
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    ("whole", "lines", "expected"),
-    [
-        (
-            False,
-            "282",
-            (
-                "  rupiah: 744,477,960\n",
-                "  customers in gold.users_and_blacklist: 121\n",
-                "  customers on the blacklist (three lines or more): 38\n",
-                "  days with orders: 66\n",
-                "  versions in raw.products: 253\n",
-            ),
-        ),
-        pytest.param(
-            True,
-            "9,994",
-            (
-                "  rupiah: 22,972,008,603\n",
-                "  customers in gold.users_and_blacklist: 793\n",
-                "  customers on the blacklist (three lines or more): 778\n",
-                "  days with orders: 1,237\n",
-                "  orders by rules that flagged them: [(['foreign_country'], 9994)]\n",
-                "  versions in raw.users: 793\n",
-                "  versions in raw.products: 1,894\n",
-                "32 product ids have two or more names",
-            ),
-            marks=pytest.mark.long,
-        ),
-    ],
-)
-def test_every_line_of_the_sample_reaches_the_marts(
-    sample: Path, tmp_path: Path, whole: bool, lines: str, expected: tuple[str, ...]
+def test_every_line_of_the_sample_reaches_the_marts_and_none_twice(
+    sample: Path, tmp_path: Path, example: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = sample if whole else quarter(sample, tmp_path / "quarter.arrow")
-    done = run("--home", str(tmp_path / "home"), "--file", str(file))
+    home = platform(tmp_path)
+    home.settings.home.mkdir()
+    with embedded_server(home.settings).lease():
+        file = quarter(sample, tmp_path / "quarter.arrow")
+        assert example.main(["--home", str(home.settings.home), "--file", str(file)]) == 0
+        assert_totals(
+            capsys.readouterr().out,
+            "282",
+            "rupiah: 744,477,960",
+            "customers in gold.users_and_blacklist: 121",
+            "customers on the blacklist (three lines or more): 38",
+            "days with orders: 66",
+            "versions in raw.products: 253",
+        )
+        assert_publishing_again_stores_nothing(home, "282")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_the_whole_sample_reaches_the_marts_by_the_command_of_the_readme(
+    sample: Path, tmp_path: Path
+) -> None:
+    done = run("--home", str(tmp_path / "home"), "--file", str(sample))
     assert done.returncode == 0, done.stdout + done.stderr
-    for line in (f"  order lines: {lines}\n", *expected):
-        assert line in done.stdout
-    # Publishing the same orders again stores nothing.
-    published = ecommersss(
-        tmp_path / "home", "produce", "--file", str(tmp_path / "home/superstore/orders.jsonl")
+    assert_totals(
+        done.stdout,
+        "9,994",
+        "rupiah: 22,972,008,603",
+        "customers in gold.users_and_blacklist: 793",
+        "customers on the blacklist (three lines or more): 778",
+        "days with orders: 1,237",
+        "orders by rules that flagged them: [(['foreign_country'], 9994)]",
+        "versions in raw.users: 793",
+        "versions in raw.products: 1,894",
     )
-    assert f"published {lines} orders" in published
-    assert f"0 orders, 0 of them fraud; 0 lines rejected; {lines} duplicates" in ecommersss(
-        tmp_path / "home", "consume", "--once"
-    )
+    assert "32 product ids have two or more names" in done.stdout
+    assert_publishing_again_stores_nothing(platform(tmp_path), "9,994")
 
 
 def test_other_file_is_refused(tmp_path: Path) -> None:
