@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -135,6 +136,12 @@ def pubsub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip(reason)
     with emulator.running_emulator(tmp_path_factory.mktemp("pubsub")) as address:
         yield address
+
+
+def pytest_configure() -> None:
+    """Let SIGINT interrupt the tests and what they start: a background job of a script ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
