@@ -1,29 +1,30 @@
 {#
     Log for Dagster what was built: the columns, the row counts of a table (in total and in each day that the run
     replaced), and the jobs that built it. Logging inside the run saves opening the warehouse a second time. Logs nothing
-    when a person runs dbt, or for a staged model, which Dagster does not show.
+    when a person runs dbt, and only the jobs of a staged model, whose table Dagster does not show.
 
     The columns have the format of dagster-dbt's macro `log_column_level_metadata`. The rest follows the word `metadata`,
     which `ecommersss_platform/dbt/resource.py` reads.
 #}
 {% macro log_table_metadata() -%}
-    {%- if execute and flags.WHICH in ('run', 'build') and env_var('DAGSTER_DBT_CLI', '') == 'true'
-        and not model.name.endswith('_staged') -%}
-        {%- set columns = {} -%}
-        {%- for column in adapter.get_columns_in_relation(this) -%}
-            {%- do columns.update({column.name: {
-                'data_type': column.dtype if column.is_string() else column.data_type,
-                'description': model.columns.get(column.name, {}).get('description', ''),
-            }}) -%}
-        {%- endfor -%}
-        {%- do log(tojson({'columns': columns}), info=true) -%}
+    {%- if execute and flags.WHICH in ('run', 'build') and env_var('DAGSTER_DBT_CLI', '') == 'true' -%}
         {%- set reported = {'jobs': _jobs()} -%}
-        {%- if model.config.materialized != 'view' -%}
-            {%- set counted = run_query('select count(*) from ' ~ this) -%}
-            {%- do reported.update({'dagster/row_count': counted.columns[0].values()[0] | int}) -%}
-            {%- if model.config.materialized == 'incremental' and window() is not none -%}
-                {%- set by_day = _count_days() -%}
-                {%- do reported.update({'rows_per_day': by_day.rows, 'jobs': by_day.jobs + reported.jobs}) -%}
+        {%- if not model.name.endswith('_staged') -%}
+            {%- set columns = {} -%}
+            {%- for column in adapter.get_columns_in_relation(this) -%}
+                {%- do columns.update({column.name: {
+                    'data_type': column.dtype if column.is_string() else column.data_type,
+                    'description': model.columns.get(column.name, {}).get('description', ''),
+                }}) -%}
+            {%- endfor -%}
+            {%- do log(tojson({'columns': columns}), info=true) -%}
+            {%- if model.config.materialized != 'view' -%}
+                {%- set counted = run_query('select count(*) from ' ~ this) -%}
+                {%- do reported.update({'dagster/row_count': counted.columns[0].values()[0] | int}) -%}
+                {%- if model.config.materialized == 'incremental' and window() is not none -%}
+                    {%- set by_day = _count_days() -%}
+                    {%- do reported.update({'rows_per_day': by_day.rows, 'jobs': by_day.jobs + reported.jobs}) -%}
+                {%- endif -%}
             {%- endif -%}
         {%- endif -%}
         {%- do log('metadata ' ~ tojson(reported), info=true) -%}

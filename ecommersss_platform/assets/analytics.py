@@ -27,7 +27,13 @@ from dagster_dbt import dbt_assets
 from ecommersss_platform.dbt.lock import dbt_lock
 from ecommersss_platform.dbt.outcome import Outcome
 from ecommersss_platform.dbt.project import MANIFEST, DbtError, build_arguments
-from ecommersss_platform.dbt.resource import BILLED, PlatformDbt, bytes_billed, metadata_from_event
+from ecommersss_platform.dbt.resource import (
+    BILLED,
+    PlatformDbt,
+    add_costs,
+    bytes_billed,
+    metadata_from_event,
+)
 from ecommersss_platform.dbt.staged import SUFFIX, read_manifest, staged_selection
 from ecommersss_platform.partitions import SINGLE_RUN, Days, days_to_check
 from ecommersss_platform.postgres.resource import PostgresResource
@@ -130,7 +136,8 @@ def _run_dbt(context: AssetExecutionContext, dbt: PlatformDbt, sign_in: Mapping[
                 if isinstance(result, Output):
                     key = op_context.asset_key_for_output(result.output_name)
                     outcome.replaced.add(key.to_user_string())
-                    yield _with_figures(result, context, key, days, metadata_by_node.get(node, {}))
+                    figures = add_costs(*(metadata_by_node.get(name, {}) for name in (node, node + SUFFIX)))
+                    yield _with_figures(result, context, key, days, figures)
                 elif isinstance(result, AssetCheckResult) and result.asset_key in incremental:
                     about = MetadataValue.text(str(days or "every day"))
                     yield result._replace(metadata={**result.metadata, "days": about})

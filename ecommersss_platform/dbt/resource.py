@@ -37,6 +37,8 @@ RUN_ID = "DBT_ENV_CUSTOM_ENV_DAGSTER_RUN_ID"
 
 BILLED = "job_bytes_billed"
 """The metadata of an asset, and of each day of a partitioned one, that says what it was billed."""
+_COSTS = ("job_bytes", BILLED, "job_slot_ms")
+"""The figures of a model's jobs that add up."""
 
 _METADATA = "metadata "
 
@@ -120,6 +122,11 @@ def metadata_from_event(raw_event: Mapping[str, Any]) -> tuple[str, dict[str, An
         return None
     metadata = json.loads(message.removeprefix(_METADATA))
     return raw_event["data"]["node_info"]["unique_id"], metadata | _job_metadata(metadata.pop("jobs", []))
+
+
+def add_costs(metadata: Mapping[str, Any], staged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a model with what its staged model cost added."""
+    return {**metadata, **{name: metadata.get(name, 0) + staged[name] for name in _COSTS if name in staged}}
 
 
 def _job_metadata(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from ecommersss_platform.dbt.project import (
     parsed_name,
     parsed_project,
 )
-from ecommersss_platform.dbt.resource import dbt_resource, metadata_from_event, prune
+from ecommersss_platform.dbt.resource import add_costs, dbt_resource, metadata_from_event, prune
 from ecommersss_platform.dbt.sources import SOURCES, sources_yaml
 from ecommersss_platform.local.locks import FileLock
 from ecommersss_platform.partitions import Days, daily_partitions
@@ -456,6 +456,18 @@ def test_a_model_costs_what_all_its_jobs_do_and_what_is_not_said_is_left_out() -
     assert found.pop("job") is not None
     assert found == {"job_id": "476b6fc3", "job_bytes": 6350, "job_slot_ms": 1234}
     assert job_metadata() == {}
+
+
+def test_the_cost_of_a_staged_model_is_that_of_the_model_that_publishes_it() -> None:
+    published = {"job_id": "merge", "job_bytes": 5, "job_slot_ms": 7}
+    staged = {"job_id": "staged", "job_bytes": 100, "job_bytes_billed": 200}
+    assert add_costs(published, staged) == {
+        "job_id": "merge",
+        "job_bytes": 105,
+        "job_bytes_billed": 200,
+        "job_slot_ms": 7,
+    }
+    assert add_costs({"dagster/row_count": 3}, {}) == {"dagster/row_count": 3}
 
 
 # Facts that dbt's files repeat, and their owners

@@ -61,7 +61,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     ensure_manifest()
     project = Project(tmp_path_factory.mktemp("home"))
     write_raw(project.settings.warehouse_path)
-    for _ in project.events(["run", "--select", "+fact_orders"]):
+    for _ in project.events(["build", "--select", "+fact_orders", "--exclude-resource-type", "unit_test"]):
         pass
     return project
 
@@ -80,7 +80,7 @@ def state() -> dict[str, Any]:
 
 def test_nothing_of_dbt_stays_behind(project: Project) -> None:
     before = state()
-    for _ in project.events(["run", "--select", "fact_orders"]):
+    for _ in project.events(["run", "--select", "dim_users"]):
         assert os.environ["ECOMMERSSS_DUCKDB_PATH"] == str(project.settings.warehouse_path)
         assert "HOME" not in os.environ
     assert state() == before
@@ -90,9 +90,9 @@ def test_nothing_of_dbt_stays_behind(project: Project) -> None:
 
 
 def test_events_come_while_dbt_works(project: Project) -> None:
-    events = project.events(["run", "--select", "fact_orders"])
+    events = project.events(["run", "--select", "dim_users"])
     started = next(event for event in events if event["info"]["name"] == "LogStartLine")
-    assert started["data"]["node_info"]["unique_id"] == "model.ecommersss.fact_orders"
+    assert started["data"]["node_info"]["unique_id"] == "model.ecommersss.dim_users"
     assert "dbt" in {thread.name for thread in threading.enumerate()}
     assert [event["data"]["status"] for event in events if event["info"]["name"] == "LogModelResult"] == [
         "OK"
@@ -104,10 +104,10 @@ def test_each_run_has_its_own_days_and_options(project: Project) -> None:
     everything = project.facts()
 
     def read_days(*options: str) -> str:
-        for _ in project.events(["compile", "--select", "fact_orders", *options]):
+        for _ in project.events(["compile", "--select", "fact_orders_staged", *options]):
             pass
         compiled = project.settings.home / "dbt" / "compiled" / "ecommersss" / "models" / "core"
-        return (compiled / "fact_orders.sql").read_text()
+        return (compiled / "fact_orders_staged.sql").read_text()
 
     window = json.dumps({"first_day": "2024-02-29", "end_day": "2024-03-01"})
     assert "2024-02-29" in read_days("--vars", window)
@@ -135,7 +135,7 @@ def test_a_cancelled_run_ends_at_once_and_leaves_every_day_as_it_was(tmp_path: P
     ensure_manifest()
     project = Project(tmp_path / "home")
     write_raw(project.settings.warehouse_path)
-    for _ in project.events(["run", "--select", "+fact_orders"]):
+    for _ in project.events(["build", "--select", "+fact_orders", "--exclude-resource-type", "unit_test"]):
         pass
     published = project.facts()
     project.make_orders_endless()
