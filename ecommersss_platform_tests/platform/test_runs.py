@@ -202,6 +202,7 @@ def platform(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactor
     with pytest.MonkeyPatch.context() as patch:
         for name, value in child_environment(settings, url).items():
             patch.setenv(name, value)
+        patch.setenv("TEST_PROCESS", str(os.getpid()))
         target = ModuleTarget(
             STUB, attribute="defs", working_directory=None, location_name="ecommersss_platform"
         )

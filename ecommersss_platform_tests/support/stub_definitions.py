@@ -3,13 +3,17 @@
 The jobs, schedules and sensors are the real ones, and `raw/orders` publishes its days to the warehouse, an
 order each. Files in the home steer it: `FAIL` names a step that fails, its error, and the day that it fails
 for (none: any), with `OLD` a check fails, `SECONDS` is how long each step takes, `ran.jsonl` is what ran.
+A process that loads it ends with the test's, whose id is in TEST_PROCESS: Dagster's code server outlives a
+test that was killed, although its heartbeat is missing.
 """
 
 import json
 import os
+import threading
 import time
 from datetime import date
 
+import psutil
 from dagster import (
     AssetCheckResult,
     AssetCheckSpec,
@@ -36,6 +40,21 @@ FIRST_DAY = SETTINGS.first_partition_day()
 DAYS = daily_partitions(FIRST_DAY)
 WAREHOUSE = make_warehouse(SETTINGS)
 POOL = WAREHOUSE.pool
+
+
+def end_with(process: int) -> None:
+    """End this process, whatever it is doing, once the other one has ended."""
+
+    def watch() -> None:
+        while psutil.pid_exists(process):
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if test_process := os.environ.get("TEST_PROCESS"):
+    end_with(int(test_process))
 
 
 def ran(context: AssetExecutionContext, step: str) -> None:
