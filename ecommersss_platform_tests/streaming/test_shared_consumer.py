@@ -50,19 +50,6 @@ USERS = 40
 
 
 @pytest.fixture
-def topic(pubsub: str) -> Iterator[PubSubTopic]:
-    with emulator.emulated(pubsub) as topic:
-        yield topic
-
-
-@pytest.fixture
-def topic_read_again(pubsub: str) -> Iterator[PubSubTopic]:
-    """A topic that can be read again after a reader ended: see `end_streams_soon`."""
-    with emulator.emulated(pubsub, streams_end=True) as topic:
-        yield topic
-
-
-@pytest.fixture
 def url(database: str) -> str:
     open_shop(database, USERS)
     return database

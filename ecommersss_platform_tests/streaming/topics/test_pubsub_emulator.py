@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,19 +16,6 @@ pytestmark = [
     pytest.mark.pubsub,
     pytest.mark.skipif(bool(emulator.missing()), reason=str(emulator.missing())),
 ]
-
-
-@pytest.fixture
-def topic(pubsub: str) -> Iterator[PubSubTopic]:
-    with emulator.emulated(pubsub) as topic:
-        yield topic
-
-
-@pytest.fixture
-def topic_read_again(pubsub: str) -> Iterator[PubSubTopic]:
-    """A topic for tests whose readers end while others continue: see `end_streams_soon`."""
-    with emulator.emulated(pubsub, streams_end=True) as topic:
-        yield topic
 
 
 def read(reader: PubSubReader, count: int, seconds: float = 30) -> list[bytes]:
