@@ -70,7 +70,9 @@ def test_a_run_shows_its_jobs_with_links(warehouse: BigQueryWarehouse) -> None:
     [made] = result.asset_materializations_for_node("raw__orders")
     jobs = made.metadata["jobs"].value
     lines = jobs.splitlines()[2:]
-    assert [line.split("|")[1].strip() for line in lines] == ["load", "audit", "tally", "publish", "count"]
+    assert [line.split("|")[1].strip() for line in lines] == [
+        *("lock", "load", "audit", "tally", "publish", "count")
+    ]
     for line in lines:
         assert f"](https://console.cloud.google.com/bigquery?project={warehouse.config.project}&j=bq:" in line
     assert made.metadata["job_bytes"].value >= 0
