@@ -13,6 +13,7 @@ import random
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -23,11 +24,21 @@ import pyarrow as pa
 import pytest
 
 from ecommersss_platform.contracts import ORDERS, PRODUCTS, USERS, RawTable
-from ecommersss_platform.dbt.project import PROJECT_DIR, build_arguments, environment, executable
+from ecommersss_platform.dbt.project import (
+    PARTIAL_PARSE,
+    PROJECT_DIR,
+    DbtError,
+    artifacts_dir,
+    build_arguments,
+    ensure_manifest,
+    environment,
+    executable,
+)
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import Warehouse, make_warehouse
 from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
+from ecommersss_platform_tests.support.dbt_runs import dbt_events
 from ecommersss_platform_tests.support.loopback import loopback_only
 from ecommersss_platform_tests.support.raw_days import MOST, Row, order, product, user
 
@@ -42,6 +53,7 @@ MODELS = (
     *("gold.product_and_users", "gold.users_and_blacklist"),
 )
 FACTS = "silver.fact_orders"
+RUN = {"DBT_ENV_CUSTOM_ENV_DAGSTER_RUN_ID": "Run-1"}
 
 CLOCKS = ("00:00:00", "00:00:00.000001", "04:59:59.999999", "05:00:00", "12:30:00", "23:59:59.999999")
 AMOUNTS = ("0.00", "0.01", "0.10", "0.20", "0.30", "100.10", "33.33", "300000000.00", str(MOST))
@@ -126,23 +138,41 @@ class Target:
             reader = pa.Table.from_pylist(asked, schema=table.arrow_schema).to_reader()
             self.warehouse.publish(table, reader, days, run)
 
-    def dbt(self, *arguments: str, code: int = 0) -> dict[str, Any]:
-        """Run dbt, which must end with this exit code, and return the results of its nodes by name."""
+    @property
+    def artifacts(self) -> Path:
+        return artifacts_dir(self.settings)
+
+    def dbt(self, *arguments: str) -> dict[str, Any]:
+        """Run dbt in this process, and return the results of its nodes by name, whether it fails or not."""
+        parsed = self.artifacts / PARTIAL_PARSE
+        logged = [*arguments, "--log-level-file", "debug"]
+        with suppress(DbtError):
+            for _ in dbt_events(
+                self.settings, logged, parsed.read_bytes() if parsed.exists() else None, **RUN
+            ):
+                pass
+        return self.results()
+
+    def command(self, *arguments: str) -> dict[str, Any]:
+        """Run the command `dbt`, which must succeed, and keep it from other machines."""
         done = subprocess.run(
             [str(executable()), "--no-use-colors", *arguments, "--target", self.settings.warehouse],
             cwd=PROJECT_DIR,
             env=os.environ
             | loopback_only(self.outside)
             | environment(self.settings)
-            | {"DBT_LOG_PATH": str(self.settings.home / "dbt"), "DBT_ENV_CUSTOM_ENV_DAGSTER_RUN_ID": "Run-1"},
+            | {"DBT_LOG_PATH": str(self.artifacts), **RUN},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
             timeout=300,
         )
-        assert done.returncode == code, done.stdout
-        run_results = json.loads((self.settings.home / "dbt" / "run_results.json").read_text())
+        assert done.returncode == 0, done.stdout
+        return self.results()
+
+    def results(self) -> dict[str, Any]:
+        run_results = json.loads((self.artifacts / "run_results.json").read_text())
         return {result["unique_id"]: result for result in run_results["results"]}
 
     def rows(self, table: str, where: str = "TRUE") -> list[dict[str, Any]]:
@@ -151,7 +181,7 @@ class Target:
 
     def executed(self) -> str:
         """Return and clear dbt's log, which holds every statement."""
-        log = self.settings.home / "dbt" / "dbt.log"
+        log = self.artifacts / "dbt.log"
         text = log.read_text()
         log.write_text("")
         return text
@@ -188,6 +218,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, 
         for target in made:
             target.settings.home.mkdir()
             target.publish(a_month(), MONTH, "first")
+        ensure_manifest()
         made[0].dbt(*build_arguments())
         yield made
 
@@ -195,7 +226,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, 
 @pytest.fixture(scope="module")
 def built_on_bigquery(targets: tuple[Target, Target]) -> dict[str, Any]:
     """Build the project on BigQuery, with all its tests, and return the results of dbt's nodes."""
-    return targets[1].dbt("build")
+    return targets[1].command("build")
 
 
 def assert_same(targets: tuple[Target, Target]) -> None:
@@ -220,7 +251,7 @@ def test_every_test_passes_and_every_row_is_the_same(
     targets: tuple[Target, Target], built_on_bigquery: dict[str, Any]
 ) -> None:
     _, bigquery = targets
-    manifest = json.loads((bigquery.settings.home / "dbt" / "manifest.json").read_text())
+    manifest = json.loads((bigquery.artifacts / "manifest.json").read_text())
     tests = {name for name, node in manifest["nodes"].items() if node["resource_type"] == "test"}
     assert tests | manifest["unit_tests"].keys() <= built_on_bigquery.keys()
     statuses = {name.split(".")[2]: result["status"] for name, result in built_on_bigquery.items()}
@@ -326,7 +357,7 @@ def test_days_that_fail_a_test_are_not_published(targets: tuple[Target, Target])
     bigquery.publish({ORDERS: orders}, days, "third")
     before = bigquery.rows(FACTS)
     select = "fact_orders_staged fact_orders daily_fraud_summary"
-    results = bigquery.dbt(*build_arguments(days), "--select", select, code=1)
+    results = bigquery.dbt(*build_arguments(days), "--select", select)
     statuses = {name.split(".")[2]: result["status"] for name, result in results.items()}
     assert {name for name, status in statuses.items() if status == "fail"} == {
         "fact_orders_are_fraud_when_a_rule_held",
@@ -338,7 +369,7 @@ def test_days_that_fail_a_test_are_not_published(targets: tuple[Target, Target])
 
 
 def view_sql(target: Target) -> str:
-    path = target.settings.home / "dbt" / "run" / "ecommersss" / "models" / "staging" / "stg_orders.sql"
+    path = target.artifacts / "run" / "ecommersss" / "models" / "staging" / "stg_orders.sql"
     return one_line(path.read_text())
 
 
