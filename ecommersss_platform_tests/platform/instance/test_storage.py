@@ -37,7 +37,11 @@ def test_a_dagster_home_of_another_platform_is_refused(
         storage_url(Settings(home=tmp_path / "home", _env_file=None))
 
 
-def test_a_database_that_does_not_answer_is_one_sentence_without_its_password(tmp_path: Path) -> None:
+def test_a_database_that_does_not_answer_is_one_sentence_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Dagster tries six times, and waits for seconds in between.
+    monkeypatch.setattr("dagster_postgres.utils.calculate_delay", lambda **_: 0)
     settings = Settings(home=tmp_path, _env_file=None)
     with (
         pytest.raises(StorageDown, match=r"^Dagster's storage at 127\.0\.0\.1:1/dagster does not answer"),
