@@ -7,7 +7,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 UV_COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--strip-extras --no-annotate --custom-compile-command "make lock" --quiet
 # A test file stays in one process, because its fixtures are expensive: a server, an emulator, a built project.
-TEST_JOBS ?= 2
+# Two cores are busy with three processes: each waits for servers and kills a quarter of its time.
+TEST_JOBS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 # More options for pytest, as in: make test PYTEST_ARGS="-k rules"
 PYTEST_ARGS ?=

@@ -50,7 +50,7 @@ from ecommersss_platform_tests.conftest import administer
 from streaming.business_days import JAKARTA
 from streaming.errors import PlatformError
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 FIRST = date(2025, 1, 1)
 KEPT_DAYS = 30
