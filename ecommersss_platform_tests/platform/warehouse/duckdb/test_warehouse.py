@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import signal
 import threading
 import time
@@ -89,9 +90,9 @@ def test_kill_before_any_statement_leaves_the_days_as_they_were(tmp_path: Path) 
     old = orders([1, 2], DAY_1) + orders([3], DAY_2)
     new = orders([10, 11, 12], DAY_1) + orders([13], DAY_2)
     both = Days.between(DAY_1, DAY_2)
+    publish(DuckDbWarehouse(tmp_path / "old.duckdb"), old, both)
     for number in range(1, 100):
-        warehouse = DuckDbWarehouse(tmp_path / f"{number}.duckdb")
-        publish(warehouse, old, both)
+        warehouse = DuckDbWarehouse(shutil.copy(tmp_path / "old.duckdb", tmp_path / f"{number}.duckdb"))
         code = ended(in_process(publish_and_die_at_statement, warehouse, new, both, number))
         if code == 0:
             break
