@@ -14,7 +14,8 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from ecommersss_platform.postgres.extraction import read_batches
-from ecommersss_platform_tests.support.shop import query
+from ecommersss_platform_tests.support.migrations import downgrade
+from ecommersss_platform_tests.support.shop import execute, query
 from streaming.database import VERSION_TABLE, connect, migrate
 from streaming.database.urls import pinned_url
 from streaming.libpq import drop_libpq_variables
@@ -106,12 +107,8 @@ def test_only_credentials_stay_in_the_environment() -> None:
 
 def test_the_version_table_of_an_older_platform_is_taken_over(database: str) -> None:
     [revision] = query(database, f"SELECT version_num FROM {VERSION_TABLE}")
-    with closing(connect(database)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(f"ALTER TABLE {VERSION_TABLE} RENAME TO alembic_version")
-        cursor.execute("UPDATE alembic_version SET version_num = '0004'")
-        cursor.execute(
-            "ALTER TABLE topic_positions DROP line_position, DROP line_end, DROP line_checksum"  # of 0005
-        )
+    downgrade(database, "0004")  # the last one of that platform
+    execute(database, f"ALTER TABLE {VERSION_TABLE} RENAME TO alembic_version")
     assert (migrate(database),) == revision
     assert query(database, "SELECT to_regclass('alembic_version')") == [(None,)]
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import NullPool, create_engine
 
+from ecommersss_platform_tests.support.migrations import downgrade
 from ecommersss_platform_tests.support.shop import query
-from streaming.database import MIGRATIONS, migrate
+from streaming.database import migrate
 
 pytestmark = pytest.mark.integration
 
@@ -16,11 +14,7 @@ pytestmark = pytest.mark.integration
 def test_the_flagged_emissions_come_back_with_a_downgrade_and_go_again(database: str) -> None:
     tables = "SELECT to_regclass('flagged_emissions') IS NULL, to_regclass('orders_position') IS NULL"
     assert query(database, tables) == [(True, False)]
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with create_engine(database, poolclass=NullPool).begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0003")
+    downgrade(database, "0003")
     assert query(database, tables) == [(False, True)]
     migrate(database)
     assert query(database, tables) == [(True, False)]
