@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from ecommersss_platform.contracts import ORDERS
@@ -296,6 +298,29 @@ def test_days_are_published_only_if_the_same_command_staged_and_tested_them(
     assert "run `dbt build --select fact_orders_staged fact_orders`" in message
     assert project.results()["model.ecommersss.fact_orders"] == "error"
     assert project.rows("SELECT * FROM silver.fact_orders ORDER BY order_id") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong_days"),
+    [
+        ("SELECT 1", 0),
+        ("DELETE FROM silver.fact_orders_staged WHERE order_id = 101", 1),
+        ("UPDATE silver.fact_orders_staged SET amount = amount + 0.01 WHERE order_id = 101", 1),
+        ("DELETE FROM silver.fact_orders_staged", 2),
+    ],
+    ids=["nothing", "an order", "a cent", "every order"],
+)
+def test_staged_days_have_the_orders_and_rupiah_of_raw(
+    project: Project, change: str, wrong_days: int
+) -> None:
+    """Of three days, the last one has no orders in raw either, which is right."""
+    variables = build_arguments(Days(date(2024, 2, 28), date(2024, 3, 2)))[-2:]
+    write_raw(project.settings.warehouse_path)
+    project.dbt("run", "--select", "fact_orders_staged", *variables)
+    with closing(duckdb.connect(str(project.settings.warehouse_path))) as connection:
+        connection.execute(change)
+    with nullcontext() if wrong_days == 0 else pytest.raises(DbtError, match=f"Got {wrong_days} result"):
+        project.dbt("test", "--select", "reconciles_with_raw", *variables)
 
 
 ELEVEN_YEARS = {"first_day": "2024-01-01", "end_day": "2034-12-15"}
