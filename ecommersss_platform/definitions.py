@@ -37,13 +37,13 @@ analytics = analytics_assets(days, pool)
 fraud = fraud_assets(pool)
 checks = day_checks(days, pool)
 
-daily_job = daily_pipeline([*raw, *analytics, *fraud], without=checks_of_today(checks))
+daily_job = daily_pipeline([*raw, analytics, *fraud], without=checks_of_today(checks))
 hourly_job = marketplace_job(first_day)
 trim_job = retention_job(settings)
 prune_job = maintenance_job(settings)
 
 defs = Definitions(
-    assets=[*raw, *analytics, *fraud],
+    assets=[*raw, analytics, *fraud],
     asset_checks=checks,
     jobs=[daily_job, hourly_job, trim_job, prune_job],
     schedules=[

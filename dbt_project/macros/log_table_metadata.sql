@@ -3,8 +3,7 @@
     replaced), and the jobs that built it. Logging inside the run saves opening the warehouse a second time. Logs nothing
     when a person runs dbt, and only the jobs of a staged model, whose table Dagster does not show.
 
-    The columns have the format of dagster-dbt's macro `log_column_level_metadata`. The rest follows the word `metadata`,
-    which `ecommersss_platform/dbt/resource.py` reads.
+    The word `metadata` comes first, and then JSON, which `ecommersss_platform/dbt/results.py` reads.
 #}
 {% macro log_table_metadata() -%}
     {%- if execute and flags.WHICH in ('run', 'build') and env_var('DAGSTER_DBT_CLI', '') == 'true' -%}
@@ -17,7 +16,7 @@
                     'description': model.columns.get(column.name, {}).get('description', ''),
                 }}) -%}
             {%- endfor -%}
-            {%- do log(tojson({'columns': columns}), info=true) -%}
+            {%- do reported.update({'columns': columns}) -%}
             {%- if model.config.materialized != 'view' -%}
                 {%- set counted = run_query('select count(*) from ' ~ this) -%}
                 {%- do reported.update({'dagster/row_count': counted.columns[0].values()[0] | int}) -%}

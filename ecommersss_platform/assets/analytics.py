@@ -1,9 +1,8 @@
-"""Analytics: dbt's models as assets, in three steps that follow from how the models are materialised.
+"""Analytics: dbt's models as assets, built by one invocation of dbt in each run.
 
-Bronze and the dimensions have no partitions and come first. The incremental models are partitioned by
-business day: a run stages its days, tests them, and replaces them in one go if no test of severity error
-fails. The marts are built once after them. dbt's tests are asset checks, and those of severity error block
-what comes after.
+Bronze, the dimensions and the marts have no partitions. The incremental models are partitioned by business
+day: a run stages its days, tests them, and replaces them in one go if no test of severity error fails. dbt's
+tests are asset checks. What depends on a model with a failed test of severity error is not built.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,43 +10,45 @@ from pathlib import Path
 from typing import Any
 
 from dagster import (
-    AssetCheckResult,
     AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
     Failure,
-    MetadataValue,
-    OpExecutionContext,
-    Output,
+    MaterializeResult,
     PartitionsDefinition,
     ResourceParam,
+    multi_asset,
 )
-from dagster_dbt import dbt_assets
 
 from ecommersss_platform.dbt.lock import dbt_lock
 from ecommersss_platform.dbt.outcome import Outcome
 from ecommersss_platform.dbt.project import MANIFEST, DbtError, build_arguments
-from ecommersss_platform.dbt.resource import (
+from ecommersss_platform.dbt.resource import PlatformDbt
+from ecommersss_platform.dbt.results import (
     BILLED,
-    PlatformDbt,
     add_costs,
     bytes_billed,
+    check_result,
+    is_built,
+    is_tested,
     metadata_from_event,
+    node_of,
+    result_metadata,
 )
-from ecommersss_platform.dbt.staged import SUFFIX, read_manifest, staged_selection
+from ecommersss_platform.dbt.specs import UNIQUE_ID, model_specs, test_specs
+from ecommersss_platform.dbt.staged import SUFFIX, read_manifest, selection
 from ecommersss_platform.partitions import SINGLE_RUN, Days, days_to_check
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.usage import UsageLog
 from ecommersss_platform.warehouse import Warehouse, WarehouseError
 
-INCREMENTAL = "config.materialized:incremental"
 LINKS = ("unique_id", "invocation_id", "job", "job_id")
 """Metadata that names the dbt model, the dbt run, and the service's job."""
 
 
 def analytics_assets(
     partitions_def: PartitionsDefinition, pool: str | None, manifest: Path = MANIFEST
-) -> list[AssetsDefinition]:
+) -> AssetsDefinition:
     """Return the assets of the dbt project; their keys are [dataset, model].
 
     They need the resources `dbt`, `postgres` and `warehouse`. `partitions_def`: the business days, the same
@@ -56,133 +57,127 @@ def analytics_assets(
     if not manifest.exists():
         raise DbtError(f"dbt's manifest {manifest} is missing: run `make setup`")
     models = read_manifest(manifest)
-    return [
-        dbt_assets(
-            manifest=models,
-            name="bronze_and_dimensions",
-            select="staging core",
-            exclude=f"{INCREMENTAL} *{SUFFIX}",
-            pool=pool,
-        )(build),
-        dbt_assets(
-            manifest=models,
-            name="incremental_models",
-            select=INCREMENTAL,
-            partitions_def=partitions_def,
-            backfill_policy=SINGLE_RUN,
-            pool=pool,
-        )(build),
-        dbt_assets(manifest=models, name="marts", select="marts", pool=pool)(build),
-    ]
+
+    @multi_asset(
+        name="dbt_models",
+        specs=model_specs(models, partitions_def),
+        check_specs=test_specs(models),
+        can_subset=True,
+        backfill_policy=SINGLE_RUN,
+        pool=pool,
+    )
+    def dbt_models(
+        context: AssetExecutionContext,
+        dbt: ResourceParam[PlatformDbt],
+        postgres: PostgresResource,
+        warehouse: ResourceParam[Warehouse],
+    ) -> Iterator[Any]:
+        try:
+            sign_in = warehouse.check_access()
+        except WarehouseError as error:
+            raise Failure(str(error)) from None
+        with dbt_lock(warehouse, postgres, context.log):
+            yield from build(context, dbt, sign_in)
+
+    return dbt_models
 
 
-def build(
-    context: AssetExecutionContext,
-    dbt: ResourceParam[PlatformDbt],
-    postgres: PostgresResource,
-    warehouse: ResourceParam[Warehouse],
-) -> Iterator[Any]:
-    """Run dbt for the selected assets, and yield each result as soon as dbt reports it.
+def build(context: AssetExecutionContext, dbt: PlatformDbt, sign_in: Mapping[str, str]) -> Iterator[Any]:
+    """Run dbt for the selected assets and checks, and yield each result as soon as dbt reports it.
 
-    If the warehouse refuses access, the step fails with the warehouse's own message before dbt starts.
+    `sign_in`: what `Warehouse.check_access` returned.
     """
+    definition = context.assets_def
+    models = {spec.metadata[UNIQUE_ID]: spec.key for spec in definition.specs}
+    tests = {spec.metadata[UNIQUE_ID]: spec.key for spec in definition.check_specs}
+    by_day = {spec.key for spec in definition.specs if spec.partitions_def is not None}
+    days = _days(context, by_day)
+    arguments = build_arguments(days) + _selection(context, by_day)
+    folder = dbt.new_folder(context.run.run_id)
+    reported: dict[str, dict[str, Any]] = {}
+    outcome = Outcome(frozenset(key.to_user_string() for key in context.selected_asset_keys))
+    names_by_day = {key.to_user_string() for key in by_day}
     try:
-        sign_in = warehouse.check_access()
-    except WarehouseError as error:
-        raise Failure(str(error)) from None
-    with dbt_lock(warehouse, postgres, context.log):
-        yield from _run_dbt(context, dbt, sign_in)
-
-
-def _incremental(context: OpExecutionContext) -> set[AssetKey]:
-    """Return the incremental models that the step builds or checks. Only these are about the run's days."""
-    keys = {*context.selected_asset_keys, *(check.asset_key for check in context.selected_asset_check_keys)}
-    metadata = context.assets_def.metadata_by_key
-    return {key for key in keys if metadata[key].get("dagster-dbt/materialization_type") == "incremental"}
-
-
-def _run_dbt(context: AssetExecutionContext, dbt: PlatformDbt, sign_in: Mapping[str, str]) -> Iterator[Any]:
-    # dagster-dbt calls methods that are deprecated on the asset context, but not on the op context below it.
-    op_context = context.op_execution_context
-    incremental = _incremental(op_context)
-    days = None
-    if incremental & op_context.selected_asset_keys:
-        days = Days.of_keys(context.partition_key_range)
-    elif incremental:  # their checks alone
-        days = days_to_check(context, min(incremental))
-    arguments = build_arguments(days)
-    if incremental:
-        arguments += staged_selection(key.path[-1] for key in incremental)
-    invocation = dbt.cli(arguments, context=op_context, sign_in=sign_in)
-    metadata_by_node: dict[str, dict[str, Any]] = {}
-    outcome = Outcome(frozenset(key.to_user_string() for key in op_context.selected_asset_keys))
-    try:
-        for event in invocation.stream_raw_events():
-            if reported := metadata_from_event(event.raw_event):
-                metadata_by_node.update([reported])
-                continue
-            if event.raw_event["info"]["name"] == "AdapterEventWarning":  # such as for whom dbt waits
-                context.log.warning(event.raw_event["info"]["msg"])
-            outcome.note_skip(event.raw_event)
-            node = event.raw_event["data"].get("node_info", {}).get("unique_id", "")
-            if node.endswith(SUFFIX):
-                continue
-            for result in event.to_default_asset_events(
-                manifest=invocation.manifest,
-                dagster_dbt_translator=invocation.dagster_dbt_translator,
-                context=op_context,
-                target_path=invocation.target_path,
-            ):
-                if isinstance(result, Output):
-                    key = op_context.asset_key_for_output(result.output_name)
-                    outcome.replaced.add(key.to_user_string())
-                    figures = add_costs(*(metadata_by_node.get(name, {}) for name in (node, node + SUFFIX)))
-                    yield _with_figures(result, context, key, days, figures)
-                elif isinstance(result, AssetCheckResult) and result.asset_key in incremental:
-                    about = MetadataValue.text(str(days or "every day"))
-                    yield result._replace(metadata={**result.metadata, "days": about})
-                else:
-                    yield result
+        for event in dbt.events(arguments, context.run.run_id, folder, sign_in):
+            if metadata := metadata_from_event(event):
+                reported.update([metadata])
+            elif event["info"]["name"] == "AdapterEventWarning":  # such as for whom dbt waits
+                context.log.warning(event["info"]["msg"])
+            elif is_built(event) and node_of(event) in models:
+                node = node_of(event)
+                key = models[node]
+                outcome.replaced.add(key.to_user_string())
+                figures = add_costs(*(reported.get(name, {}) for name in (node, node + SUFFIX)))
+                figures = result_metadata(event) | figures
+                yield _materialised(context, key, figures, days if key in by_day else None)
+            elif is_tested(event) and node_of(event) in tests:
+                check = tests[node_of(event)]
+                about = {"days": str(days or "every day")} if check.asset_key in by_day else {}
+                yield check_result(event, check, about)
+            else:
+                outcome.note_skip(event)
     except DbtError as error:
-        raise Failure(f"{outcome.sentences(days)}\n{error}") from None
+        raise Failure(f"{outcome.sentences(days, names_by_day)}\n{error}") from None
     finally:
-        if billed := bytes_billed(invocation.target_path, metadata_by_node):
+        if billed := bytes_billed(folder, reported):
             UsageLog(dbt.settings)(billed)
     if not outcome.complete:
         raise Failure(
-            f"dbt ended without an error, but did not report every table. {outcome.sentences(days)}"
+            "dbt ended without an error, but did not report every table. "
+            + outcome.sentences(days, names_by_day)
         )
 
 
-def _with_figures(
-    result: Output[Any],
-    context: AssetExecutionContext,
-    key: AssetKey,
-    days: Days | None,
-    reported: Mapping[str, Any],
-) -> Output[Any]:
-    """Return the output with what dbt reported about its table, and record the rows of each day."""
-    figures = dict(reported)
-    rows_per_day = figures.pop("rows_per_day", None)
+def _days(context: AssetExecutionContext, by_day: set[AssetKey]) -> Days | None:
+    """Return the days of the run if the step is about any, else None.
+
+    If only checks of the partitioned assets are asked for, without days, these are about the newest day.
+    """
+    if by_day & context.selected_asset_keys:
+        return Days.of_keys(context.partition_key_range)
+    checked = by_day & {check.asset_key for check in context.selected_asset_check_keys}
+    return days_to_check(context, min(checked)) if checked else None
+
+
+def _selection(context: AssetExecutionContext, by_day: set[AssetKey]) -> list[str]:
+    """Return dbt's arguments that select what the step is to make; none if that is everything.
+
+    What is published by day is staged and tested as a whole, whichever checks are selected.
+    """
+    definition = context.assets_def
+    all_checks = {spec.key for spec in definition.node_check_specs_by_output_name.values()}
+    keys, checks = context.selected_asset_keys, context.selected_asset_check_keys
+    if keys == set(definition.node_keys_by_output_name.values()) and checks == all_checks:
+        return []
+    staged = by_day & (keys | {check.asset_key for check in checks})
+    tested = checks | {check for check in all_checks if check.asset_key in keys & by_day}
+    return selection(
+        (key.path[-1] for key in keys), (key.path[-1] for key in staged), (check.name for check in tested)
+    )
+
+
+def _materialised(
+    context: AssetExecutionContext, key: AssetKey, metadata: dict[str, Any], days: Days | None
+) -> MaterializeResult[Any]:
+    """Return the result of a model that was built, for these days if it is partitioned."""
+    rows_per_day = metadata.pop("rows_per_day", None)
     # The days of a run are billed together: each has an equal share, so that a plot adds up.
-    billed = {BILLED: figures.pop(BILLED) // len(days)} if days and BILLED in figures else {}
-    result = result.with_metadata({**result.metadata, **figures})
+    billed = {BILLED: metadata.pop(BILLED) // len(days)} if days and BILLED in metadata else {}
     if days and rows_per_day is not None:
         for day in days:
             rows = {"dagster/partition_row_count": rows_per_day.get(str(day), 0)}
             context.add_asset_metadata(rows | billed, key, str(day))
     if days and len(days) > 1:
-        metadata, totals = split_totals(result.metadata)
+        metadata, totals = split_totals(metadata)
         context.log.info(f"{key.to_user_string()}, {days}: {totals}")
-        result = result.with_metadata(metadata)
-    return result
+    return MaterializeResult(asset_key=key, metadata=metadata)
 
 
-def split_totals(metadata: Mapping[str, MetadataValue]) -> tuple[dict[str, MetadataValue], str]:
+def split_totals(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Split the metadata of a run over several days into what describes the table, and the rest as text.
 
     Each day has an event of its own. What belongs to all of them, such as seconds and jobs, is for the log.
     """
     table = {name: value for name, value in metadata.items() if name.startswith("dagster") or name in LINKS}
-    totals = (f"{name} {value.value}" for name, value in metadata.items() if name not in table)
+    totals = (f"{name} {value}" for name, value in metadata.items() if name not in table)
     return table, ", ".join(totals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,18 +26,21 @@ class Outcome:
         """Whether dbt reported every table as replaced."""
         return self.selected <= self.replaced
 
-    def sentences(self, days: object | None = None) -> str:
-        """Return which tables were replaced and which not, in these days if the step is about days.
+    def sentences(self, days: object | None = None, by_day: Collection[str] = ()) -> str:
+        """Return which tables were replaced and which not, with the days of those that are replaced by day.
 
         A table that failed may have been replaced before dbt could report it.
         """
-        within = f" in {days}" if days is not None else ""
+
+        def named(tables: Collection[str]) -> str:
+            return ", ".join(f"{table} ({days})" if table in by_day else table for table in sorted(tables))
+
         return " ".join(
-            f"{what}{within}: {', '.join(names)}."
-            for what, names in (
-                ("Replaced", sorted(self.replaced)),
-                ("Left as it was", sorted(self.skipped)),
-                ("Not reported as replaced", sorted(self.selected - self.replaced - self.skipped)),
+            f"{what}: {named(tables)}."
+            for what, tables in (
+                ("Replaced", self.replaced),
+                ("Left as it was", self.skipped),
+                ("Not reported as replaced", self.selected - self.replaced - self.skipped),
             )
-            if names
+            if tables
         )

@@ -16,12 +16,8 @@ SUFFIX = "_staged"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return dbt's manifest for dagster-dbt: staged models folded, and tests described where it looks."""
-    manifest: dict[str, Any] = json.loads(path.read_bytes())
-    for node in manifest["nodes"].values():
-        if node["resource_type"] == "test":
-            node["meta"] = {**node["meta"], "description": node["description"]}
-    return fold(manifest)
+    """Return dbt's manifest with its staged models folded."""
+    return fold(json.loads(path.read_bytes()))
 
 
 def fold(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +58,7 @@ def fold(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def staged_selection(models: Iterable[str]) -> list[str]:
-    """Return dbt's arguments that select the staged model of each of these models, with all its tests."""
-    names = " ".join(sorted(model + SUFFIX for model in models))
-    return ["--select", names, "--indirect-selection", "buildable"]
+def selection(models: Iterable[str], staged: Iterable[str], tests: Iterable[str]) -> list[str]:
+    """Return dbt's arguments that select these models and tests, and the staged models of `staged`."""
+    names = [*models, *(name + SUFFIX for name in staged), *tests]
+    return ["--select", " ".join(sorted(names)), "--indirect-selection", "empty"]

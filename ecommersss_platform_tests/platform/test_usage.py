@@ -12,7 +12,7 @@ import pytest
 from dagster import DagsterInstance, SkipReason, build_sensor_context, define_asset_job
 from psycopg2.extensions import connection as Connection
 
-from ecommersss_platform.dbt.resource import bytes_billed
+from ecommersss_platform.dbt.results import bytes_billed
 from ecommersss_platform.sensors import budget_used_up, order_stream_sensor
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.status import billed_today

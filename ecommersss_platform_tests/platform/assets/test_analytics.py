@@ -9,7 +9,6 @@ from contextlib import closing, nullcontext
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,7 +59,7 @@ MARTS = {
 
 
 @pytest.fixture(scope="module")
-def assets() -> list[AssetsDefinition]:
+def assets() -> AssetsDefinition:
     ensure_manifest()
     return analytics_assets(PARTITIONS, "duckdb")
 
@@ -73,24 +72,29 @@ def resources(settings: Settings) -> dict[str, Any]:
     }
 
 
-def keys(definition: AssetsDefinition) -> set[str]:
-    return {key.to_user_string() for key in definition.keys}
+def selected(*names: str) -> AssetSelection:
+    """Select assets by name, with their checks."""
+    return AssetSelection.assets(*(name.split("/") for name in names))
 
 
-def test_three_steps_by_materialisation(assets: list[AssetsDefinition]) -> None:
-    bronze, fact, marts = assets
-    assert [step.op.name for step in assets] == ["bronze_and_dimensions", "incremental_models", "marts"]
-    assert (keys(bronze), keys(fact), keys(marts)) == (BRONZE | DIMENSIONS, {"silver/fact_orders"}, MARTS)
-    assert (bronze.partitions_def, fact.partitions_def, marts.partitions_def) == (None, PARTITIONS, None)
-    assert fact.backfill_policy == SINGLE_RUN
-    assert {step.op.pool for step in assets} == {"duckdb"}
-    assert {step.op.pool for step in analytics_assets(PARTITIONS, None)} == {None}
+NOT_MARTS = selected(*BRONZE, *DIMENSIONS, "silver/fact_orders")
+FACTS_AND_MARTS = selected("silver/fact_orders", *MARTS)
 
 
-def test_lineage_groups_and_owners(assets: list[AssetsDefinition], tmp_path: Path) -> None:
+def test_one_step_of_which_only_the_facts_have_partitions(assets: AssetsDefinition) -> None:
+    models = BRONZE | DIMENSIONS | {"silver/fact_orders"} | MARTS
+    assert {key.to_user_string() for key in assets.keys} == models
+    assert {spec.key for spec in assets.specs if spec.partitions_def == PARTITIONS} == {FACTS}
+    assert {spec.key for spec in assets.specs if spec.partitions_def is None} == set(assets.keys) - {FACTS}
+    assert assets.backfill_policy == SINGLE_RUN
+    assert assets.op.pool == "duckdb"
+    assert analytics_assets(PARTITIONS, None).op.pool is None
+
+
+def test_lineage_groups_and_owners(assets: AssetsDefinition, tmp_path: Path) -> None:
     raw = [AssetSpec(["raw", name], partitions_def=PARTITIONS) for name in ("users", "products", "orders")]
     settings = Settings(home=tmp_path, _env_file=None)
-    graph = Definitions([*raw, *assets], resources=resources(settings)).resolve_asset_graph()
+    graph = Definitions([*raw, assets], resources=resources(settings)).resolve_asset_graph()
 
     def parents(key: str) -> set[str]:
         return {parent.to_user_string() for parent in graph.get(AssetKey(key.split("/"))).parent_keys}
@@ -101,19 +105,23 @@ def test_lineage_groups_and_owners(assets: list[AssetsDefinition], tmp_path: Pat
     assert parents("silver/fact_orders") == {"bronze/stg_orders", "raw/orders"} | DIMENSIONS
     assert parents("gold/most_fraudulent_users") == {"gold/users_and_blacklist"}
     assert parents("gold/product_and_users") == {"silver/fact_orders"} | DIMENSIONS
-    for step in assets:
-        for spec in step.specs:
-            dataset = spec.key.path[0]
-            assert spec.group_name == dataset
-            team = "team:fraud-analytics" if dataset == "gold" else "team:data-engineering"
-            assert list(spec.owners) == [team]
-            assert spec.description is not None
-            assert "Grain: one row per" in spec.description
+    for spec in assets.specs:
+        dataset = spec.key.path[0]
+        assert spec.group_name == dataset
+        team = "team:fraud-analytics" if dataset == "gold" else "team:data-engineering"
+        assert list(spec.owners) == [team]
+        assert spec.kinds == {"dbt", "duckdb"}
+        assert spec.description is not None
+        assert "Grain: one row per" in spec.description
+        assert "#### Raw SQL:\n```sql\n    " in spec.description
+        assert spec.metadata["dagster/table_name"].endswith(f".{spec.key.to_user_string().replace('/', '.')}")
+        described = spec.metadata["dagster/column_schema"].value.columns
+        assert described
+        assert [column.name for column in described if not column.description] == []
 
 
-def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: list[AssetsDefinition]) -> None:
-    _, fact, marts = assets
-    assert {check.name for check in fact.check_keys} == {
+def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: AssetsDefinition) -> None:
+    assert {check.name for check in assets.check_keys if check.asset_key == FACTS} == {
         "fact_orders_amount_is_not_negative",
         "fact_orders_are_fraud_when_a_rule_held",
         "fact_orders_lie_in_their_day",
@@ -127,9 +135,9 @@ def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: list[AssetsD
         "reconciles_with_raw",
         "unique_fact_orders_order_id",
     }
-    descriptions = {check.name: check.description for step in assets for check in step.check_specs}
+    descriptions = {check.name: check.description for check in assets.check_specs}
     assert [name for name, description in descriptions.items() if not description] == []
-    assert {(c.asset_key.to_user_string(), c.name) for c in marts.check_keys if "every" in c.name} == {
+    assert {(c.asset_key.to_user_string(), c.name) for c in assets.check_keys if "every" in c.name} == {
         ("gold/daily_fraud_summary", "daily_fraud_summary_counts_every_order"),
         ("gold/fraud_rule_performance", "fraud_rule_performance_has_every_active_reason"),
         ("gold/most_fraudulent_users", "most_fraudulent_users_count_every_fraud_order"),
@@ -140,9 +148,8 @@ def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: list[AssetsD
         ("gold/users_and_blacklist", "users_and_blacklist_count_every_order"),
         ("gold/users_and_blacklist", "users_and_blacklist_hold_every_rupiah"),
     }
-    assert all(check.asset_key in step.keys for step in assets for check in step.check_keys)
     # Each model's key is unique and not null, by a check of its own.
-    keyed = {check.asset_key.to_user_string() for step in assets for check in step.check_keys}
+    keyed = {check.asset_key.to_user_string() for check in assets.check_keys}
     assert keyed == (BRONZE - {"bronze/stg_orders"}) | DIMENSIONS | {"silver/fact_orders"} | MARTS
 
 
@@ -176,7 +183,7 @@ def project_files() -> dict[str, int]:
 
 
 def run(
-    assets: list[AssetsDefinition],
+    assets: AssetsDefinition,
     settings: Settings,
     days: Days,
     selection: AssetSelection | None = None,
@@ -184,7 +191,7 @@ def run(
 ) -> ExecuteInProcessResult:
     with DagsterInstance.ephemeral() if instance is None else nullcontext(instance) as used:
         return materialize(
-            assets,
+            [assets],
             instance=used,
             resources=resources(settings),
             tags=range_tags(days),
@@ -202,7 +209,7 @@ def materialised(result: ExecuteInProcessResult) -> list[tuple[str, str | None]]
 
 
 def test_a_range_of_days_from_raw_to_marts_in_one_run(
-    assets: list[AssetsDefinition],
+    assets: AssetsDefinition,
     tmp_path: Path,
     nobody_called: list[bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -259,7 +266,7 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     assert columns[1].description == "The user."
 
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
-    assert {name for step in assets for name in (key.name for key in step.check_keys)} == set(checks)
+    assert {key.name for key in assets.check_keys} == set(checks)
     # The sample has orders of a user and a product that the dimensions do not have yet.
     failed = {name: check.severity.value for name, check in checks.items() if not check.passed}
     assert failed == {"fact_orders_user_is_known": "WARN", "fact_orders_product_is_known": "WARN"}
@@ -269,7 +276,7 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     stale = ORDER_ROWS[0] | {"amount": Decimal("9.99")}
     write_raw(settings.warehouse_path, {ORDERS: [stale, *ORDER_ROWS[1:], late]})
     day = Days.between(date(2024, 3, 1), date(2024, 3, 1))
-    result = run(assets[1:], settings, day)
+    result = run(assets, settings, day, FACTS_AND_MARTS)
     assert result.success
     [fact] = [e for e in result.get_asset_materialization_events() if e.partition]
     assert fact.materialization.metadata["dagster/row_count"].value == 11
@@ -283,14 +290,13 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     ) == [(5,)]
 
     assert project_files() == before
-    assert len([path for path in artifacts_dir(settings).iterdir() if path.is_dir()]) == 5
+    assert len([path for path in artifacts_dir(settings).iterdir() if path.is_dir()]) == 2
     assert nobody_called == []
 
 
 def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
-    assets: list[AssetsDefinition], tmp_path: Path
+    assets: AssetsDefinition, tmp_path: Path
 ) -> None:
-    _, facts, marts = assets
     settings = Settings(home=tmp_path / "home", _env_file=None)
     write_raw(settings.warehouse_path)
     bad_day, next_day = (Days.between(day, day) for day in (date(2024, 2, 28), date(2024, 2, 29)))
@@ -304,7 +310,7 @@ def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
             assert found is not None
             return found
 
-        assert run(assets[:2], settings, DAYS, instance=instance).success
+        assert run(assets, settings, DAYS, NOT_MARTS, instance=instance).success
         assert status_of_days() == statuses
         before = read(settings.warehouse_path, "SELECT * FROM silver.fact_orders ORDER BY order_id")
 
@@ -312,7 +318,7 @@ def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
         wrong = ORDER_ROWS[0] | {"is_fraud": True}
         late = order(113, 1, 1, str(next_day), "23:59:59.999999", "3.33", "OVO")
         write_raw(settings.warehouse_path, {ORDERS: [wrong, *ORDER_ROWS[1:], late]})
-        result = run([facts, marts], settings, bad_day, instance=instance)
+        result = run(assets, settings, bad_day, FACTS_AND_MARTS, instance=instance)
         assert not result.success
         assert materialised(result) == []
         evaluations = result.get_asset_check_evaluations()
@@ -320,11 +326,12 @@ def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
             (check.name, "ERROR")
         ]
         assert {c.metadata["days"].value for c in evaluations} == {"2024-02-28"}
-        failure = result.failure_data_for_node("incremental_models")
+        failure = result.failure_data_for_node("dbt_models")
         assert failure is not None
         assert failure.user_failure_data is not None
         message = str(failure.user_failure_data.description)
-        assert message.startswith("Left as it was in 2024-02-28: silver/fact_orders.\n")
+        left = ", ".join([*sorted(MARTS), "silver/fact_orders (2024-02-28)"])
+        assert message.startswith(f"Left as it was: {left}.\n")
         # dbt's error once, and not in its lines of progress too.
         assert message.splitlines()[1:] == [
             f"Failure in test {check.name} (models/core/fact_orders_staged.yml)",
@@ -333,7 +340,7 @@ def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
         assert status_of_days() == failed_day
 
         # A good run of another day publishes that day, and clears nothing of the bad one.
-        result = run([facts, marts], settings, next_day, instance=instance)
+        result = run(assets, settings, next_day, FACTS_AND_MARTS, instance=instance)
         assert result.success
         assert status_of_days() == failed_day
         history = instance.event_log_storage.get_asset_check_execution_history(
@@ -357,18 +364,18 @@ def days_of(record: Any) -> str:
     return str(record.event.dagster_event.event_specific_data.metadata["days"].value)
 
 
-def test_checks_alone_are_about_the_newest_day(assets: list[AssetsDefinition], tmp_path: Path) -> None:
+def test_checks_alone_are_about_the_newest_day(assets: AssetsDefinition, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", _env_file=None)
     write_raw(settings.warehouse_path)
     checks = AssetSelection.checks(
         *(AssetCheckKey(FACTS, name) for name in ("reconciles_with_raw", "unique_fact_orders_order_id"))
     )
     with DagsterInstance.ephemeral() as instance:
-        assert run(assets[:2], settings, DAYS, instance=instance).success
+        assert run(assets, settings, DAYS, NOT_MARTS, instance=instance).success
         before = read(settings.warehouse_path, "SELECT * FROM silver.fact_orders ORDER BY order_id")
         write_raw(settings.warehouse_path, {ORDERS: [*ORDER_ROWS, ORDER_ROWS[-1]]})
         result = materialize(
-            assets, instance=instance, resources=resources(settings), selection=checks, raise_on_error=False
+            [assets], instance=instance, resources=resources(settings), selection=checks, raise_on_error=False
         )
         assert not result.success
         evaluations = result.get_asset_check_evaluations()
@@ -380,12 +387,12 @@ def test_checks_alone_are_about_the_newest_day(assets: list[AssetsDefinition], t
 
 
 def test_a_model_that_dbt_does_not_report_fails_the_step(
-    assets: list[AssetsDefinition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    assets: AssetsDefinition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silent = SimpleNamespace(stream_raw_events=lambda: iter(()), target_path=tmp_path)
-    monkeypatch.setattr(PlatformDbt, "cli", lambda self, args, **options: silent)
-    result = run(assets[:1], Settings(home=tmp_path / "home", _env_file=None), DAYS)
-    failure = result.failure_data_for_node("bronze_and_dimensions")
+    monkeypatch.setattr(PlatformDbt, "events", lambda self, *arguments: iter(()))
+    settings = Settings(home=tmp_path / "home", _env_file=None)
+    result = run(assets, settings, DAYS, selected(*BRONZE, *DIMENSIONS))
+    failure = result.failure_data_for_node("dbt_models")
     assert failure is not None
     assert failure.user_failure_data is not None
     assert failure.user_failure_data.description == (
@@ -395,7 +402,7 @@ def test_a_model_that_dbt_does_not_report_fails_the_step(
 
 
 def test_credentials_that_are_wrong_fail_the_step_in_one_sentence_before_dbt_is_started(
-    assets: list[AssetsDefinition], tmp_path: Path, nobody_called: list[bytes]
+    assets: AssetsDefinition, tmp_path: Path, nobody_called: list[bytes]
 ) -> None:
     settings = Settings(
         home=tmp_path / "home",
@@ -405,8 +412,8 @@ def test_credentials_that_are_wrong_fail_the_step_in_one_sentence_before_dbt_is_
         _env_file=None,
     )
     (tmp_path / "key.json").write_text('{"key": "s3cret"}')
-    result = run(assets[2:], settings, DAYS)
-    failure = result.failure_data_for_node("marts")
+    result = run(assets, settings, DAYS, selected(*MARTS))
+    failure = result.failure_data_for_node("dbt_models")
     assert failure is not None
     assert failure.user_failure_data is not None
     assert failure.user_failure_data.description == (

@@ -22,10 +22,10 @@ def test_every_table_was_replaced_or_left_or_is_unknown() -> None:
     outcome.note_skip({"info": {"name": "LogModelResult"}, "data": {}})
     assert not outcome.complete
     days = Days.between(date(2024, 2, 28), date(2024, 3, 1))
-    assert outcome.sentences(days) == (
-        "Replaced in 2024-02-28 to 2024-03-01: silver/b."
-        " Left as it was in 2024-02-28 to 2024-03-01: silver/c."
-        " Not reported as replaced in 2024-02-28 to 2024-03-01: silver/a, silver/d."
+    assert outcome.sentences(days, {"silver/c", "silver/d"}) == (
+        "Replaced: silver/b."
+        " Left as it was: silver/c (2024-02-28 to 2024-03-01)."
+        " Not reported as replaced: silver/a, silver/d (2024-02-28 to 2024-03-01)."
     )
     assert Outcome(frozenset({"gold/a"})).sentences() == "Not reported as replaced: gold/a."
 

@@ -28,7 +28,8 @@ from ecommersss_platform.dbt.project import (
     parsed_name,
     parsed_project,
 )
-from ecommersss_platform.dbt.resource import add_costs, dbt_resource, metadata_from_event, prune
+from ecommersss_platform.dbt.resource import dbt_resource, prune
+from ecommersss_platform.dbt.results import add_costs, metadata_from_event
 from ecommersss_platform.dbt.sources import SOURCES, sources_yaml
 from ecommersss_platform.local.locks import FileLock
 from ecommersss_platform.partitions import Days, daily_partitions
@@ -407,10 +408,10 @@ def test_metadata_is_what_the_project_logs_after_its_keyword() -> None:
 
 def test_figures_of_several_days_are_for_the_log() -> None:
     metadata = {
-        "dagster/row_count": MetadataValue.int(12),
-        "unique_id": MetadataValue.text("model.ecommersss.fact_orders"),
-        "Execution Duration": MetadataValue.float(0.25),
-        "job_bytes": MetadataValue.int(3175),
+        "dagster/row_count": 12,
+        "unique_id": "model.ecommersss.fact_orders",
+        "Execution Duration": 0.25,
+        "job_bytes": 3175,
     }
     table, totals = split_totals(metadata)
     assert list(table) == ["dagster/row_count", "unique_id"]

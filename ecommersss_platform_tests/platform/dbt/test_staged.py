@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from ecommersss_platform.dbt.project import PROJECT_DIR
-from ecommersss_platform.dbt.staged import SUFFIX, fold, read_manifest, staged_selection
+from ecommersss_platform.dbt.staged import SUFFIX, fold, selection
 
 
 def node(kind: str, *parents: str, **more: Any) -> dict[str, Any]:
@@ -79,16 +77,10 @@ def test_a_staged_model_and_its_publisher_are_one_node() -> None:
     assert fold(folded) == folded
 
 
-def test_the_descriptions_of_tests_are_where_dagster_looks(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
-    nodes = read_manifest(tmp_path / "manifest.json")["nodes"]
-    assert nodes["test.p.known"]["meta"] == {"description": "Is known."}
-
-
-def test_the_staged_models_of_a_step_are_selected_with_all_their_tests() -> None:
-    assert staged_selection({"facts", "days"}) == [
-        *("--select", "days_staged facts_staged"),
-        *("--indirect-selection", "buildable"),
+def test_exactly_what_a_step_makes_is_selected() -> None:
+    assert selection(["facts", "days"], ["facts"], ["facts_known", "days_unique"]) == [
+        *("--select", "days days_unique facts facts_known facts_staged"),
+        *("--indirect-selection", "empty"),
     ]
 
 
