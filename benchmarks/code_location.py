@@ -1,4 +1,4 @@
-"""How long the code location takes to load, beside importing only dagster and dagster-dbt.
+"""How long the code location takes to load, beside importing only dagster.
 
 Each load is a new interpreter. The two kinds alternate, so that a busy machine slows both.
 """
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-FLOOR = "import dagster, dagster_dbt"
+FLOOR = "import dagster"
 LOCATION = f"{FLOOR}; from ecommersss_platform.definitions import defs; defs.get_repository_def()"
 
 
@@ -36,7 +36,7 @@ def measure(short: bool = False) -> dict[str, float]:
             location.append(seconds(LOCATION, home))
     floor_s, location_s = statistics.median(floor[1:]), statistics.median(location[1:])
     return {
-        "import dagster and dagster-dbt (s)": round(floor_s, 2),
+        "import dagster (s)": round(floor_s, 2),
         "load the code location (s)": round(location_s, 2),
         "the platform's share (s)": round(location_s - floor_s, 2),
     }

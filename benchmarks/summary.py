@@ -84,7 +84,7 @@ def _rest(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             "load of the code location",
             f"{location['load the code location (s)']} s",
-            f"{location['import dagster and dagster-dbt (s)']} s of it import dagster and dagster-dbt",
+            f"{location['import dagster (s)']} s of it import dagster",
         ),
     ]
 
