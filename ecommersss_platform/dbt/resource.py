@@ -48,8 +48,10 @@ class PlatformDbt:
         """
         options = [
             *("--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR)),
-            *("--target", make_warehouse(self.settings).dbt_target, "--no-use-colors", "--log-level", "none"),
+            *("--target", make_warehouse(self.settings).dbt_target, "--no-use-colors"),
             *("--target-path", str(folder), "--log-path", str(folder)),
+            # Messages are printed below. Without an option of its own, the file would be as silent.
+            *("--log-level", "none", "--log-level-file", "debug"),
         ]
         variables = {"DAGSTER_DBT_CLI": "true", RUN_ID: run_id}
         surroundings = {**inherited(os.environ), **environment(self.settings), **sign_in, **variables}

@@ -24,7 +24,7 @@ def dbt_events(
     options = [
         *("--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR)),
         *("--target", make_warehouse(settings).dbt_target),
-        *("--log-path", folder, "--log-level", "none"),
+        *("--log-path", folder, "--log-level", "none", "--log-level-file", "debug"),
     ]
     surroundings = {"PATH": os.environ["PATH"], **environment(settings), **variables}
     return run_dbt([*arguments, *options], surroundings, parsed or parsed_project(settings))

@@ -290,7 +290,8 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     ) == [(5,)]
 
     assert project_files() == before
-    assert len([path for path in artifacts_dir(settings).iterdir() if path.is_dir()]) == 2
+    logs = [path / "dbt.log" for path in artifacts_dir(settings).iterdir() if path.is_dir()]
+    assert ["create " in log.read_text() for log in logs] == [True, True]  # every statement
     assert nobody_called == []
 
 
