@@ -98,8 +98,8 @@ def _column_hashes(column: pa.Array) -> _Hashes:
     if pa.types.is_list(kind):
         return _list_hashes(column)
     if pa.types.is_decimal(kind):
-        halves = np.frombuffer(column.buffers()[1], "<u8")
-        halves = halves[2 * column.offset : 2 * (column.offset + len(column))].reshape(-1, 2)
+        words = np.frombuffer(column.buffers()[1], "<u8")
+        halves = words[2 * column.offset : 2 * (column.offset + len(column))].reshape(-1, 2)
         # Values fit the lower half, so the upper half holds only the sign.
         return halves[:, 0] + halves[:, 1] * _SPREAD
     if pa.types.is_floating(kind):
