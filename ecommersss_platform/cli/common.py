@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 FormatOption = Annotated[
     Format, typer.Option("--format", help="table for people, json or jsonl for programs")
 ]
+RhythmOption = Annotated[
+    bool, typer.Option("--rhythm", help="many orders by day and few at night; the rate is the average")
+]
 MAX_POSITION = 2**63 - 1
 MAX_RATE = 10_000
 """Most simulated orders per second: far more than one process can publish."""

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ecommersss_platform.cli.common import MAX_ORDERS_PER_DAY, MAX_RATE, open_database, read_settings
+from ecommersss_platform.cli.common import (
+    MAX_ORDERS_PER_DAY,
+    MAX_RATE,
+    RhythmOption,
+    open_database,
+    read_settings,
+)
 from ecommersss_platform.cli.days import FromOption, LastOption, ToOption, asked_days
 from ecommersss_platform.logs import configure_logging
 from ecommersss_platform.terminal import visible
@@ -26,9 +32,7 @@ def produce(
         float,
         typer.Option(min=0.001, max=MAX_RATE, help="simulated orders per second, until stopped"),
     ] = 2.0,
-    rhythm: Annotated[
-        bool, typer.Option("--rhythm", help="many orders by day and few at night; the rate is the average")
-    ] = False,
+    rhythm: RhythmOption = False,
     first: FromOption = None,
     last: ToOption = None,
     last_days: LastOption = None,

@@ -11,6 +11,7 @@ from ecommersss_platform.cli.common import (
     MAX_ORDERS_PER_DAY,
     MAX_RATE,
     FormatOption,
+    RhythmOption,
     read_settings,
 )
 from ecommersss_platform.cli.output import Format, as_json
@@ -26,9 +27,7 @@ def up(
         float,
         typer.Option(min=0, max=MAX_RATE, help="simulated orders per second (0: no producer)"),
     ] = 2.0,
-    rhythm: Annotated[
-        bool, typer.Option("--rhythm", help="many orders by day and few at night; the rate is the average")
-    ] = False,
+    rhythm: RhythmOption = False,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="port of the Dagster UI (0: any free port)")
     ] = None,
