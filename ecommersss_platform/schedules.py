@@ -78,25 +78,25 @@ def marketplace_hourly(job: JobDefinition) -> ScheduleDefinition:
 
 def topic_retention(job: JobDefinition) -> ScheduleDefinition:
     """Return the schedule that removes old segments once a day, after `daily_close`."""
-    return ScheduleDefinition(
-        name="topic_retention",
-        job=job,
-        cron_schedule=TOPIC_RETENTION_CRON,
-        execution_timezone=str(JAKARTA),
-        default_status=DefaultScheduleStatus.RUNNING,
-        description="Removes segments that are old enough and that every reader has passed.",
-    )
+    description = "Removes segments that are old enough and that every reader has passed."
+    return _daily(job, TOPIC_RETENTION_CRON, description)
 
 
 def maintenance(job: JobDefinition) -> ScheduleDefinition:
     """Return the schedule that removes old runs and what they left once a day, after `topic_retention`."""
+    description = "Removes old runs, their events, logs and artefacts, and old rejected orders."
+    return _daily(job, MAINTENANCE_CRON, description)
+
+
+def _daily(job: JobDefinition, cron: str, description: str) -> ScheduleDefinition:
+    """Return the schedule of a job without partitions, with the job's name."""
     return ScheduleDefinition(
-        name="maintenance",
+        name=job.name,
         job=job,
-        cron_schedule=MAINTENANCE_CRON,
+        cron_schedule=cron,
         execution_timezone=str(JAKARTA),
         default_status=DefaultScheduleStatus.RUNNING,
-        description="Removes old runs, their events, logs and artefacts, and old rejected orders.",
+        description=description,
     )
 
 
