@@ -14,7 +14,7 @@ from ecommersss_platform.assets.fraud import fraud_assets
 from ecommersss_platform.assets.marketplace import marketplace_job
 from ecommersss_platform.assets.raw import raw_assets
 from ecommersss_platform.checks import checks_of_today, day_checks
-from ecommersss_platform.dbt.resource import dbt_resource
+from ecommersss_platform.dbt.resource import PlatformDbt
 from ecommersss_platform.environment import check_dagster_home
 from ecommersss_platform.jobs import EXECUTOR, daily_pipeline
 from ecommersss_platform.maintenance import maintenance_job
@@ -53,6 +53,6 @@ defs = Definitions(
         maintenance(prune_job),
     ],
     sensors=[order_stream_sensor(daily_job, settings, first_day), run_failure_alerts(settings)],
-    resources={**platform_resources(settings), "dbt": dbt_resource(settings)},
+    resources={**platform_resources(settings), "dbt": PlatformDbt(settings)},
     executor=EXECUTOR,
 )

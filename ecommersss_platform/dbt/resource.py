@@ -27,7 +27,10 @@ RUN_ID = "DBT_ENV_CUSTOM_ENV_DAGSTER_RUN_ID"
 
 @dataclass(frozen=True)
 class PlatformDbt:
-    """Our dbt project, run in this process with the environment that the settings ask for."""
+    """Our dbt project, run in this process with the environment that the settings ask for.
+
+    Opens, runs and writes nothing when it is made.
+    """
 
     settings: Settings
 
@@ -59,11 +62,6 @@ class PlatformDbt:
             sys.stdout.write(f"{event['info']['msg']}\n")  # the compute log of the step
             sys.stdout.flush()
             yield event
-
-
-def dbt_resource(settings: Settings) -> PlatformDbt:
-    """Return the resource for these settings. Opens, runs and writes nothing yet."""
-    return PlatformDbt(settings)
 
 
 def prune(artifacts: Path, keep: int) -> None:

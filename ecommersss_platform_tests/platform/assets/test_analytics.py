@@ -31,7 +31,7 @@ from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from ecommersss_platform.assets.analytics import analytics_assets
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.dbt.project import PROJECT_DIR, artifacts_dir, ensure_manifest
-from ecommersss_platform.dbt.resource import PlatformDbt, dbt_resource
+from ecommersss_platform.dbt.resource import PlatformDbt
 from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
 from ecommersss_platform.postgres.resource import PostgresResource
@@ -66,7 +66,7 @@ def assets() -> AssetsDefinition:
 
 def resources(settings: Settings) -> dict[str, Any]:
     return {
-        "dbt": dbt_resource(settings),
+        "dbt": PlatformDbt(settings),
         POSTGRES: PostgresResource(url="postgresql://nobody.invalid/"),  # DuckDB's pool needs no lock
         WAREHOUSE: make_warehouse(settings),
     }

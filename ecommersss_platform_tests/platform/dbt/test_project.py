@@ -28,7 +28,7 @@ from ecommersss_platform.dbt.project import (
     parsed_name,
     parsed_project,
 )
-from ecommersss_platform.dbt.resource import dbt_resource, prune
+from ecommersss_platform.dbt.resource import PlatformDbt, prune
 from ecommersss_platform.dbt.results import add_costs, metadata_from_event
 from ecommersss_platform.dbt.sources import SOURCES, sources_yaml
 from ecommersss_platform.local.locks import FileLock
@@ -193,7 +193,7 @@ def test_an_emulator_is_sent_no_credentials(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_resource_writes_nothing_when_it_is_made(tmp_path: Path) -> None:
-    dbt_resource(Settings(home=tmp_path / "home", _env_file=None))
+    PlatformDbt(Settings(home=tmp_path / "home", _env_file=None))
     assert not (tmp_path / "home").exists()
 
 
