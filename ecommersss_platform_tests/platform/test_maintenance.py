@@ -32,7 +32,7 @@ OLD_RUN, YOUNG_RUN = "0b5c7e0a-0000-4000-8000-000000000001", "0b5c7e0a-0000-4000
 
 
 def file(path: Path, days: float, text: str = "12345") -> Path:
-    """Write a file that was last changed so many days ago, in folders of the same age."""
+    """Write a file that was last changed `days` days ago, in folders of the same age."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     age(path, days)
