@@ -170,7 +170,7 @@ class _Stage:
         lines = rows.splitlines(keepends=True)
         pieces = [b"".join(lines[i : i + size]) for i in range(0, len(lines), size)]
         with closing(connect(self.url)) as connection, connection.cursor() as cursor:
-            cursor.execute("TRUNCATE orders")
+            cursor.execute("TRUNCATE shipments, disputes, verdicts, orders")
             connection.commit()
             began = time.perf_counter()
             for piece in pieces:

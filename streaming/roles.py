@@ -23,14 +23,14 @@ class Role(StrEnum):
     READER = "ecommersss_reader"
     """Reads every table, for the warehouse."""
     SIMULATOR = "ecommersss_simulator"
-    """Reads the market, and adds users, products and prices."""
+    """Reads the market; adds users, products, prices, and what becomes of orders."""
 
 
 LEAST: Final = (Role.CONSUMER, Role.READER, Role.SIMULATOR)
 """The roles that own nothing."""
 
 _ALL = ", ".join(LEAST)
-_VERSIONED = "users, products, users_history, products_history"
+_VERSIONED = ", ".join(f"{t}, {t}_history" for t in ("users", "products", "shipments", "disputes"))
 
 GRANTS: Final = f"""\
 GRANT USAGE ON SCHEMA public TO {_ALL};
@@ -39,9 +39,10 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO {Role.CONSUMER}, {Role.READER};
 GRANT INSERT ON orders TO {Role.CONSUMER};
 GRANT INSERT, UPDATE ON rejected_orders, topic_positions, user_lists_used TO {Role.CONSUMER};
 GRANT SELECT, USAGE ON SEQUENCE order_positions TO {Role.CONSUMER};
-GRANT SELECT, INSERT ON {_VERSIONED}, marketplace_hours TO {Role.SIMULATOR};
-GRANT UPDATE ON products TO {Role.SIMULATOR};
-GRANT SELECT (id) ON orders TO {Role.SIMULATOR};
+GRANT SELECT, INSERT ON {_VERSIONED}, verdicts, marketplace_hours TO {Role.SIMULATOR};
+GRANT UPDATE ON products, shipments, disputes TO {Role.SIMULATOR};
+GRANT USAGE ON SEQUENCE verdicts_id_seq TO {Role.SIMULATOR};
+GRANT SELECT (id, amount, created_date) ON orders TO {Role.SIMULATOR};
 """
 """The rights, granted again after each migration. So a change here comes with a migration."""
 

@@ -21,6 +21,9 @@ class Database(StrEnum):
 class Entity(StrEnum):
     USERS = "users"
     PRODUCTS = "products"
+    SHIPMENTS = "shipments"
+    DISPUTES = "disputes"
+    VERDICTS = "verdicts"
 
 
 @app.command("init")
@@ -84,13 +87,13 @@ def import_(
     ],
     backdate: Annotated[
         bool,
-        typer.Option("--backdate", help="date first versions at created_date: loads or repairs the past"),
+        typer.Option("--backdate", help="date first versions when they came true: loads or repairs the past"),
     ] = False,
 ) -> None:
-    """Insert or update users or products from a CSV or JSONL file, all or nothing.
+    """Insert or update rows from a CSV or JSONL file, all or nothing.
 
-    A row that equals the stored one changes nothing. The columns are those of the PostgreSQL table, except
-    updated_at.
+    A row that equals the stored one changes nothing. The columns are those of the PostgreSQL table, without
+    those that it fills itself (updated_at, recorded_at, the id of a verdict).
     """
     from streaming.imports import import_file
 
@@ -100,7 +103,8 @@ def import_(
         first_day = settings.first_partition_day()
         result = import_file(url, entity.value, file, backdate=backdate, not_before=first_day)
     typer.echo(f"{entity.value}: {result}")
-    if result.dated_late:
+    # Shipments, disputes and verdicts are dated when the platform learns of them, as a rule days later.
+    if result.dated_late and entity in (Entity.USERS, Entity.PRODUCTS):
         typer.echo(
             f"{result.dated_late:,} of the new {entity.value} were created before today, but their history"
             " begins now: past days do not have them. Import again with `--backdate` to repair that.",

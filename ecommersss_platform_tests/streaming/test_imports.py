@@ -250,7 +250,10 @@ def test_new_rows_of_past_days_are_counted_unless_backdated(database: str, write
 
 
 def test_unknown_entities_formats_and_files_are_refused(database: str, write, tmp_path: Path) -> None:
-    with pytest.raises(PlatformError, match="only users and products can be imported, not 'orders'"):
+    with pytest.raises(
+        PlatformError,
+        match=r"only users, .*, verdicts can be imported, not 'orders'",
+    ):
         import_file(database, "orders", write(USERS))
     with pytest.raises(PlatformError, match=r"rows\.xlsx is unknown: name it \.csv or \.jsonl"):
         import_file(database, "users", write("", "rows.xlsx"))

@@ -56,6 +56,16 @@ def add_products(url: str, ids: Any, price: Decimal = PRICE, listed: datetime = 
     )
 
 
+def add_orders(url: str, ids: Any) -> None:
+    """Add genuine orders of user 1 for product 1, placed at `NOON`."""
+    columns = (
+        "id, user_id, product_id, quantity, amount, payment_method, country, is_fraud, fraud_reasons,"
+        " shadow_reasons, rules_version, created_date, flagged_at, position"
+    )
+    rows = [(n, 1, 1, 1, 1000, "OVO", "ID", False, [], [], "book", NOON, NOON, n) for n in ids]
+    write(url, f"INSERT INTO orders ({columns}) VALUES %s", rows)
+
+
 def write(url: str, statement: str, rows: list[tuple[Any, ...]], clock: datetime | None = None) -> None:
     """Run `INSERT ... VALUES %s` in one transaction, versions stamped with `clock`."""
     with closing(connect(url)) as connection, connection, connection.cursor() as cursor:

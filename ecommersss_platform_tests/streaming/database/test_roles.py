@@ -15,6 +15,7 @@ from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform_tests.conftest import administer
 from ecommersss_platform_tests.support.shop import (
     NOON,
+    add_orders,
     add_users,
     execute,
     flagged,
@@ -59,12 +60,18 @@ ONLY_THE_OWNER = (
     "DELETE FROM rejected_orders",
     "UPDATE users SET email = ''",
     "UPDATE users_history SET email = ''",
+    "DELETE FROM shipments",
+    "UPDATE verdicts SET verdict = 'genuine'",
     "UPDATE user_lists SET removed_at = now()",
     "INSERT INTO user_lists (user_id, list, reason, source) VALUES (1, 'allow', 'mine', 'person')",
     f"SET ROLE {Role.OWNER}",
 )
 ANOTHER = {
-    Role.CONSUMER: ("INSERT INTO users (id) VALUES (7)", "UPDATE products SET price = 1"),
+    Role.CONSUMER: (
+        "INSERT INTO users (id) VALUES (7)",
+        "UPDATE products SET price = 1",
+        "INSERT INTO verdicts (order_id) VALUES (7)",
+    ),
     Role.READER: (
         "INSERT INTO users (id) VALUES (7)",
         "UPDATE products SET price = 1",
@@ -73,7 +80,7 @@ ANOTHER = {
         "SELECT nextval('order_positions')",
     ),
     Role.SIMULATOR: (
-        "SELECT amount FROM orders",
+        "SELECT is_fraud FROM orders",
         "SELECT raw FROM rejected_orders",
         "SELECT reason FROM user_lists",
         "INSERT INTO orders (id) VALUES (7)",
@@ -127,7 +134,9 @@ def test_the_consumer_of_a_shared_topic_takes_positions(shop: str, postgres: Emb
     assert query(url, "SELECT array_agg(position ORDER BY id) FROM orders") == [(positions,)]
 
 
-def test_the_simulator_simulates(shop: str, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+def test_the_simulator_simulates(
+    shop: str, database: str, postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
     url, topic = postgres.url(shop, Role.SIMULATOR), JsonlTopic(tmp_path / "orders")
     day = business_day(NOON)
     history = simulate_history(url, topic, day, NOON, 100)
@@ -136,6 +145,11 @@ def test_the_simulator_simulates(shop: str, postgres: EmbeddedPostgres, tmp_path
     assert history.repriced > 0
     assert produce_days(url, topic, day, day, 100, now=NOON) > 0
     assert query(url, "SELECT count(id) FROM orders") == [(0,)]
+    add_orders(database, [1])
+    execute(url, "INSERT INTO shipments (order_id, status, packed_at) VALUES (1, 'packed', now())")
+    execute(url, "UPDATE shipments SET status = 'shipped', shipped_at = now()")
+    execute(url, "INSERT INTO verdicts (order_id, verdict, reviewer) VALUES (1, 'fraud', 'nobody')")
+    assert query(database, "SELECT status FROM shipments_history") == [("packed",), ("shipped",)]
 
 
 def test_the_reader_reads_every_raw_table(shop: str, database: str, postgres: EmbeddedPostgres) -> None:

@@ -137,8 +137,8 @@ def test_interrupted_history_is_completed_to_the_same_result(
     """The first attempt ends at an earlier time and is killed in the orders of the second day."""
     simulate_history(database, topic, FIRST_DAY, UNTIL, 300)
     whole, rows = orders_in(topic), state(database)
-    wipe = "TRUNCATE marketplace_hours, orders, user_lists, users, products, users_history, products_history"
-    execute(database, wipe)
+    wiped = "marketplace_hours, orders, user_lists, users, products, users_history, products_history"
+    execute(database, f"TRUNCATE {wiped} CASCADE")
 
     class Killed(Exception):
         pass
