@@ -42,6 +42,8 @@ class Column:
     description: str
     nullable: bool = False
     pii: bool = False
+    keyed_hash_of: str | None = None
+    """The column whose keyed hash this one holds, added as the rows are loaded (`pseudonyms.py`)."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,17 @@ class RawTable:
 
     @property
     def arrow_schema(self) -> pa.Schema:
-        return pa.schema([pa.field(c.name, c.type.value, nullable=c.nullable) for c in self.columns])
+        return _schema(self.columns)
+
+    @property
+    def source_columns(self) -> tuple[Column, ...]:
+        """The columns that `select` reads, in the contract's order."""
+        return tuple(c for c in self.columns if c.keyed_hash_of is None)
+
+    @property
+    def source_schema(self) -> pa.Schema:
+        """The Arrow schema of the rows of `select`."""
+        return _schema(self.source_columns)
 
     @property
     def public_columns(self) -> tuple[str, ...]:
@@ -91,7 +103,7 @@ class RawTable:
         # For a single day, a constant. Computing the day of each row takes a third of the server's time.
         day = f"DATE '{days.first}'" if len(days) == 1 else f"({self.instant} AT TIME ZONE '{JAKARTA}')::date"
         names = ", ".join(
-            f"{day} AS {c.name}" if c.name == PARTITION_COLUMN else c.name for c in self.columns
+            f"{day} AS {c.name}" if c.name == PARTITION_COLUMN else c.name for c in self.source_columns
         )
         return (
             f"SELECT {names} FROM {self.source} "  # noqa: S608
@@ -102,6 +114,10 @@ class RawTable:
     def empty(self) -> pa.RecordBatchReader:
         """Return a reader without rows."""
         return pa.RecordBatchReader.from_batches(self.arrow_schema, [])
+
+
+def _schema(columns: tuple[Column, ...]) -> pa.Schema:
+    return pa.schema([pa.field(c.name, c.type.value, nullable=c.nullable) for c in columns])
 
 
 _PARTITION_DATE = Column(
@@ -124,6 +140,15 @@ USERS = RawTable(
         Column("id", Type.INT64, "The user."),
         Column("username", Type.STRING, "Name the user signs in with.", pii=True),
         Column("email", Type.STRING, "E-mail address.", pii=True),
+        Column(
+            "email_hash",
+            Type.STRING,
+            "Keyed hash of the e-mail address, for joins with systems that have the key;"
+            " NULL if the text is no address.",
+            nullable=True,
+            pii=True,
+            keyed_hash_of="email",
+        ),
         Column("first_name", Type.STRING, "First name.", pii=True),
         Column("last_name", Type.STRING, "Last name.", pii=True),
         Column("default_payment", Type.STRING, "Payment method offered first.", nullable=True),

@@ -28,6 +28,7 @@ from ecommersss_platform.warehouse import make_warehouse
 
 check_dagster_home(os.environ)
 settings = Settings()
+settings.check_pseudonym_key()
 first_day = settings.first_partition_day()
 days = daily_partitions(first_day)
 pool = make_warehouse(settings).pool

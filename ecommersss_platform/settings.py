@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streaming.business_days import FIRST_DATE, LAST_DATE, business_day
+from streaming.errors import PlatformError
 
 HISTORY_DAYS = 7
 """Days of history that a new embedded platform starts with."""
@@ -29,8 +30,12 @@ DatabaseUrl = Annotated[SecretStr, AfterValidator(_normalised)]
 """The address of a database in any usual form, brought to a libpq URL and shown to nobody."""
 
 
-SECRETS = frozenset({"database_url", "dagster_url", "ui_token"})
+SECRETS = frozenset({"database_url", "dagster_url", "pseudonym_key", "ui_token"})
 """The settings whose values are or may hold a secret."""
+
+
+PSEUDONYM_KEY_LENGTH = 32
+"""The fewest characters of the key with which addresses are hashed."""
 
 
 class Settings(BaseSettings):
@@ -127,6 +132,11 @@ class Settings(BaseSettings):
         pattern=r"^https?://",
         description="address of an emulator, for tests; no credentials are sent to it; unset: Google",
     )
+    pseudonym_key: SecretStr | None = Field(
+        default=None,
+        description="secret of 32 or more characters with which e-mail addresses are hashed for joins with"
+        " other systems; needed to load days into BigQuery; unset: a random one in the home",
+    )
     first_day: date | None = Field(
         default=None,
         ge=FIRST_DATE,
@@ -221,6 +231,13 @@ class Settings(BaseSettings):
             raise ValueError("a secret of the UI is 16 or more letters, digits, - or _")
         return token
 
+    @field_validator("pseudonym_key", mode="after")
+    @classmethod
+    def _hard_to_guess(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and len(key.get_secret_value()) < PSEUDONYM_KEY_LENGTH:
+            raise ValueError(f"the key of pseudonyms is {PSEUDONYM_KEY_LENGTH} or more characters")
+        return key
+
     @model_validator(mode="after")
     def _complete(self) -> Settings:
         if self.topic == "pubsub" and self.pubsub_project is None:
@@ -241,6 +258,18 @@ class Settings(BaseSettings):
     def runs_at_once(self) -> int:
         """The maximum number of runs at the same time. Each is a process of a few hundred megabytes."""
         return self.concurrent_runs or _RUNS_AT_ONCE[self.warehouse]
+
+    def check_pseudonym_key(self) -> None:
+        """Raise `PlatformError` if the days are published where one home's own key is of no use.
+
+        Only who loads days needs the key, so settings without it are not wrong.
+        """
+        if self.warehouse == "bigquery" and self.pseudonym_key is None:
+            raise PlatformError(
+                "ECOMMERSSS_PSEUDONYM_KEY is needed when ECOMMERSSS_WAREHOUSE is bigquery: set it to the key"
+                " with which your other systems hash e-mail addresses, or to a new one, such as"
+                " `python3 -c 'import secrets; print(secrets.token_urlsafe(32))'` prints, and keep it"
+            )
 
     @property
     def ui_host_names(self) -> frozenset[str]:
@@ -293,6 +322,10 @@ class Settings(BaseSettings):
     @property
     def ui_token_path(self) -> Path:
         return self.home / "ui_token"
+
+    @property
+    def pseudonym_key_path(self) -> Path:
+        return self.home / "pseudonym_key"
 
     @property
     def first_day_path(self) -> Path:

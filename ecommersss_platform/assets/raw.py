@@ -16,11 +16,14 @@ from dagster import (
 )
 
 from ecommersss_platform.contracts import RAW_TABLES, RawTable
+from ecommersss_platform.instance.home import pseudonym_key
 from ecommersss_platform.jobs import DAILY_PIPELINE, RETRY
 from ecommersss_platform.partitions import SINGLE_RUN, Days
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.postgres.source_schema import COLUMNS_SCHEMA, check_source, columns_sql
+from ecommersss_platform.pseudonyms import add_keyed_hashes
 from ecommersss_platform.resources import WAREHOUSE_IO_MANAGER
+from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import SchemaError
 from ecommersss_platform.warehouse.metadata import column_schema
 from ecommersss_platform.warehouse.names import full_name
@@ -69,4 +72,7 @@ def extract(table: RawTable, days: Days, postgres: PostgresResource) -> pa.Recor
     except SchemaError as error:
         raise Failure(str(error), allow_retries=False) from error
     sql, params = table.select(days)
-    return postgres.stream(sql, params, table.arrow_schema)
+    rows = postgres.stream(sql, params, table.source_schema)
+    if table.source_columns == table.columns:
+        return rows
+    return add_keyed_hashes(rows, table, pseudonym_key(Settings()))

@@ -11,7 +11,10 @@ from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
-from ecommersss_platform.settings import Settings
+from pydantic import SecretStr
+
+from ecommersss_platform.settings import PSEUDONYM_KEY_LENGTH, Settings
+from streaming.errors import PlatformError
 
 
 def record_first_day(settings: Settings, wanted: date | None = None) -> date:
@@ -78,16 +81,35 @@ def _make_private(path: Path) -> None:
 
 
 def ui_token(settings: Settings) -> str:
-    """Return the secret that the UI asks for: the setting, else that of the home, made at the first call.
+    """Return the secret that the UI asks for: the setting, else that of the home."""
+    return _secret(settings.ui_token, settings.ui_token_path)
+
+
+def pseudonym_key(settings: Settings) -> str:
+    """Return the key with which e-mail addresses are hashed: the setting, else that of the home.
+
+    Raises `PlatformError` on BigQuery without the setting, and if the home's file was damaged.
+    """
+    settings.check_pseudonym_key()
+    key = _secret(settings.pseudonym_key, settings.pseudonym_key_path)
+    if len(key) < PSEUDONYM_KEY_LENGTH:
+        raise PlatformError(
+            f"{settings.pseudonym_key_path} holds no key of {PSEUDONYM_KEY_LENGTH} or more characters:"
+            " restore it, or remove it and load all days again"
+        )
+    return key
+
+
+def _secret(setting: SecretStr | None, path: Path) -> str:
+    """Return the setting's secret, else that of the file, made at the first call.
 
     Only the home's owner can read the file. Processes that call it at the same moment get the same secret.
     """
-    if settings.ui_token is not None:
-        return settings.ui_token.get_secret_value()
-    path = settings.ui_token_path
+    if setting is not None:
+        return setting.get_secret_value()
     if not path.exists():
-        settings.home.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".ui_token-", dir=settings.home)  # mode 0600
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_urlsafe(24) + "\n")
         try:
@@ -96,4 +118,4 @@ def ui_token(settings: Settings) -> str:
             pass
         finally:
             Path(temporary).unlink()
-    return path.read_text().strip()
+    return path.read_text("utf-8").strip()

@@ -42,7 +42,7 @@ def check_source(table: RawTable, columns: Mapping[str, str]) -> None:
     Columns that the contract does not have are ignored. Raises SchemaError, which names each wrong column
     with its type and the expected one, and the command that migrates the warehouse to a changed contract.
     """
-    needed = {c.name: c.type for c in table.columns if c.name != PARTITION_COLUMN}
+    needed = {c.name: c.type for c in table.source_columns if c.name != PARTITION_COLUMN}
     gone = [name for name in needed if name not in columns]
     retyped = [n for n in needed if n in columns and not re.fullmatch(_TYPES[needed[n]], columns[n])]
     if not gone and not retyped:

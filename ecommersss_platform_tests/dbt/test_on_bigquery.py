@@ -88,6 +88,7 @@ def a_month() -> dict[RawTable, list[Row]]:
             "2024-02-15",
             username=names[n - 1],
             email=f"{names[n - 1]}@ñ.com" if n != 7 else "",
+            email_hash=f"{n:064x}" if n != 7 else None,
             default_payment=None if n % 2 else METHODS[n % len(METHODS)],
         )
         for n in range(1, 11)

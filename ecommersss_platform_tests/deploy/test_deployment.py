@@ -63,7 +63,7 @@ def test_compose_holds_no_secret() -> None:
             if re.search(r"PASSWORD|SECRET|TOKEN|KEY", variable):
                 # Required: a default would be forgotten.
                 # Optional is only what is random if nobody chooses it.
-                chosen = r"\$\{(POSTGRES_PASSWORD:\?[^}]+|ECOMMERSSS_UI_TOKEN:-)\}"
+                chosen = r"\$\{(POSTGRES_PASSWORD:\?[^}]+|ECOMMERSSS_(UI_TOKEN|PSEUDONYM_KEY):-)\}"
                 assert re.fullmatch(chosen, value), (name, variable)
             assert not re.search(r"://[^/@]*:[^/@]*@", value), f"{name}: a password in {variable}"
 
@@ -129,6 +129,7 @@ def test_compose_settings_on_bigquery_are_valid_and_complete(monkeypatch: pytest
         monkeypatch,
         SERVICES["code"]["environment"] | CODE_ON_BIGQUERY["environment"],
         ECOMMERSSS_BIGQUERY_PROJECT="shop",
+        ECOMMERSSS_PSEUDONYM_KEY="k" * 32,
     )
     assert (settings.warehouse, settings.bigquery_project) == ("bigquery", "shop")
     assert settings.bigquery_location == Settings.model_fields["bigquery_location"].default
@@ -136,9 +137,13 @@ def test_compose_settings_on_bigquery_are_valid_and_complete(monkeypatch: pytest
         assert getattr(settings, f"bigquery_{name}") is None, name
 
 
-def test_bigquery_key_reaches_the_code_location_only() -> None:
+def test_keys_reach_the_code_location_only() -> None:
     """Only its container executes runs."""
     assert ON_BIGQUERY["services"].keys() == {"code"}
+    hashing = {name for name in OURS if "ECOMMERSSS_PSEUDONYM_KEY" in SERVICES[name]["environment"]}
+    assert hashing == {"code"}
+    required = CODE_ON_BIGQUERY["environment"]["ECOMMERSSS_PSEUDONYM_KEY"]
+    assert required.startswith("${ECOMMERSSS_PSEUDONYM_KEY:?")
     assert CODE_ON_BIGQUERY["secrets"] == list(ON_BIGQUERY["secrets"]) == ["bigquery"]
 
 
@@ -155,6 +160,7 @@ def test_the_key_of_bigquery_is_optional(
         monkeypatch,
         SERVICES["code"]["environment"] | CODE_ON_BIGQUERY["environment"],
         ECOMMERSSS_BIGQUERY_PROJECT="shop",
+        ECOMMERSSS_PSEUDONYM_KEY="k" * 32,
         **values,
     )
     assert settings.bigquery_key_file == (Path("/run/secrets/bigquery") if setting else None)
@@ -226,6 +232,7 @@ def test_docker_compose_accepts_both_google_overrides_together(tmp_path: Path) -
     key = tmp_path / "key.json"
     key.write_text("{}")
     values = f"ECOMMERSSS_PUBSUB_PROJECT=shop\nGOOGLE_APPLICATION_CREDENTIALS={key}\n"
+    values += f"ECOMMERSSS_PSEUDONYM_KEY={'k' * 32}\n"
     values += f"ECOMMERSSS_BIGQUERY_PROJECT=shop\nECOMMERSSS_BIGQUERY_KEY_FILE={key}\n"
     result = _compose_config(REQUIRED + values, tmp_path, *overrides)
     assert (result.returncode, result.stderr) == (0, "")

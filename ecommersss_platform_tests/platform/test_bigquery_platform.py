@@ -120,6 +120,7 @@ def platform(database: str, tmp_path: Path) -> Iterator[Platform]:
             "ECOMMERSSS_FIRST_DAY": str(DAY_1),
             "ECOMMERSSS_DATABASE_URL": database,
             "ECOMMERSSS_WAREHOUSE": "bigquery",
+            "ECOMMERSSS_PSEUDONYM_KEY": "k" * 32,
             "ECOMMERSSS_BIGQUERY_PROJECT": PROJECT,
             "ECOMMERSSS_BIGQUERY_LOCATION": "US",
             "ECOMMERSSS_BIGQUERY_ENDPOINT": address,

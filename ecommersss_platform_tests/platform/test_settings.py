@@ -50,6 +50,12 @@ def test_a_secret_of_the_ui_that_is_short_or_no_cookie_is_refused(
     )
 
 
+def test_a_key_of_pseudonyms_that_can_be_guessed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _problem(monkeypatch, pseudonym_key="CANARY" * 5) == (
+        "ECOMMERSSS_PSEUDONYM_KEY: the key of pseudonyms is 32 or more characters"
+    )
+
+
 def test_the_home_of_an_account_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("home", "rules", "duckdb_path", "bigquery_key_file"):
         with monkeypatch.context() as patched:
@@ -84,7 +90,11 @@ def test_one_database_for_both_urls_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 def test_urls_are_normalised_hidden_and_passed_to_children() -> None:
     settings = Settings(
-        database_url=URL, dagster_url=f"{URL}2", ui_token="CANARY-CANARY-CANARY", _env_file=None
+        database_url=URL,
+        dagster_url=f"{URL}2",
+        ui_token="CANARY-CANARY-CANARY",
+        pseudonym_key="CANARY" * 6,
+        _env_file=None,
     )
     assert "CANARY" not in repr(settings) + str(settings.model_dump())
     variables = child_environment(settings, f"{URL}2")

@@ -91,10 +91,18 @@ def order(
 
 
 USER_ROWS = [
-    user(1, 1, "2024-02-28", username="siti", email="siti.rahma@gmail.com"),
+    user(1, 1, "2024-02-28", username="siti", email="siti.rahma@gmail.com", email_hash="1" * 64),
     user(2, 2, "2024-02-28", username="budi@mail.id", email="budi@mail.id"),
     user(3, 3, "2024-02-28", username="Ñandú 💸", email="éva@ñ.com", default_payment="DANA"),
-    user(4, 1, "2024-03-01", username="siti", email="siti@kantor.co.id", default_payment="OVO"),
+    user(
+        4,
+        1,
+        "2024-03-01",
+        username="siti",
+        email="siti@kantor.co.id",
+        email_hash="4" * 64,
+        default_payment="OVO",
+    ),
     # Two versions of one instant: the higher number is the newer one.
     user(5, 2, "2024-03-01", "09:00", username="budi@mail.id", email="budi@lama.id", default_payment="OVO"),
     user(6, 2, "2024-03-01", "09:00", username="budi@mail.id", email="budi@mail.id"),

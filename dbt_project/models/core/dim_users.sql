@@ -12,6 +12,7 @@ select
     -- Some people use their e-mail address as username.
     case when strpos(username, '@') > 0 then {{ mask_email('username') }} else username end as username,
     {{ mask_email('email') }} as masked_email,
+    email_hash,
     default_payment,
     signed_up_at,
     {{ local_date('signed_up_at') }} as signed_up_on,

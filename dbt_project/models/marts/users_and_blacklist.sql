@@ -29,6 +29,7 @@ joined as (
         coalesce(users.user_id, per_user.user_id) as user_id,
         users.username,
         users.masked_email,
+        users.email_hash,
         users.default_payment,
         users.signed_up_at,
         coalesce(per_user.total_orders, 0) as total_orders,

@@ -9,6 +9,7 @@ select
     id as user_id,
     username,
     email,
+    email_hash,
     first_name,
     last_name,
     default_payment,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -31,7 +32,7 @@ from dagster import (
     define_asset_job,
 )
 
-from ecommersss_platform.assets.raw import raw_assets
+from ecommersss_platform.assets.raw import extract, raw_assets
 from ecommersss_platform.checks import FACTS, day_checks, newest_due_day, raw_checks
 from ecommersss_platform.contracts import ORDERS, RAW_TABLES, USERS, Column, RawTable, Type
 from ecommersss_platform.dbt.sources import sources_yaml
@@ -58,6 +59,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 FIRST = date(2024, 6, 1)
 PARTITIONS = daily_partitions(FIRST)
 ALL = Days.between(DAY_1, DAY_3)
+KEY = "k" * 32
+
+
+@pytest.fixture(autouse=True)
+def _key_of_pseudonyms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECOMMERSSS_PSEUDONYM_KEY", KEY)
 
 
 @pytest.fixture
@@ -212,7 +219,7 @@ def test_definitions_of_the_raw_assets() -> None:
         for c in assets[0].metadata_by_key[AssetKey(["raw", "users"])]["dagster/column_schema"].columns
         if "pii" in c.tags
     }
-    assert tagged == {"username", "email", "first_name", "last_name"}
+    assert tagged == {"username", "email", "email_hash", "first_name", "last_name"}
 
 
 def test_a_day_of_all_three_twice(
@@ -228,7 +235,10 @@ def test_a_day_of_all_three_twice(
         contents.append([by_id(warehouse.read(name)) for name in ("raw.users", "raw.products", "raw.orders")])
     assert contents[0] == contents[1]
     users, products, stored = contents[0]
-    assert [u["email"] for u in users] == [f"user{i}@example.com" for i in range(1, 11)]
+    assert [(u["email"], u["email_hash"]) for u in users] == [
+        (f"user{i}@example.com", hmac.new(KEY.encode(), b"user%d@example.com" % i, "sha256").hexdigest())
+        for i in range(1, 11)
+    ]
     assert {p["price"] for p in products} == {shop.PRICE}
     assert stored == orders([1, 2], DAY_1)
 
@@ -511,8 +521,7 @@ def test_orders_since_the_load_warn_on_closed_days_only(marketplace: str, wareho
 def test_users_reconcile_by_version(marketplace: str, warehouse: DuckDbWarehouse) -> None:
     day = Days.between(shop.LONG_AGO.date(), shop.LONG_AGO.date())
     postgres = PostgresResource(url=marketplace)
-    sql, params = USERS.select(day)
-    warehouse.publish(USERS, postgres.stream(sql, params, USERS.arrow_schema), day, "run")
+    warehouse.publish(USERS, extract(USERS, day, postgres), day, "run")
     result = reconcile(USERS, day, postgres, warehouse, today=date(2024, 6, 20))
     assert result.passed
     assert result.metadata["rows"].value == 10
@@ -601,6 +610,28 @@ def test_a_nullable_column_of_contract_and_source_appears_by_itself(
     shown = metadata(result, "orders")[str(DAY_2)]
     assert shown["dagster/column_schema"].columns[-1].name == "coupon"
     assert shown["checksum"] not in {row["checksum"] for row in before}
+
+
+def test_days_loaded_before_there_were_hashes_have_none_until_they_are_loaded_again(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed_up = shop.LONG_AGO.astimezone(UTC).date()
+    past, today = Days.between(signed_up, signed_up), business_day(datetime.now(UTC))
+    with monkeypatch.context() as before:
+        old = replace(USERS, columns=USERS.source_columns)
+        before.setitem(CONTRACTS, ("raw", "users"), old)
+        run(definitions(marketplace, warehouse, tables=[old]), instance, past)
+    shop.execute(marketplace, "UPDATE users SET username = 'renamed' WHERE id = 1")
+    defs = definitions(marketplace, warehouse, tables=[USERS])
+    run(defs, instance, Days.between(today, today))
+
+    def hashed() -> list[bool]:
+        rows = warehouse.read("raw.users").read_all().to_pylist()
+        return [row["email_hash"] is not None for row in sorted(rows, key=lambda row: row["version"])]
+
+    assert hashed() == [False] * 10 + [True]
+    run(defs, instance, past)
+    assert hashed() == [True] * 11
 
 
 @pytest.mark.parametrize(

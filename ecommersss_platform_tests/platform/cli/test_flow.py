@@ -6,6 +6,7 @@ Commands that run until stopped, and the first of some kinds, run as processes; 
 from __future__ import annotations
 
 import csv
+import hmac
 import io
 import json
 import re
@@ -39,6 +40,12 @@ PRODUCT = {
     "price": "250000.00",
     "created_date": "2024-01-01T08:00:00+07:00",
 }
+
+
+PLANTED = """id,username,email,first_name,last_name,default_payment,created_date
+50,Qzx.Handle@kantor.example,qzx.address@surat.example,Qzxgiven,Qzxfamily,OVO,2024-01-01T08:00:00+07:00
+"""
+"""A user whose names, address and username are found nowhere else."""
 
 
 def order_line(number: int, **changes: object) -> str:
@@ -208,7 +215,10 @@ def test_materialize_refuses_impossible_days(home: Home) -> None:
 
 @pytest.fixture(scope="module")
 def shown(home: Home) -> str:
-    """The output of a demo on the home, with the orders of the tests above and two simulated days."""
+    """The output of a demo on the home: orders of the tests above, two simulated days, the planted user."""
+    (home.files / "planted.csv").write_text(PLANTED)
+    home.call("import", "users", "planted.csv")
+    home.call("produce", "--file", home.file("planted.jsonl", order_line(150, user_id=50, country="SG")))
     return home.call("demo", "--days", "2", "--orders-per-day", "1500", "--rows", "6").stdout
 
 
@@ -257,6 +267,55 @@ def test_everything_in_the_home_is_for_its_owner_only(home: Home, shown: str) ->
     # The server's account passes through its own directory, which it cannot list.
     paths.remove(settings.postgres_dir)
     assert [path for path in paths if not path.is_symlink() and path.lstat().st_mode & 0o077] == []
+
+
+def test_names_and_addresses_end_in_bronze(home: Home, shown: str) -> None:
+    """No table of silver and gold, file, log, preview or event of a run has them, or the key of hashes."""
+    settings, server = home.settings, embedded_server(home.settings)
+    shown_to_people = {"output": shown, "server.log": server.log.read_text(errors="replace")}
+    for path in settings.home.rglob("*"):
+        if path.is_file() and not path.is_relative_to(settings.postgres_dir):
+            shown_to_people[str(path.relative_to(settings.home))] = path.read_text(errors="replace")
+    key = shown_to_people.pop("pseudonym_key").strip()
+    del shown_to_people[settings.warehouse_path.name]
+    assert {f"dbt/{run.name}/dbt.log" for run in (settings.home / "dbt").iterdir() if run.is_dir()} & set(
+        shown_to_people
+    )
+    with closing(psycopg2.connect(server.url("dagster"))) as dagster, dagster.cursor() as cursor:
+        cursor.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+        for (table,) in cursor.fetchall():
+            cursor.execute(f"SELECT string_agg(t::text, ' ') FROM {table} t")
+            shown_to_people[f"dagster.{table}"] = (cursor.fetchone() or ("",))[0] or ""
+    assert "raw.users" in shown_to_people["dagster.event_logs"]
+    with duckdb.connect(str(settings.warehouse_path), read_only=True) as warehouse:
+        tables = {
+            f"{schema}.{name}": str(warehouse.execute(f"SELECT * FROM {schema}.{name}").fetchall())
+            for schema, name in warehouse.execute(
+                "SELECT table_schema, table_name FROM information_schema.tables"
+            ).fetchall()
+        }
+    bronze = {name: tables.pop(name) for name in list(tables) if name.startswith(("raw.", "bronze."))}
+    found = {
+        (secret, where)
+        for where, text in (shown_to_people | tables).items()
+        for secret in ("qzx.handle", "qzx.address", "qzxgiven", "qzxfamily", key.lower())
+        if secret in text.lower()
+    }
+    assert found == set()
+    for text in (bronze["raw.users"], bronze["bronze.stg_users"]):
+        assert all(secret in text for secret in ("Qzx.Handle", "qzx.address", "Qzxgiven", "Qzxfamily"))
+        assert key not in text
+    # The user is there all the same.
+    expected = hmac.new(key.encode(), b"qzx.address@surat.example", "sha256").hexdigest()
+    assert (
+        home.rows("query", "SELECT * FROM gold.users_and_blacklist WHERE user_id = 50")[0].items()
+        >= {
+            "username": "Q***@kantor.example",
+            "masked_email": "q***@surat.example",
+            "email_hash": expected,
+            "fraud_orders": 1,
+        }.items()
+    )
 
 
 @pytest.mark.long

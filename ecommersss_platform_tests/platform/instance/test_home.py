@@ -8,12 +8,14 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from ecommersss_platform.cli.app import main
-from ecommersss_platform.instance.home import keep_private, record_first_day
+from ecommersss_platform.instance.home import keep_private, pseudonym_key, record_first_day
 from ecommersss_platform.local.accounts import Account
 from ecommersss_platform.settings import Settings
 from streaming.business_days import business_day
+from streaming.errors import PlatformError
 
 DAY, EARLIER = date(2025, 3, 2), date(2025, 3, 1)
 
@@ -35,6 +37,33 @@ def test_first_day_in_the_settings_wins_and_is_not_recorded(tmp_path: Path) -> N
     settings = Settings(home=tmp_path, first_day=EARLIER)
     assert record_first_day(settings, DAY) == EARLIER
     assert list(tmp_path.iterdir()) == []
+
+
+def test_key_of_pseudonyms_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", _env_file=None)
+    key = pseudonym_key(settings)
+    assert pseudonym_key(settings) == key
+    assert len(key) >= 32
+    assert [(path.name, mode(path)) for path in settings.home.iterdir()] == [("pseudonym_key", 0o600)]
+    assert pseudonym_key(settings.model_copy(update={"pseudonym_key": SecretStr("k" * 32)})) == "k" * 32
+
+
+def test_a_damaged_key_of_pseudonyms_is_not_replaced(tmp_path: Path) -> None:
+    """With another key, the hashes of new days would match no old ones."""
+    settings = Settings(home=tmp_path, _env_file=None)
+    settings.pseudonym_key_path.write_text("SHORT\n")
+    with pytest.raises(PlatformError, match="pseudonym_key holds no key of 32 or more characters") as said:
+        pseudonym_key(settings)
+    assert "SHORT" not in str(said.value)
+    assert settings.pseudonym_key_path.read_text() == "SHORT\n"
+
+
+def test_bigquery_needs_a_key_of_pseudonyms_and_the_home_makes_none(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, warehouse="bigquery", bigquery_project="shop", _env_file=None)
+    with pytest.raises(PlatformError, match="ECOMMERSSS_PSEUDONYM_KEY is needed when ECOMMERSSS_WAREHOUSE"):
+        pseudonym_key(settings)
+    assert list(tmp_path.iterdir()) == []
+    assert pseudonym_key(settings.model_copy(update={"pseudonym_key": SecretStr("k" * 32)})) == "k" * 32
 
 
 def mode(path: Path) -> int:

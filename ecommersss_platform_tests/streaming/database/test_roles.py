@@ -152,7 +152,10 @@ def test_the_simulator_simulates(
     assert query(database, "SELECT status FROM shipments_history") == [("packed",), ("shipped",)]
 
 
-def test_the_reader_reads_every_raw_table(shop: str, database: str, postgres: EmbeddedPostgres) -> None:
+def test_the_reader_reads_every_raw_table(
+    shop: str, database: str, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECOMMERSSS_PSEUDONYM_KEY", "k" * 32)
     reader = PostgresResource(url=postgres.url(shop, Role.READER))
     today = business_day(NOON)
     for table in RAW_TABLES:
