@@ -25,6 +25,7 @@ from streaming.decisions import Candidate, Decision, Rejected, candidates, decid
 from streaming.errors import PlatformError
 from streaming.flagged import FlaggedStream
 from streaming.history import MAX_ORDERS, History, MemoryHistory
+from streaming.orders import encode_all_flagged
 from streaming.rules import RuleBook, RuleFile
 from streaming.topics import DISK_POSITIONS, Batch
 from streaming.topics.jsonl import EndMoved, JsonlTopic
@@ -46,7 +47,8 @@ class Consumer(ConsumerLoop):
     The life of a batch:
 
     1. `_consume` reads the lines that have arrived, `max_lines` at most, and calls `_process`.
-    2. `_process` decodes the lines; `_decide` judges the orders, taking their ids for new.
+    2. `_process` decodes the lines; `_decide` judges the orders, taking their ids for new, and makes their
+       rows and flagged lines.
     3. `_finish_pending` waits for the batch before this one. If that one collided, it was decided again,
        knowing which ids are stored, and so is this one.
     4. `_commit` stores orders, rejected lines and the position in one transaction. The commit thread does it
@@ -204,8 +206,10 @@ class Consumer(ConsumerLoop):
                     pending.decoded, stored, catalogue, self.history, self.book, self._clock()
                 )
         pending.decision.rejected.extend(pending.invalid)
-        # Made here rather than in the commit thread, which would wait for the interpreter's lock.
+        # Made here, while the commit thread stores the batch before: that thread would wait for the
+        # interpreter's lock, and after the commit PostgreSQL would wait for the next one.
         pending.rows = Rows.of(pending.decision.orders)
+        pending.lines = encode_all_flagged(pending.decision.orders)
 
     def _commit(self, pending: _PendingBatch) -> None:
         """Store a batch. Nothing else may use the store's connection meanwhile."""
@@ -252,7 +256,7 @@ class Consumer(ConsumerLoop):
         decision = pending.decision
         self.position = pending.batch.next_position
         try:
-            self.flagged.append(decision.orders)
+            self.flagged.append(pending.lines)
         except EndMoved as error:
             logger.error("%s", error)
             self.flagged.recover(self.store)
@@ -279,4 +283,6 @@ class _PendingBatch:
     """Monotonic seconds."""
     decision: Decision = field(default_factory=Decision)
     rows: Rows = field(default_factory=lambda: Rows.of(()))
+    lines: bytes = b""
+    """The flagged lines of the decision."""
     committing: bool = False

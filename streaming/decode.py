@@ -59,19 +59,21 @@ def decode(line: bytes) -> Order:
     if len(line) <= MAX_LINE_BYTES and (line.count(b'"') == _QUOTES or _is_simple(line)):
         try:
             order = _decode(line)
-            amount = order.amount.quantize(CENT)
+            # Most amounts have their two places already.
+            amount = order.amount if order.amount.same_quantum(CENT) else order.amount.quantize(CENT)
             placed = order.created_date
             placed = (
                 placed.astimezone(UTC) if placed.tzinfo else placed.replace(tzinfo=JAKARTA).astimezone(UTC)
             )
             if (
-                amount == order.amount
+                (amount is order.amount or amount == order.amount)
                 and _ZERO <= amount <= MAX_AMOUNT
                 and _EARLIEST <= placed < _LATEST
                 and order.payment_method.isprintable()
             ):
                 _set(order, "country", _COUNTRIES[order.country])
-                _set(order, "amount", amount or _ZERO)  # no negative zero
+                if amount is not order.amount or not amount:
+                    _set(order, "amount", amount or _ZERO)  # no negative zero
                 _set(order, "created_date", placed)
                 return order
         except (ValueError, ArithmeticError, KeyError, RecursionError):

@@ -18,7 +18,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from mmap import ACCESS_READ, mmap
 from typing import Protocol
 
@@ -60,14 +60,14 @@ class FlaggedStream:
         self._positions = positions
         self._end = 0
 
-    def append(self, orders: Sequence[Flagged]) -> None:
-        """Write orders that were just committed and follow those in the stream.
+    def append(self, lines: bytes) -> None:
+        """Write the lines of orders that were just committed and follow those in the stream.
 
         Raises `EndMoved` if somebody else wrote to the stream, and `OSError` if it cannot be written. In both
         cases `recover` completes it.
         """
-        if orders:
-            self._end = self.topic.publish_at(self._end, encode_all_flagged(orders))
+        if lines:
+            self._end = self.topic.publish_at(self._end, lines)
 
     def recover(self, stored: FlaggedOrders) -> int:
         """Complete the stream from what is stored, and return how many lines were missing.
@@ -112,7 +112,7 @@ class FlaggedStream:
         written = 0
         for chunk in chunks(stored.flagged_after(after, last), _CHUNK):
             try:
-                self.append(chunk)
+                self.append(encode_all_flagged(chunk))
             except EndMoved as error:
                 # Somebody else's bytes, such as the beginning of a line.
                 logger.error("%s; %d bytes of it are left as a line of their own", error, len(error.partial))

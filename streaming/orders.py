@@ -165,7 +165,7 @@ def encode_all_flagged(orders: Iterable[Flagged]) -> bytes:
                 flagged.user_id,
                 flagged.product_id,
                 flagged.quantity,
-                flagged.amount.quantize(CENT),
+                amount if (amount := flagged.amount).same_quantum(CENT) else amount.quantize(CENT),
                 flagged.payment_method,
                 flagged.country,
                 flagged.created_date.astimezone(JAKARTA_OFFSET),

@@ -115,33 +115,36 @@ class Span:
         end = len(times)
         if self.late or (end and placed < times[-1]):
             return self._observe_late(order)
-        since = placed - DAY
-        if not end:
-            last, total, day, short = self.before, self._base, 0, 0
-            sum_24h = amount
-        else:
-            last, total, day = times[-1], sums[-1], self._day
-            while day < end and times[day] <= since:
-                day += 1
-            self._day = day
-            ten = placed - TEN_MINUTES
-            short = end if last <= ten else bisect_right(times, ten, day)
-            sum_24h = total - (sums[day - 1] if day else self._base) + amount
-        countries = 1
-        if order.country != self._country:
-            if self._countries is not None:
-                for country, own in self._countries.items():
-                    if own[-1] > since and country != order.country:
-                        countries += 1
-            elif day < end:
-                countries = 2
-            self._count_country(placed, order.country)
-        times.append(placed)
-        sums.append(total + amount)
+        in_day = in_ten = 1
+        spent, seconds = amount, None
+        last, total = (times[-1], sums[-1] + amount) if end else (self.before, self._base + amount)
         if last is not None:
             gap = placed - last
             seconds = gap.days * 86_400 + gap.seconds
-        return Velocity(end - short + 1, end - day + 1, sum_24h, None if last is None else seconds, countries)
+            if end and gap < DAY:
+                since, day = placed - DAY, self._day
+                while times[day] <= since:
+                    day += 1
+                self._day = day
+                in_day += end - day
+                if gap < TEN_MINUTES:
+                    in_ten += end - bisect_right(times, placed - TEN_MINUTES, day)
+                spent = total - (sums[day - 1] if day else self._base)
+            else:
+                self._day = end
+        countries = 1
+        if order.country != self._country:
+            if self._countries is not None:
+                since = placed - DAY
+                for country, own in self._countries.items():
+                    if own[-1] > since and country != order.country:
+                        countries += 1
+            elif in_day > 1:
+                countries = 2
+            self._count_country(placed, order.country)
+        times.append(placed)
+        sums.append(total)
+        return Velocity(in_ten, in_day, spent, seconds, countries)
 
     def _observe_late(self, order: Order) -> Velocity:
         placed, last, amount = order.created_date, self.before, order.amount

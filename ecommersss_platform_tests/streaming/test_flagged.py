@@ -65,9 +65,9 @@ def topic(tmp_path: Path) -> JsonlTopic:
 def test_an_empty_stream_of_an_empty_database_has_nothing_to_complete(topic: JsonlTopic) -> None:
     stream = on_disk(topic)
     assert stream.recover(Stored([])) == 0
-    stream.append(ORDERS[:2])
-    stream.append([])
-    stream.append(ORDERS[2:])
+    stream.append(lines(ORDERS[:2]))
+    stream.append(lines([]))
+    stream.append(lines(ORDERS[2:]))
     assert content(topic) == lines(ORDERS)
 
 
@@ -93,7 +93,7 @@ def test_a_stream_cut_at_any_byte_is_completed_to_the_same_bytes(
         expected = f"completed the flagged stream with {missing} missing lines"
         assert warned == ([expected] if missing else [])
         stored.orders.append(flagged(50, 500))
-        stream.append(stored.orders[-1:])
+        stream.append(lines(stored.orders[-1:]))
         assert on_disk(topic).recover(stored) == 0, "the second recovery finds nothing to do"
         assert ids(topic) == [7, 3, 9, 1, 50]
 
@@ -119,10 +119,10 @@ def test_what_a_stranger_wrote_is_left_and_ended(topic: JsonlTopic, caplog: pyte
 
 def test_a_moved_end_is_noticed_and_the_stream_completed(topic: JsonlTopic) -> None:
     stream = on_disk(topic)
-    stream.append(ORDERS[:2])
+    stream.append(lines(ORDERS[:2]))
     topic.publish([b"a stranger's line"])
     with pytest.raises(EndMoved):
-        stream.append(ORDERS[2:])
+        stream.append(lines(ORDERS[2:]))
     assert stream.recover(Stored(ORDERS)) == 2
     assert content(topic) == lines(ORDERS[:2]) + b"a stranger's line\n" + lines(ORDERS[2:])
 
@@ -138,7 +138,7 @@ def test_a_full_disk_is_raised_and_the_stream_completed_later(
     with monkeypatch.context() as full:
         full.setattr(jsonl, "_write", write_a_little)
         with pytest.raises(OSError, match="No space left"):
-            stream.append(ORDERS)
+            stream.append(lines(ORDERS))
         with pytest.raises(OSError, match="No space left"):
             stream.recover(Stored(ORDERS))
     assert content(topic) == lines(ORDERS)[:80]
@@ -149,9 +149,9 @@ def test_a_full_disk_is_raised_and_the_stream_completed_later(
 def test_a_position_that_was_moved_back_by_hand_repeats_no_line(topic: JsonlTopic) -> None:
     """An order that was rejected at first comes after orders with greater positions."""
     stream = on_disk(topic)
-    stream.append(ORDERS)
+    stream.append(lines(ORDERS))
     late = flagged(60, 250)
-    stream.append([late])
+    stream.append(lines([late]))
     assert on_disk(topic).recover(Stored([*ORDERS, late])) == 0
 
 
@@ -191,7 +191,7 @@ def test_lines_are_neither_skipped_nor_repeated_when_the_kind_of_topic_changes(
         new = [flagged(id, positions.start + 10 * id) for id in range(next_id, next_id + count)]
         next_id += count
         stored.orders += new
-        stream.append(new[: len(new) // 2 + (kind == "d")] if killed else new)
+        stream.append(lines(new[: len(new) // 2 + (kind == "d")] if killed else new))
     on_disk(topic).recover(stored)
     assert sorted(ids(topic)) == sorted(o.id for o in stored.orders)
 
