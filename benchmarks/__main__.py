@@ -16,7 +16,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-BENCHMARKS = ("code_location", "warehouse", "backfill", "stream")
+BENCHMARKS = ("code_location", "launch", "warehouse", "backfill", "stream")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from benchmarks import loads, warehouse
+from benchmarks import launch, loads, warehouse
 from benchmarks.shop import Shop
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.local.postgres import EmbeddedPostgres
@@ -130,3 +130,13 @@ def test_results_are_shown_as_tables_and_a_plot() -> None:
     assert "| platform: extract, stage, audit, publish | 250 | 4.0 | 300 |" in shown["warehouse.md"]
     assert "| a day of 10,000 orders | orders/s | seconds | peak MB |" in shown["warehouse.md"]
     assert shown["warehouse.svg"].count("<rect") == 1 + 7 + 2 + 1 + 7 + 1
+
+
+def test_launches_are_shown_as_medians_with_their_spread() -> None:
+    runs = [{"launch": 0.5, "run": 2.0, "step": 2.0 + n, "success": 4.0 + n} for n in range(3)]
+    results = launch.results(runs)
+    assert results["runs"] == 3
+    assert results["request to start (s)"] == {"median": 3.0, "p95": 3.9, "fastest": 2.0, "slowest": 4.0}
+    assert results["launch to run: the process starts (s)"]["median"] == 1.5
+    shown = launch.files({"when": "2026-01-01", "machine": "here", "python": "3", "results": results})
+    assert "| request to start | 3.0 | 3.9 | 2.0 | 4.0 |" in shown["launch.md"]
