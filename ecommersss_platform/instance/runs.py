@@ -25,18 +25,26 @@ def fail_orphaned_runs(instance: DagsterInstance) -> list[str]:
     from dagster import DagsterRunStatus, RunsFilter
 
     orphans = []
-    here = socket.gethostname()
     active = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
     for run in instance.get_runs(RunsFilter(statuses=active)):
-        if run.tags.get(HOST_TAG, here) != here:
-            continue
-        reports = _reported_processes(instance, run)
-        if reports and not any(_still_runs(pid, at) for pid, at in reports.items()):
-            instance.report_run_failed(
-                run, f"The process of this run is gone (process id {', '.join(map(str, reports))})."
-            )
+        if gone := lost_processes(instance, run):
+            instance.report_run_failed(run, gone)
             orphans.append(run.run_id)
     return orphans
+
+
+def lost_processes(instance: DagsterInstance, run: DagsterRun) -> str | None:
+    """Return a sentence if all processes of a run that reported on this machine are gone, else None.
+
+    Call it on the machine, or in the container, that executes runs without a `HOST_TAG`.
+    """
+    here = socket.gethostname()
+    if run.tags.get(HOST_TAG, here) != here:
+        return None
+    reports = _reported_processes(instance, run)
+    if not reports or any(_still_runs(pid, at) for pid, at in reports.items()):
+        return None
+    return f"The process of this run is gone (process id {', '.join(map(str, reports))})."
 
 
 def _reported_processes(instance: DagsterInstance, run: DagsterRun) -> Mapping[int, float]:

@@ -18,7 +18,6 @@ import os
 import secrets
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -49,6 +48,7 @@ from ecommersss_platform.local.locks import NOTICE_SECONDS, FileLock
 from ecommersss_platform.local.logfiles import quoted_tail, size, tail
 from ecommersss_platform.local.ports import HOST, free_server_port, is_free
 from ecommersss_platform.local.processes import end_processes, is_alive
+from ecommersss_platform.local.sockets import make_socket_directory, socket_directory
 from streaming.roles import Role
 
 OPERATIONAL = "ecommersss"
@@ -94,10 +94,7 @@ _INITDB = [
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 _SCRAM = "scram-sha-256"
-_LONGEST_SOCKET = 103
-"""Most bytes in the path of a Unix socket, on every system."""
-_SHORT = Path("/tmp")  # noqa: S108
-"""Where the socket's directory is if the path of the data is too long. Its owner and mode are checked."""
+_LONGEST_SOCKET_NAME = ".s.PGSQL.65535"
 
 _Wait = Callable[[Callable[[], bool]], None]
 
@@ -195,11 +192,7 @@ class EmbeddedPostgres:
 
         That is the data directory. If its path is too long for a socket, it is one in /tmp.
         """
-        data = self.data.resolve()
-        if len(os.fsencode(data / ".s.PGSQL.65535")) <= _LONGEST_SOCKET:
-            return data
-        name = hashlib.sha256(os.fsencode(data)).hexdigest()[:24]
-        return _SHORT / f"ecommersss-{name}"
+        return socket_directory(self.data, _LONGEST_SOCKET_NAME)
 
     def port(self) -> int:
         """Return the port that the server listens on, or will listen on if the port is still free then.
@@ -442,25 +435,7 @@ class EmbeddedPostgres:
         return find_account(self.data, self._wanted_account)
 
     def _make_socket_directory(self) -> Path:
-        """Make the directory of the Unix socket if it is not the data directory, and return it.
-
-        Raises `ServerError` if somebody else has made it.
-        """
-        directory = self.socket_directory()
-        if directory == self.data.resolve():
-            return directory
-        account = self._account()
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
-            if account.uid is not None and account.gid is not None:
-                os.chown(directory, account.uid, account.gid, follow_symlinks=False)
-        found, owner = directory.lstat(), os.geteuid() if account.uid is None else account.uid
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o077:
-            raise ServerError(
-                f"{directory} is not a directory of {account_name(owner)} alone, which PostgreSQL needs for"
-                f" its socket: remove it, or choose a shorter ECOMMERSSS_HOME than {self.directory.parent}"
-            )
-        return directory
+        return make_socket_directory(self.data, _LONGEST_SOCKET_NAME, self._account())
 
     def _make_directory(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -20,22 +20,24 @@ from urllib.parse import quote
 import psutil
 
 from ecommersss_platform.environment import MARK, child_environment
+from ecommersss_platform.instance.code_server import LOCATION
 from ecommersss_platform.instance.databases import dagster_storage, embedded_server, operational_database
 from ecommersss_platform.instance.home import record_first_day, ui_token
 from ecommersss_platform.local import ui
+from ecommersss_platform.local.accounts import Account
 from ecommersss_platform.local.first_run import first_run_history
 from ecommersss_platform.local.locks import FileLock
 from ecommersss_platform.local.logfiles import shown
 from ecommersss_platform.local.ports import HOST, free_port, listener
 from ecommersss_platform.local.postgres import DAGSTER, EmbeddedPostgres
 from ecommersss_platform.local.processes import created, end_processes, is_same, still_alive
+from ecommersss_platform.local.sockets import accepts, make_socket_directory
 from ecommersss_platform.local.supervision import Child, Process, State, Supervisor, leftovers
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.terminal import visible
 from streaming.errors import PlatformError
 from streaming.roles import Role
 
-WORKSPACE = Path(__file__).parents[2] / "workspace.yaml"
 METRICS_PORT = 9464
 """Port of the consumer's metrics if no setting names one: this one, or the next free one."""
 
@@ -43,7 +45,9 @@ _STOP_SECONDS = 180.0
 """How long `stop` waits: each process has 20 seconds, and PostgreSQL a minute."""
 
 _POSTGRES, _CONSUMER, _PRODUCER = "postgres", "consumer", "producer"
-_WEBSERVER, _DAEMON = "webserver", "daemon"
+_CODE, _WEBSERVER, _DAEMON = "code", "webserver", "daemon"
+
+_CODE_SOCKET = "code.sock"
 
 
 def prepare_home(settings: Settings) -> None:
@@ -263,6 +267,7 @@ def _children(
         *arguments: str | Callable[[], str],
         after: Sequence[str] = (),
         ready: Callable[[float], bool] | None = None,
+        stops_with_descendants: bool = False,
     ) -> Child:
         return Child(
             name,
@@ -273,13 +278,23 @@ def _children(
             directory=settings.home,
             after=[*database, *after],
             ready=ready,
+            stops_with_descendants=stops_with_descendants,
         )
 
-    cli, workspace = "ecommersss_platform.cli", ["-w", str(WORKSPACE)]
+    code_socket = make_socket_directory(settings.home, _CODE_SOCKET, Account()) / _CODE_SOCKET
+    cli, workspace = "ecommersss_platform.cli", ["-w", str(_write_workspace(settings, code_socket))]
     consumer = child(_CONSUMER, "flags orders and stores them", cli, "consume")
     simulation = f"simulates {rate:g} orders a second" + (", on the average of a day" if rhythm else "")
     produce = ["produce", "--rate", str(rate), *(["--rhythm"] if rhythm else [])]
     producer = child(_PRODUCER, simulation, cli, *produce, after=[_CONSUMER])
+    code = child(
+        _CODE,
+        "Dagster code server, starts runs",
+        "ecommersss_platform.instance.code_server",
+        str(code_socket),
+        ready=lambda _: accepts(code_socket),
+        stops_with_descendants=True,  # asked alone, it would wait for the runs that it has started
+    )
     webserver = child(
         _WEBSERVER,
         "Dagster UI",
@@ -287,7 +302,8 @@ def _children(
         *("-h", HOST, "-p"),
         lambda: str(interface.choose()),
         *workspace,
-        ready=lambda _: interface.answers(),
+        after=[_CODE],
+        ready=lambda _: interface.answers() and interface.has_loaded_code(),
     )
     daemon = child(
         _DAEMON,
@@ -295,9 +311,19 @@ def _children(
         "dagster._daemon",
         "run",
         *workspace,
+        after=[_CODE],
         ready=lambda started: ui.daemons_beat(interface.port, interface.token, started),
     )
-    return [consumer, *([producer] if rate > 0 else []), webserver, daemon]
+    return [consumer, *([producer] if rate > 0 else []), code, webserver, daemon]
+
+
+def _write_workspace(settings: Settings, code_socket: Path) -> Path:
+    """Write the workspace file that leads to the shared code server, and return its path."""
+    server = {"socket": str(code_socket), "location_name": LOCATION}
+    path = settings.dagster_home / "workspace.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"load_from": [{"grpc_server": server}]}) + "\n")  # JSON is YAML
+    return path
 
 
 class _Interface:
@@ -305,6 +331,7 @@ class _Interface:
 
     def __init__(self, wanted: int, token: str) -> None:
         self.port, self.token = wanted, token
+        self._said = False
 
     @property
     def address(self) -> str:
@@ -313,16 +340,20 @@ class _Interface:
 
     def choose(self) -> int:
         """Return the port for a webserver that is about to start, the same as before if possible."""
-        wanted, self.port = self.port, free_port(self.port)
+        wanted, self.port, self._said = self.port, free_port(self.port), False
         if wanted not in (0, self.port):
             _print(_WEBSERVER, f"port {wanted} is taken by {listener(wanted)}, using {self.port} instead")
         return self.port
 
     def answers(self) -> bool:
-        if not ui.answers(self.port):
-            return False
-        _print(_WEBSERVER, f"Dagster UI: {self.address}")
-        return True
+        """Return whether the UI answers, and say its address when it first does."""
+        if not self._said and ui.answers(self.port):
+            self._said = True
+            _print(_WEBSERVER, f"Dagster UI: {self.address}")
+        return self._said
+
+    def has_loaded_code(self) -> bool:
+        return ui.has_loaded_code(self.port, self.token)
 
 
 @dataclass

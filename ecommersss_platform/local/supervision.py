@@ -279,6 +279,8 @@ class Child:
     ready: Callable[[float], bool] | None = None
     """Called with the time of the start (epoch seconds). Unset: ready `settles_in` seconds after it."""
     settles_in: float = 1.5
+    stops_with_descendants: bool = False
+    """Ask all processes of its session to stop, and not it alone, which would wait for them."""
     kept: bool = False
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _started: float = 0.0
@@ -315,14 +317,19 @@ class Child:
         return f"killed by signal {-code}"
 
     def ask_to_stop(self) -> None:
-        if self._process is not None:
+        if self.stops_with_descendants:
+            self._signal_session(signal.SIGTERM)
+        elif self._process is not None:
             self._process.terminate()
 
     def kill(self) -> None:
         # And the other processes of its session, which would only wait for it.
+        self._signal_session(signal.SIGKILL)
+
+    def _signal_session(self, number: signal.Signals) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(self._process.pid, number)
 
 
 def leftovers(mark: str) -> list[psutil.Process]:

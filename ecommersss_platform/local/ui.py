@@ -8,6 +8,9 @@ from typing import Any
 
 from ecommersss_platform.local.ports import HOST
 
+_LOCATIONS = """
+{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }
+"""
 _DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { required lastHeartbeatTime } } } }"
 
 
@@ -15,6 +18,20 @@ def answers(port: int) -> bool:
     """Return whether a Dagster webserver answers on this port."""
     answer = _request(port, "GET", "/server_info")
     return answer is not None and "dagster_webserver_version" in answer
+
+
+def has_loaded_code(port: int, token: str) -> bool:
+    """Return whether the webserver has loaded every code location.
+
+    `token`: the secret that the UI asks for.
+    """
+    answer = _request(port, "POST", "/graphql", {"query": _LOCATIONS}, token)
+    try:
+        entries = answer["data"]["workspaceOrError"]["locationEntries"]  # type: ignore[index]
+        loaded = [(entry["locationOrLoadError"] or {}).get("__typename") for entry in entries]
+    except (KeyError, TypeError):
+        return False
+    return bool(loaded) and set(loaded) == {"RepositoryLocation"}
 
 
 def daemons_beat(port: int, token: str, since: float) -> bool:

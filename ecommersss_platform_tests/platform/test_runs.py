@@ -26,7 +26,9 @@ import yaml
 from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.instance.config import PoolGranularity
+from dagster._core.launcher import WorkerStatus
 from dagster._core.scheduler.instigation import SensorInstigatorData
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.test_utils import freeze_time
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
@@ -496,11 +498,20 @@ def test_a_run_whose_process_was_killed_is_marked_as_failed_and_a_live_one_is_no
     platform.tick("run_failure_alerts")
     run_id = "6f1c5a52-0000-4000-8000-000000000001"
     worker = start_worker(platform, run_id)
+    launcher = platform.instance.run_launcher
+    run = platform.instance.get_run_by_id(run_id)
+    assert run is not None
     try:
         assert fail_orphaned_runs(platform.instance) == []
+        assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
     finally:
         worker.send_signal(signal.SIGKILL)
         worker.wait()
+    # Run monitoring asks this of every run. It cannot see the processes of another container.
+    assert launcher.supports_check_run_worker_health
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
+    elsewhere = run._replace(tags={GRPC_INFO_TAG: '{"host": "code", "port": 4000}'})
+    assert launcher.check_run_worker_health(elsewhere).status == WorkerStatus.RUNNING
     assert fail_orphaned_runs(platform.instance) == [run_id]
     run = platform.instance.get_run_by_id(run_id)
     assert run is not None
