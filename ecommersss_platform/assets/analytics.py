@@ -3,6 +3,8 @@
 Bronze, the dimensions and the marts have no partitions. The incremental models are partitioned by business
 day: a run stages its days, tests them, and replaces them in one go if no test of severity error fails. dbt's
 tests are asset checks. What depends on a model with a failed test of severity error is not built.
+
+A run of the daily job that loaded the same rows as before ends here if all is up to date: `dbt/unchanged.py`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,9 +22,10 @@ from dagster import (
     multi_asset,
 )
 
+from ecommersss_platform.assets.unchanged import State, look
 from ecommersss_platform.dbt.lock import dbt_lock
 from ecommersss_platform.dbt.outcome import Outcome
-from ecommersss_platform.dbt.project import MANIFEST, DbtError, build_arguments
+from ecommersss_platform.dbt.project import MANIFEST, DbtError, build_arguments, parsed_name
 from ecommersss_platform.dbt.resource import PlatformDbt
 from ecommersss_platform.dbt.results import (
     BILLED,
@@ -37,6 +40,8 @@ from ecommersss_platform.dbt.results import (
 )
 from ecommersss_platform.dbt.specs import UNIQUE_ID, model_specs, test_specs
 from ecommersss_platform.dbt.staged import SUFFIX, read_manifest, selection
+from ecommersss_platform.dbt.unchanged import BUILT_FROM, BuiltFrom, Reads, Target
+from ecommersss_platform.jobs import DAILY_PIPELINE
 from ecommersss_platform.partitions import SINGLE_RUN, Days, days_to_check
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.usage import UsageLog
@@ -57,6 +62,7 @@ def analytics_assets(
     if not manifest.exists():
         raise DbtError(f"dbt's manifest {manifest} is missing: run `make setup`")
     models = read_manifest(manifest)
+    reads = Reads.of(models)
 
     @multi_asset(
         name="dbt_models",
@@ -77,15 +83,35 @@ def analytics_assets(
         except WarehouseError as error:
             raise Failure(str(error)) from None
         with dbt_lock(warehouse, postgres, context.log):
-            yield from build(context, dbt, sign_in)
+            before = State()
+            if context.job_name == DAILY_PIPELINE:
+                before = look(context, warehouse, parsed_name(dbt.settings), reads, _targets(context))
+                if before.why_build is None:
+                    yield from before.observations()
+                    return
+                context.log.info(f"dbt builds, because {before.why_build}")
+            yield from build(context, dbt, sign_in, before.now)
 
     return dbt_models
 
 
-def build(context: AssetExecutionContext, dbt: PlatformDbt, sign_in: Mapping[str, str]) -> Iterator[Any]:
+def _targets(context: AssetExecutionContext) -> list[Target]:
+    """Return what the run is to build: each selected table, or each day of it."""
+    by_day = {spec.key for spec in context.assets_def.specs if spec.partitions_def is not None}
+    days = _days(context, by_day)
+    keys = sorted(context.selected_asset_keys)
+    return [(key, day) for key in keys for day in ((days or ()) if key in by_day else (None,))]
+
+
+def build(
+    context: AssetExecutionContext,
+    dbt: PlatformDbt,
+    sign_in: Mapping[str, str],
+    now: Mapping[Target, BuiltFrom],
+) -> Iterator[Any]:
     """Run dbt for the selected assets and checks, and yield each result as soon as dbt reports it.
 
-    `sign_in`: what `Warehouse.check_access` returned.
+    `sign_in`: what `Warehouse.check_access` returned. `now`: what is recorded with the results.
     """
     definition = context.assets_def
     models = {spec.metadata[UNIQUE_ID]: spec.key for spec in definition.specs}
@@ -109,7 +135,7 @@ def build(context: AssetExecutionContext, dbt: PlatformDbt, sign_in: Mapping[str
                 outcome.replaced.add(key.to_user_string())
                 figures = add_costs(*(reported.get(name, {}) for name in (node, node + SUFFIX)))
                 figures = result_metadata(event) | figures
-                yield _materialised(context, key, figures, days if key in by_day else None)
+                yield _materialised(context, key, figures, days if key in by_day else None, now)
             elif is_tested(event) and node_of(event) in tests:
                 check = tests[node_of(event)]
                 about = {"days": str(days or "every day")} if check.asset_key in by_day else {}
@@ -157,9 +183,16 @@ def _selection(context: AssetExecutionContext, by_day: set[AssetKey]) -> list[st
 
 
 def _materialised(
-    context: AssetExecutionContext, key: AssetKey, metadata: dict[str, Any], days: Days | None
+    context: AssetExecutionContext,
+    key: AssetKey,
+    metadata: dict[str, Any],
+    days: Days | None,
+    now: Mapping[Target, BuiltFrom],
 ) -> MaterializeResult[Any]:
     """Return the result of a model that was built, for these days if it is partitioned."""
+    for day in days or (None,):
+        if (key, day) in now:
+            context.add_asset_metadata({BUILT_FROM: str(now[key, day])}, key, str(day) if day else None)
     rows_per_day = metadata.pop("rows_per_day", None)
     # The days of a run are billed together: each has an equal share, so that a plot adds up.
     billed = {BILLED: metadata.pop(BILLED) // len(days)} if days and BILLED in metadata else {}

@@ -18,11 +18,19 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The raw tables in the warehouse.", no_args_is_help=True)
 
 
-def materialize(first: FromOption = None, last: ToOption = None, last_days: LastOption = None) -> None:
+def materialize(
+    first: FromOption = None,
+    last: ToOption = None,
+    last_days: LastOption = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="build everything, even if no row has changed")
+    ] = False,
+) -> None:
     """Load these days into the warehouse and rebuild everything that depends on them, in one run.
 
     Days are business days in Asia/Jakarta: --from yesterday --to today, or --last 7. This runs the job
-    `daily_pipeline`, as the Dagster UI would. The run appears in the UI too.
+    `daily_pipeline`, as the Dagster UI would. The run appears in the UI too. If the days have the same rows
+    as before and everything is up to date, nothing is rebuilt.
     """
     days = asked_days(first, last, last_days)
     if days is None:
@@ -31,7 +39,7 @@ def materialize(first: FromOption = None, last: ToOption = None, last_days: Last
     begin, end = days
     if last_days is not None:  # of a younger platform: all of its days
         begin = max(begin, min(settings.first_partition_day(), end))
-    materialize_with_progress(settings, begin, end)
+    materialize_with_progress(settings, begin, end, rebuild=rebuild)
 
 
 def query(
@@ -108,9 +116,10 @@ def _renaming(pair: str) -> tuple[str, str]:
     return old, new
 
 
-def materialize_with_progress(settings: Settings, first: date, last: date) -> None:
+def materialize_with_progress(settings: Settings, first: date, last: date, *, rebuild: bool = False) -> None:
     """Materialise the days `first` to `last`, both included, in one run, and show its progress.
 
+    `rebuild`: build everything, even if no row has changed.
     Raises `PlatformError` for days without a partition and for a failed run.
     """
     from ecommersss_platform.days import Days
@@ -132,7 +141,12 @@ def materialize_with_progress(settings: Settings, first: date, last: date) -> No
                 message = "" if progress.kind is Kind.FAILED else progress.message
                 note(f"  {progress.kind.value}: {progress.name} {message}".rstrip())
 
-        result = materialize(settings, Days.between(first, last), progress=show, say=note)
+        result = materialize(settings, Days.between(first, last), rebuild=rebuild, progress=show, say=note)
+    if result.unchanged:
+        note(
+            f"  no raw row has changed: {len(result.unchanged)} tables that are built from these days are up"
+            " to date and were not built again (--rebuild builds them)"
+        )
     print_rows(
         ["asset", "rows"],
         [{"asset": asset, "rows": rows} for asset, rows in result.rows.items()],

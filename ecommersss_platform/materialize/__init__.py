@@ -53,6 +53,7 @@ def materialize(
     settings: Settings,
     days: Days,
     *,
+    rebuild: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
     dagster_url: str | None = None,
@@ -62,7 +63,8 @@ def materialize(
 
     The run belongs to the platform's own Dagster instance, so the UI lists it. It waits while another run has
     the warehouse. Without `dagster_url`, the home and the schema are made if they are missing, and the
-    embedded server is started if it is not up; `say` gets messages about that. `progress` is called from this
+    embedded server is started if it is not up; `say` gets messages about that. `rebuild`: build everything,
+    even if no row has changed. `progress` is called from this
     thread. Raises `MaterializeError`.
     """
     check_days(days, settings.first_partition_day(), business_day(datetime.now(UTC)))
@@ -80,7 +82,7 @@ def materialize(
         run = RunFollower(instance, Materialized(str(uuid.uuid4()), days), progress)
         output = stack.enter_context(tempfile.TemporaryFile())
         variables = child_environment(settings, dagster_url)
-        with child_process(definitions, run.id, days, variables, output) as child:
+        with child_process(definitions, run.id, days, variables, output, rebuild=rebuild) as child:
             try:
                 while child.poll() is None:
                     run.follow()

@@ -10,29 +10,32 @@ from datetime import date
 from ecommersss_platform.days import Days
 
 
-def execute(definitions: str, run_id: str, days: Days) -> bool:
+def execute(definitions: str, run_id: str, days: Days, *, rebuild: bool) -> bool:
     """Execute the run in this process, and return whether it succeeded. `DAGSTER_HOME` must be set."""
     from importlib import import_module
 
     from dagster import DagsterInstance
 
+    from ecommersss_platform.dbt.unchanged import REBUILD_TAG
     from ecommersss_platform.instance.runs import HOST_TAG
     from ecommersss_platform.jobs import DAILY_PIPELINE, range_tags
 
+    tags = {**range_tags(days), HOST_TAG: socket.gethostname(), **({REBUILD_TAG: "true"} if rebuild else {})}
     job = import_module(definitions).defs.resolve_job_def(DAILY_PIPELINE)
     with DagsterInstance.get() as instance:
         result = job.execute_in_process(
             instance=instance,
             run_id=run_id,
             raise_on_error=False,
-            tags={**range_tags(days), HOST_TAG: socket.gethostname()},
+            tags=tags,
         )
     return bool(result.success)
 
 
 def main(arguments: Iterable[str]) -> int:
-    definitions, run_id, first, end = arguments
-    return 0 if execute(definitions, run_id, Days(date.fromisoformat(first), date.fromisoformat(end))) else 1
+    definitions, run_id, first, end, *rebuild = arguments
+    days = Days(date.fromisoformat(first), date.fromisoformat(end))
+    return 0 if execute(definitions, run_id, days, rebuild=bool(rebuild)) else 1
 
 
 if __name__ == "__main__":

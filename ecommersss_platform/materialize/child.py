@@ -18,15 +18,24 @@ STOP_SECONDS = 30
 
 @contextmanager
 def child_process(
-    definitions: str, run_id: str, days: Days, environment: Mapping[str, str], output: BinaryIO
+    definitions: str,
+    run_id: str,
+    days: Days,
+    environment: Mapping[str, str],
+    output: BinaryIO,
+    *,
+    rebuild: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Execute the run in a child process, which is ended with the context if it still runs.
 
     `definitions`: the module of the code location. `environment`: all its variables. `output` takes
-    the standard output and error of the child.
+    the standard output and error of the child. `rebuild`: build everything, changed or not.
     """
     child = subprocess.Popen(
-        [sys.executable, "-m", __package__, definitions, run_id, str(days.first), str(days.end)],
+        [
+            *(sys.executable, "-m", __package__, definitions, run_id, str(days.first), str(days.end)),
+            *(["rebuild"] if rebuild else []),
+        ],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=output,

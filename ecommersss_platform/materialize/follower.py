@@ -60,12 +60,17 @@ class FailedCheck:
 
 @dataclass
 class Materialized:
-    """The result of a run that succeeded. `rows` has the row count of each asset, None if it reports none."""
+    """The result of a run that succeeded.
+
+    `rows` has the row count of each asset that was materialised, None if it reports none. `unchanged` has the
+    tables that were up to date.
+    """
 
     run_id: str
     days: Days
     seconds: float = 0.0
     rows: dict[str, int | None] = field(default_factory=dict)
+    unchanged: set[str] = field(default_factory=set)
     failed_checks: list[FailedCheck] = field(default_factory=list)
 
 
@@ -127,6 +132,8 @@ class RunFollower:
                 self._report(Kind.STARTED, event.step_key)
             case DagsterEventType.ASSET_MATERIALIZATION:
                 self._materialized(event.asset_key.to_user_string(), event.materialization)
+            case DagsterEventType.ASSET_OBSERVATION:
+                self.result.unchanged.add(event.asset_key.to_user_string())
             case DagsterEventType.ASSET_CHECK_EVALUATION:
                 check = event.asset_check_evaluation_data
                 if not check.passed:

@@ -1,14 +1,20 @@
-"""The load log, `raw.load_log`: which run left which rows in which day."""
+"""The load log, `raw.load_log`: which run left which rows in which day, and when a day last changed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
+from typing import TYPE_CHECKING
 
 from ecommersss_platform.contracts import LOAD_LOG, PARTITION_COLUMN
 from ecommersss_platform.days import Days
 from ecommersss_platform.warehouse.audit import day_filter
 from ecommersss_platform.warehouse.dialect import Dialect
+from ecommersss_platform.warehouse.names import full_name
+
+if TYPE_CHECKING:
+    from ecommersss_platform.warehouse.protocol import Warehouse
 
 Entry = Mapping[str, str | int | date | datetime]
 """A row of `contracts.LOAD_LOG`. Not Arrow data, because making that from Python values loads pandas."""
@@ -54,3 +60,36 @@ def append_sql(target: str, log: Sequence[Entry], days: Days, dialect: Dialect) 
         f"WHERE NOT EXISTS (SELECT 1 FROM {target} AS logged "
         f"WHERE {day_filter(days, f'logged.{PARTITION_COLUMN}')} AND {same})"
     )
+
+
+@dataclass(frozen=True)
+class LoadedDay:
+    """A day of a raw table, as its loads left it."""
+
+    table: str
+    day: date
+    changes: int
+    """The loads that left other rows than the load before; the first one counts."""
+    changed_at: datetime
+    """When the last of these loads began to publish."""
+    run_id: str
+    """The run that loaded it last, with or without changes."""
+
+
+def loaded_days(warehouse: Warehouse) -> list[LoadedDay]:
+    """Return every day of every raw table that was ever loaded.
+
+    Raises `TableNotFound` or `QueryError` if nothing was loaded yet.
+    """
+    loads = f"OVER (PARTITION BY table_name, {PARTITION_COLUMN} ORDER BY loaded_at"
+    changed = "previous IS NULL OR previous <> checksum"
+    rows = warehouse.query(
+        f"SELECT table_name, {PARTITION_COLUMN} AS day, "  # noqa: S608
+        f"count(CASE WHEN {changed} THEN 1 END) AS changes, "
+        f"max(CASE WHEN {changed} THEN loaded_at END) AS changed_at, "
+        "max(newest_run) AS run_id "
+        f"FROM (SELECT *, lag(checksum) {loads}) AS previous, "
+        f"first_value(run_id) {loads} DESC) AS newest_run "
+        f"FROM {full_name(LOAD_LOG)}) AS loads GROUP BY 1, 2 ORDER BY 1, 2"
+    )
+    return [LoadedDay(*row.values()) for row in rows.to_pylist()]

@@ -7,6 +7,8 @@ from datetime import date
 from types import SimpleNamespace
 from typing import Any
 
+from dagster import AssetKey, DagsterEventType
+
 from ecommersss_platform.materialize.follower import Kind, Materialized, Progress, RunFollower
 from ecommersss_platform.partitions import Days
 
@@ -35,3 +37,16 @@ def test_warnings_of_a_step_are_shown_and_lesser_messages_are_not() -> None:
     day = date(2025, 6, 1)
     RunFollower(storage, Materialized("run", Days.between(day, day)), shown.append).follow()  # type: ignore[arg-type]
     assert shown == [Progress(Kind.WARNING, "raw__orders", 0, 0, "w.duckdb is held by process 1")]
+
+
+def test_tables_that_were_not_built_again_are_in_the_result() -> None:
+    event = SimpleNamespace(
+        event_type=DagsterEventType.ASSET_OBSERVATION, asset_key=AssetKey(["gold", "users_and_blacklist"])
+    )
+    entry = SimpleNamespace(event_log_entry=SimpleNamespace(dagster_event=event))
+    storage = SimpleNamespace(
+        get_records_for_run=lambda *_, **__: SimpleNamespace(records=[entry], cursor=None, has_more=False)
+    )
+    result = Materialized("run", Days.between(date(2025, 6, 1), date(2025, 6, 2)))
+    RunFollower(storage, result, lambda progress: None).follow()  # type: ignore[arg-type]
+    assert result.unchanged == {"gold/users_and_blacklist"}

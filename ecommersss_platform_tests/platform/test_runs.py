@@ -385,7 +385,9 @@ query($key: AssetKeyInput!, $name: String!) {
 
 
 def test_run_over_a_range_shows_its_days_and_each_check_once(platform: Platform) -> None:
-    result = materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions=STUB)
+    result = materialize(
+        platform.settings, SOME_DAYS, rebuild=True, dagster_url=platform.url, definitions=STUB
+    )
     for asset, check in (("silver/fact_orders", "is_whole"), ("gold/users_and_blacklist", "not_too_old")):
         shown = platform.graphql(CHECK_AS_SHOWN, key={"path": asset.split("/")}, name=check)
         of_run = [row["status"] for row in shown["assetCheckExecutions"] if row["runId"] == result.run_id]
@@ -395,7 +397,11 @@ def test_run_over_a_range_shows_its_days_and_each_check_once(platform: Platform)
     tags = {tag["key"]: tag["value"] for tag in shown["runOrError"]["tags"]}
     # The UI hides Dagster's own tags but for the partition, until a person pins them.
     assert tags["days"] == "2025-01-02..2025-01-04"
-    assert [key for key in tags if not key.startswith("dagster/")] == ["days", "ecommersss/host"]
+    assert [key for key in tags if not key.startswith("dagster/")] == [
+        "days",
+        "ecommersss/host",
+        "ecommersss/rebuild",
+    ]
     events = [event for event in shown["logsForRun"]["events"] if event]
     made = Counter("/".join(event["assetKey"]["path"]) for event in events if "partition" in event)
     planned = Counter("/".join(event["assetKey"]["path"]) for event in events if "partition" not in event)

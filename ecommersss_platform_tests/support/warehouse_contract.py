@@ -30,6 +30,7 @@ from ecommersss_platform.warehouse import (
     Warehouse,
 )
 from ecommersss_platform.warehouse.checksum import checksums
+from ecommersss_platform.warehouse.load_log import LoadedDay, loaded_days
 from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
 
 # Processes are forked from a clean one with the imports, which saves a second each.
@@ -189,6 +190,18 @@ class WarehouseContract:
         # The log can be queried without a filter on days.
         [total] = warehouse.query("SELECT count(*) AS n FROM raw.load_log").to_pylist()
         assert total == {"n": 4}
+
+    def test_a_load_of_the_same_rows_is_no_change_of_its_day(self, warehouse: Warehouse) -> None:
+        publish(warehouse, orders([1], DAY_1) + orders([2], DAY_2), Days.between(DAY_1, DAY_2), "range")
+        publish(warehouse, orders([1], DAY_1), ONE, "same")
+        publish(warehouse, orders([2, 3], DAY_2), TWO, 'other\'s "run"')
+        times = [entry["loaded_at"] for entry in log_entries(warehouse)]
+        assert loaded_days(warehouse) == [
+            LoadedDay("raw.orders", DAY_1, 1, times[0], "same"),
+            LoadedDay("raw.orders", DAY_2, 2, times[3], 'other\'s "run"'),
+        ]
+        publish(warehouse, orders([2], DAY_2), TWO, "back")
+        assert [(it.changes, it.run_id) for it in loaded_days(warehouse)] == [(1, "same"), (3, "back")]
 
     def test_a_range_equals_its_days_one_by_one(self, warehouse: Warehouse) -> None:
         rows = orders(range(1, 5), DAY_1) + orders(range(5, 9), DAY_2) + orders(range(9, 13), DAY_3)
