@@ -28,8 +28,9 @@ def _stream(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             f"stream: durable throughput, {throughput['orders']:,} orders, all rules and features",
             f"{throughput['consumer (orders/s)']:,} orders/s",
-            f"{throughput['consumer / floor']} of COPY of the same rows, which decides nothing; an INSERT and"
-            f" a commit per order: {throughput['one INSERT, connection and commit per order (orders/s)']:,}",
+            f"{throughput['consumer / floor']} of COPY of the same rows, which decides nothing"
+            f"{_spread(throughput, 'consumer / floor')}; an INSERT and a commit per order:"
+            f" {throughput['one INSERT, connection and commit per order (orders/s)']:,}",
         ),
         *(
             (
@@ -46,6 +47,14 @@ def _stream(found: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"{users['once']['resident MB']} MB",
         ),
     ]
+
+
+def _spread(found: dict[str, Any], name: str) -> str:
+    """Return a note about the rounds of a figure, if there were several."""
+    if "rounds" not in found:
+        return ""
+    least, most = found["least and most"][name]
+    return f" ({least} to {most} in {len(found['rounds'])} rounds)"
 
 
 def _warehouse(found: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from benchmarks import launch, loads, warehouse
+from benchmarks import launch, loads, stream, warehouse
 from benchmarks.shop import Shop
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.local.postgres import EmbeddedPostgres
@@ -140,3 +140,50 @@ def test_launches_are_shown_as_medians_with_their_spread() -> None:
     assert results["launch to run: the process starts (s)"]["median"] == 1.5
     shown = launch.files({"when": "2026-01-01", "machine": "here", "python": "3", "results": results})
     assert "| request to start | 3.0 | 3.9 | 2.0 | 4.0 |" in shown["launch.md"]
+
+
+def test_the_stream_and_its_floor_are_measured_in_turns_and_shown_with_their_spread(
+    open_directory: Path,
+) -> None:
+    bench = stream.Bench(open_directory, rounds=2)
+    bench.server.up()
+    try:
+        throughput = bench.throughput(Shop(50), 12_000, 20)
+    finally:
+        bench.server.down()
+    ratios = [r["consumer / floor"] for r in throughput["rounds"]]
+    assert throughput["orders"] == 12_000
+    assert throughput["least and most"]["consumer / floor"] == [min(ratios), max(ratios)]
+    for one_round in throughput["rounds"]:
+        assert one_round["consumer: PostgreSQL's CPU (microseconds an order)"] > 0
+        assert one_round["consumer: WAL (MB)"] == pytest.approx(one_round["floor: WAL (MB)"], abs=3)
+    taken = [{"p50 (ms)": 1.0, "p99 (ms)": p99} for p99 in (7.0, 3.0, 4.0)]
+    latency = [
+        stream.middle(20, "consumer", taken),
+        stream.middle(1_000, "consumer", [*taken, {"p50 (ms)": None, "p99 (ms)": None}]),
+    ]
+    users = {
+        "users": 50,
+        "orders stored before": 0,
+        "orders/s": 2,
+        "CPU per order (microseconds)": 1,
+        "MB": 1,
+    }
+    results = {
+        "throughput": throughput,
+        "latency": latency,
+        "ten times the users": {
+            "once": users,
+            "ten times": users,
+            "throughput, ten times / once": 1.0,
+            "least and most": [0.9, 1.1],
+            "rounds": {"once": [users] * 3},
+        },
+    }
+    report = {"when": "2026-01-01", "machine": "here", "python": "3", "results": results}
+    shown = stream.files(report)
+    assert "| consumer | 20 | 1.0 | 4.0 | 3.0, 7.0 |" in shown["stream.md"]
+    assert "| consumer | 1,000 | falls behind | falls behind |  |" in shown["stream.md"]
+    assert f"| consumer / floor | {ratios[0]:,} | {ratios[1]:,} |" in shown["stream.md"]
+    assert "Ten times the users: 1.0 of the throughput (0.9, 1.1 in 3 rounds)." in shown["stream.md"]
+    assert shown["stream.svg"].count("<rect") == 1 + 4 + 1
