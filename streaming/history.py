@@ -94,8 +94,8 @@ class History(Protocol):
 class MemoryHistory:
     """The history of the only consumer of a topic: users stay in memory while they keep ordering.
 
-    Memory is bounded: beyond `max_orders`, each user counted as one more, the users who have been quiet
-    longest are dropped. Only what the current batch looks back on may exceed the limit.
+    Memory is bounded: beyond `max_orders`, each user counted as one more, old orders are dropped, and then
+    the users who have been quiet longest. Only what the current batch looks back on may exceed the limit.
     """
 
     def __init__(self, max_orders: int = MAX_ORDERS) -> None:
@@ -190,6 +190,10 @@ class MemoryHistory:
             users = self._users = {
                 user_id: span for user_id, span in self._users.items() if span.times and span.times[-1] > ends
             }
+            if crowded:
+                # A user who keeps ordering would have to be read again, old orders hardly ever.
+                for span in users.values():
+                    span.trim(ends)
             self._orders = sum(map(_weight, users.values()))
             if crowded:
                 self._drop_quietest(self._max_orders * 3 // 4)

@@ -289,6 +289,25 @@ def test_beyond_the_limit_of_orders_the_quietest_users_are_dropped_and_answers_s
     assert stored.asked.count(1) == 1  # the busy user stayed
 
 
+def test_beyond_the_limit_old_orders_are_dropped_before_users_who_keep_ordering() -> None:
+    stored, memory = Nothing(), MemoryHistory(max_orders=2_000)
+    most = 0
+    for n in range(0, 8_000, 50):
+        # Each of 200 users orders every five hours: at most 6 orders in 26 hours, of the 16 that may be kept.
+        observed(
+            memory,
+            stored,
+            [
+                order(i + 1, user_id=i % 200 + 1, created_date=NOON + i * 90 * SECOND)
+                for i in range(n, n + 50)
+            ],
+        )
+        stored.orders.clear()
+        most = max(most, sum(1 + len(span.times) for span in memory._users.values()))
+    assert sorted(stored.asked) == list(range(1, 201))
+    assert 1_900 < most <= 2_000 + 2 * 50
+
+
 @pytest.mark.parametrize("users", [1_000, 100_000])
 def test_memory_stays_within_the_limit_however_many_orders_a_day_has(users: int) -> None:
     pick, stored, memory = random.Random(7), Nothing(), MemoryHistory(max_orders=2_000)
