@@ -38,7 +38,7 @@ from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import Warehouse, make_warehouse
 from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
-from ecommersss_platform_tests.support.dbt_runs import dbt_events
+from ecommersss_platform_tests.support.dbt_runs import dbt_events, with_changed_types
 from ecommersss_platform_tests.support.loopback import loopback_only
 from ecommersss_platform_tests.support.raw_days import MOST, Row, order, product, user
 
@@ -367,6 +367,18 @@ def test_days_that_fail_a_test_are_not_published(targets: tuple[Target, Target])
     assert statuses["reconciles_with_raw"] == "pass"
     assert {statuses["fact_orders"], statuses["daily_fraud_summary"]} == {"skipped"}
     assert bigquery.rows(FACTS) == before
+
+
+@pytest.mark.usefixtures("built_on_bigquery")
+def test_a_model_that_breaks_its_contract_is_not_built(targets: tuple[Target, Target]) -> None:
+    bigquery = targets[1]
+    before = bigquery.rows("silver.dim_products")
+    parsed = (bigquery.artifacts / PARTIAL_PARSE).read_bytes()
+    changed = with_changed_types(parsed, "dim_products", list_price="string")
+    with pytest.raises(DbtError, match="This model has an enforced contract that failed") as refused:
+        list(dbt_events(bigquery.settings, ["run", "--select", "dim_products"], changed))
+    assert re.search(r"list_price *\| *NUMERIC *\| *STRING", str(refused.value)), refused.value
+    assert bigquery.rows("silver.dim_products") == before
 
 
 def view_sql(target: Target) -> str:

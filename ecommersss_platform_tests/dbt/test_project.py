@@ -24,10 +24,11 @@ from ecommersss_platform.dbt.project import (
     ensure_manifest,
     environment,
     executable,
+    parsed_project,
 )
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
-from ecommersss_platform_tests.support.dbt_runs import dbt_events
+from ecommersss_platform_tests.support.dbt_runs import dbt_events, with_changed_model, with_changed_types
 from ecommersss_platform_tests.support.raw_days import MOST, ORDER_ROWS, at, order, read, write_raw
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -179,6 +180,35 @@ def test_money_is_exact_and_counts_are_integers(project: Project) -> None:
     assert types["fraud_percentage"] == "DECIMAL(5,2)"
     assert {types[n] for n in types if n.endswith("_orders") or n.endswith("_rank")} == {"BIGINT"}
     assert {types[n] for n in types if n.endswith("_at")} == {"TIMESTAMP WITH TIME ZONE"}
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "instead", "message"),
+    [
+        ("dim_products", "list_price,", "cast(list_price as double) as list_price,", "data type mismatch"),
+        ("dim_products", "category,", "", "missing in definition"),
+        ("fact_orders", "select *", "select * exclude (country), 62 as country", "data type mismatch"),
+    ],
+)
+def test_a_model_that_breaks_its_contract_is_not_built(
+    project: Project, model: str, text: str, instead: str, message: str
+) -> None:
+    before = project.tables()
+    changed = with_changed_model(parsed_project(project.settings), model, text, instead)
+    arguments = ["build", "--exclude-resource-type", "unit_test", "--select", f"{model} {model}_staged"]
+    with pytest.raises(DbtError, match="This model has an enforced contract that failed") as refused:
+        list(dbt_events(project.settings, arguments, changed))
+    assert message in str(refused.value)
+    assert project.tables() == before
+
+
+def test_a_contract_without_a_known_type_says_which_there_are(project: Project) -> None:
+    changed = with_changed_types(parsed_project(project.settings), "dim_products", list_price="numeric")
+    with pytest.raises(DbtError) as refused:
+        list(dbt_events(project.settings, ["run", "--select", "dim_products"], changed))
+    assert "the contract of dim_products needs a data_type for list_price (numeric): one of int64, " in str(
+        refused.value
+    )
 
 
 def test_dimensions_have_the_newest_versions_and_no_address(project: Project) -> None:

@@ -28,3 +28,24 @@ def dbt_events(
     ]
     surroundings = {"PATH": os.environ["PATH"], **environment(settings), **variables}
     return run_dbt([*arguments, *options], surroundings, parsed or parsed_project(settings))
+
+
+def with_changed_model(parsed: bytes, model: str, text: str, instead: str) -> bytes:
+    """Return the parsed project with other text in the SQL of one model."""
+    from dbt.contracts.graph.manifest import Manifest
+
+    manifest = Manifest.from_msgpack(parsed)
+    node = manifest.nodes[f"model.ecommersss.{model}"]
+    assert text in node.raw_code
+    node.raw_code = node.raw_code.replace(text, instead)
+    return manifest.to_msgpack()
+
+
+def with_changed_types(parsed: bytes, model: str, **types: str) -> bytes:
+    """Return the parsed project with other types of some columns in the contract of one model."""
+    from dbt.contracts.graph.manifest import Manifest
+
+    manifest = Manifest.from_msgpack(parsed)
+    for column, data_type in types.items():
+        manifest.nodes[f"model.ecommersss.{model}"].columns[column].data_type = data_type
+    return manifest.to_msgpack()
