@@ -10,3 +10,8 @@
         else '***'
     end
 {%- endmacro %}
+
+{# A username, masked if it is an e-mail address: some people use theirs as username. #}
+{% macro mask_username(username) -%}
+    case when strpos({{ username }}, '@') > 0 then {{ mask_email(username) }} else {{ username }} end
+{%- endmacro %}

@@ -61,6 +61,7 @@ def prepare_home(settings: Settings) -> None:
     from ecommersss_platform.dbt.project import ensure_manifest, parsed_project
     from ecommersss_platform.instance.preparation import migrate_databases
 
+    settings.check_pseudonym_key()
     record_first_day(settings)
     # Before the webserver and the daemon start: creating Dagster's tables, they get in each other's way.
     migrate_databases(settings)

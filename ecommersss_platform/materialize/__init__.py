@@ -68,6 +68,7 @@ def materialize(
     thread. Raises `MaterializeError`.
     """
     check_days(days, settings.first_partition_day(), business_day(datetime.now(UTC)))
+    settings.check_pseudonym_key()
     with ExitStack() as stack:
         if dagster_url is None:
             from ecommersss_platform.instance.databases import dagster_storage, migrated_database

@@ -40,7 +40,7 @@ from ecommersss_platform.warehouse import Warehouse, make_warehouse
 from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
 from ecommersss_platform_tests.support.dbt_runs import dbt_events, with_changed_types
 from ecommersss_platform_tests.support.loopback import loopback_only
-from ecommersss_platform_tests.support.raw_days import MOST, Row, order, product, user
+from ecommersss_platform_tests.support.raw_days import MOST, Row, at, order, product, user
 
 pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
 
@@ -48,6 +48,7 @@ MONTH = Days(date(2024, 2, 15), date(2024, 3, 17))
 EMPTY_DAY = date(2024, 2, 20)
 MODELS = (
     *("silver.dim_users", "silver.dim_products", "silver.fact_orders"),
+    *("silver.dim_users_history", "silver.dim_products_history"),
     *("gold.daily_fraud_summary", "gold.fraud_rule_performance", "gold.most_fraudulent_users"),
     *("gold.payment_fraud_critical_time", "gold.product_and_payment_methods"),
     *("gold.product_and_users", "gold.users_and_blacklist"),
@@ -93,17 +94,27 @@ def a_month() -> dict[RawTable, list[Row]]:
         )
         for n in range(1, 11)
     ]
-    # Newer versions; of two at one instant the higher number is the newer.
+    # Newer versions; of two at one instant the higher number is the newer. One of user 3 is replaced within a
+    # microsecond, and one of user 4 changes a name, which is shown nowhere.
     users += [
         user(11, 1, "2024-03-01", username="siti", email="siti@kantor.co.id", default_payment="OVO"),
         user(12, 2, "2024-03-01", "09:00", username="budi2", email="no address"),
         user(13, 2, "2024-03-01", "09:00", username="budi@mail.id", email="budi@mail.id"),
+        user(14, 3, "2024-03-02", "09:00:00", username="ñ", email="ñ@ñ.com", email_hash="3" * 64),
+        user(15, 3, "2024-03-02", "09:00:00.000001", username="ñ", email="ñ@ñ.com", email_hash="4" * 64),
+        users[3]
+        | {"version": 16, "valid_from": at("2024-03-02", "09:00"), "partition_date": date(2024, 3, 2)}
+        | {"last_name": "Married"},
     ]
     products = [
         product(n, n, "2024-02-15", f"{n * 10}.0{n}", product_name=f"Teh {n} \"x\"; 50% 'y' \\ ☕")
         for n in range(1, 9)
     ]
-    products.append(product(9, 1, "2024-03-02", "0.00", product_name="Kopi"))
+    products += [
+        product(9, 1, "2024-03-02", "0.01", product_name="Kopi"),
+        product(10, 1, "2024-03-02", "0.00", product_name="Kopi"),
+        product(11, 1, "2024-03-03", "0.00", product_name="Kopi"),
+    ]
     orders: list[Row] = []
     for day in MONTH:
         for _ in range(0 if day == EMPTY_DAY else chosen.randint(2, 12)):
@@ -261,6 +272,9 @@ def test_every_test_passes_and_every_row_is_the_same(
     assert not_passed == {"fact_orders_user_is_known": "warn", "fact_orders_product_is_known": "warn"}
     assert_same(targets)
     assert len(bigquery.rows("gold.most_fraudulent_users")) == 10
+    # A row for each user and product, and one more for each visible change.
+    assert len(bigquery.rows("silver.dim_users_history")) == 10 + 4
+    assert len(bigquery.rows("silver.dim_products_history")) == 8 + 1
     assert not bigquery.outside.exists(), bigquery.outside.read_text()
 
 

@@ -34,8 +34,14 @@ from ecommersss_platform_tests.support.raw_days import MOST, ORDER_ROWS, at, ord
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 MODELS = {
-    "bronze": ["stg_orders", "stg_products", "stg_users"],
-    "silver": ["dim_products", "dim_users", "fact_orders", "fact_orders_staged"],
+    "bronze": [
+        *("stg_orders", "stg_product_versions", "stg_products"),
+        *("stg_user_versions", "stg_users"),
+    ],
+    "silver": [
+        *("dim_products", "dim_products_history", "dim_users", "dim_users_history"),
+        *("fact_orders", "fact_orders_staged"),
+    ],
     "gold": [
         "daily_fraud_summary",
         "fraud_rule_performance",
@@ -112,7 +118,7 @@ def parsed_for_bigquery(project: Project, tmp_path_factory: pytest.TempPathFacto
 def test_every_unit_test_and_data_test_of_the_project_passes(project: Project) -> None:
     results = project.results()
     unit_tests = [name for name in results if name.startswith("unit_test.")]
-    assert len(unit_tests) == 16
+    assert len(unit_tests) == 18
     assert {results[name] for name in unit_tests} == {"pass"}
     not_passed = {
         name.split(".")[2]: status for name, status in results.items() if status not in ("pass", "success")
@@ -133,7 +139,7 @@ def test_datasets_have_exactly_their_names_and_nothing_is_left_over(project: Pro
 def test_every_test_is_described(project: Project) -> None:
     manifest = json.loads(ensure_manifest().read_text())
     tests = [node for node in manifest["nodes"].values() if node["resource_type"] == "test"]
-    assert len(tests) == 60
+    assert len(tests) == 72
     described = {node["name"]: node["description"] for node in [*tests, *manifest["unit_tests"].values()]}
     assert [name for name, description in described.items() if not description.endswith(".")] == []
 
@@ -221,6 +227,25 @@ def test_dimensions_have_the_newest_versions_and_no_address(project: Project) ->
         (1, Decimal("12.50"), date(2024, 2, 28)),
         (2, NOUGHT, date(2024, 2, 28)),
         (3, Decimal("5.00"), date(2024, 2, 28)),
+    ]
+
+
+def test_histories_have_a_row_for_each_change_of_what_is_shown(project: Project) -> None:
+    """Two versions of one instant leave one row, and the last row of each is that of the dimension."""
+    first, changed = at("2024-02-28", "00:00"), at("2024-03-01", "00:00")
+    assert project.rows("SELECT * EXCLUDE (signed_up_at) FROM silver.dim_users_history ORDER BY ALL") == [
+        (1, "siti", "s***@gmail.com", "1" * 64, None, first, changed),
+        (1, "siti", "s***@kantor.co.id", "4" * 64, "OVO", changed, None),
+        (2, "b***@mail.id", "b***@mail.id", None, None, first, None),
+        (3, "Ñandú 💸", "é***@ñ.com", None, "DANA", first, None),
+    ]
+    assert project.rows(
+        "SELECT product_id, list_price, valid_from, valid_to FROM silver.dim_products_history ORDER BY ALL"
+    ) == [
+        (1, RUPIAH("10.00"), at("2024-02-28", "06:00"), at("2024-03-02", "06:00")),
+        (1, RUPIAH("12.50"), at("2024-03-02", "06:00"), None),
+        (2, NOUGHT, at("2024-02-28", "06:00"), None),
+        (3, RUPIAH("5.00"), at("2024-02-28", "06:00"), None),
     ]
 
 

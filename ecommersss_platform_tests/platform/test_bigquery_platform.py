@@ -158,6 +158,8 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
     assert set(metadata) == {
         *("raw/users", "raw/products", "raw/orders"),
         *("bronze/stg_users", "bronze/stg_products", "bronze/stg_orders"),
+        *("bronze/stg_user_versions", "bronze/stg_product_versions"),
+        *("silver/dim_users_history", "silver/dim_products_history"),
         *("silver/dim_users", "silver/dim_products", "silver/fact_orders"),
         *("gold/daily_fraud_summary", "gold/fraud_rule_performance", "gold/most_fraudulent_users"),
         *("gold/payment_fraud_critical_time", "gold/product_and_payment_methods"),

@@ -86,8 +86,12 @@ json.dump(
 )
 """
 
-BRONZE = {"bronze/stg_users", "bronze/stg_products", "bronze/stg_orders"}
+BRONZE = {
+    *("bronze/stg_users", "bronze/stg_products", "bronze/stg_orders"),
+    *("bronze/stg_user_versions", "bronze/stg_product_versions"),
+}
 DIMENSIONS = {"silver/dim_users", "silver/dim_products"}
+HISTORIES = {"silver/dim_users_history", "silver/dim_products_history"}
 RAW = {"raw/users", "raw/products", "raw/orders"}
 MARTS = {
     "gold/users_and_blacklist",
@@ -141,7 +145,7 @@ def test_loading_uses_nothing_that_dagster_takes_away(location: dict[str, Any]) 
 
 def test_assets(location: dict[str, Any]) -> None:
     assets = location["assets"]
-    assert set(assets) == RAW | BRONZE | DIMENSIONS | {"silver/fact_orders"} | MARTS | FRAUD
+    assert set(assets) == RAW | BRONZE | DIMENSIONS | HISTORIES | {"silver/fact_orders"} | MARTS | FRAUD
     assert {key for key, asset in assets.items() if asset["group"] != key.split("/")[0]} == set()
     assert {key for key, asset in assets.items() if asset["partitions"] != "None"} == PARTITIONED
     assert len({assets[key]["partitions"] for key in PARTITIONED}) == 1
@@ -158,9 +162,10 @@ def test_days_are_business_days_from_the_first_on_with_today(location: dict[str,
 
 def test_lineage(location: dict[str, Any]) -> None:
     parents = {key: set(asset["parents"]) for key, asset in location["assets"].items()}
-    for name in ("users", "products", "orders"):
+    views = {"users": "stg_user_versions", "products": "stg_product_versions", "orders": "stg_orders"}
+    for name, view in views.items():
         assert parents[f"raw/{name}"] == set()
-        assert parents[f"bronze/stg_{name}"] == {f"raw/{name}"}
+        assert parents[f"bronze/{view}"] == {f"raw/{name}"}
     # After the dimensions; and straight from raw/orders, without which a backfill of the assets would leave
     # fact_orders out: Dagster follows partitions only along edges between partitioned assets.
     assert parents["silver/fact_orders"] == {"raw/orders", "bronze/stg_orders", *DIMENSIONS}

@@ -9,8 +9,7 @@ users as (
 
 select
     user_id,
-    -- Some people use their e-mail address as username.
-    case when strpos(username, '@') > 0 then {{ mask_email('username') }} else username end as username,
+    {{ mask_username('username') }} as username,
     {{ mask_email('email') }} as masked_email,
     email_hash,
     default_payment,

@@ -1,16 +1,15 @@
 with
 
 versions as (
-    select * from {{ source('raw', 'products') }}
-    where {{ in_any_day('partition_date') }}
+    select * from {{ ref('stg_product_versions') }}
 )
 
 select
-    id as product_id,
+    product_id,
     product_name,
     category,
-    price as list_price,
-    created_date as listed_at,
+    list_price,
+    listed_at,
     updated_at
 from versions
-qualify row_number() over (partition by id order by valid_from desc, version desc) = 1
+qualify row_number() over (partition by product_id order by valid_from desc, version desc) = 1

@@ -1,19 +1,18 @@
 with
 
 versions as (
-    select * from {{ source('raw', 'users') }}
-    where {{ in_any_day('partition_date') }}
+    select * from {{ ref('stg_user_versions') }}
 )
 
 select
-    id as user_id,
+    user_id,
     username,
     email,
     email_hash,
     first_name,
     last_name,
     default_payment,
-    created_date as signed_up_at,
+    signed_up_at,
     updated_at
 from versions
-qualify row_number() over (partition by id order by valid_from desc, version desc) = 1
+qualify row_number() over (partition by user_id order by valid_from desc, version desc) = 1

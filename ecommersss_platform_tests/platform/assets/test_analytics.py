@@ -44,8 +44,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 DAYS = Days(date(2024, 2, 28), date(2024, 3, 3))
 PARTITIONS = daily_partitions(DAYS.first)
-BRONZE = {"bronze/stg_orders", "bronze/stg_products", "bronze/stg_users"}
+BRONZE = {
+    *("bronze/stg_orders", "bronze/stg_products", "bronze/stg_users"),
+    *("bronze/stg_product_versions", "bronze/stg_user_versions"),
+}
 DIMENSIONS = {"silver/dim_products", "silver/dim_users"}
+HISTORIES = {"silver/dim_products_history", "silver/dim_users_history"}
 FACTS = AssetKey(["silver", "fact_orders"])
 MARTS = {
     "gold/daily_fraud_summary",
@@ -82,7 +86,7 @@ FACTS_AND_MARTS = selected("silver/fact_orders", *MARTS)
 
 
 def test_one_step_of_which_only_the_facts_have_partitions(assets: AssetsDefinition) -> None:
-    models = BRONZE | DIMENSIONS | {"silver/fact_orders"} | MARTS
+    models = BRONZE | DIMENSIONS | HISTORIES | {"silver/fact_orders"} | MARTS
     assert {key.to_user_string() for key in assets.keys} == models
     assert {spec.key for spec in assets.specs if spec.partitions_def == PARTITIONS} == {FACTS}
     assert {spec.key for spec in assets.specs if spec.partitions_def is None} == set(assets.keys) - {FACTS}
@@ -99,7 +103,8 @@ def test_lineage_groups_and_owners(assets: AssetsDefinition, tmp_path: Path) -> 
     def parents(key: str) -> set[str]:
         return {parent.to_user_string() for parent in graph.get(AssetKey(key.split("/"))).parent_keys}
 
-    assert parents("bronze/stg_users") == {"raw/users"}
+    assert parents("bronze/stg_user_versions") == {"raw/users"}
+    assert parents("bronze/stg_users") == {"bronze/stg_user_versions"}
     assert parents("silver/dim_products") == {"bronze/stg_products"}
     # Straight from raw/orders too: a day of the one is a day of the other.
     assert parents("silver/fact_orders") == {"bronze/stg_orders", "raw/orders"} | DIMENSIONS
@@ -150,7 +155,8 @@ def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: AssetsDefini
     }
     # Each model's key is unique and not null, by a check of its own.
     keyed = {check.asset_key.to_user_string() for check in assets.check_keys}
-    assert keyed == (BRONZE - {"bronze/stg_orders"}) | DIMENSIONS | {"silver/fact_orders"} | MARTS
+    models = BRONZE | DIMENSIONS | HISTORIES | {"silver/fact_orders"} | MARTS
+    assert keyed == models - {"bronze/stg_orders"}
 
 
 @pytest.fixture
@@ -224,9 +230,11 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     assert result.success
 
     made = materialised(result)
-    assert {key for key, _ in made[:5]} == BRONZE | DIMENSIONS
-    assert made[5:9] == [("silver/fact_orders", str(day)) for day in DAYS]
-    assert {key for key, _ in made[9:]} == MARTS
+    # The histories, of which no other model is made, are built at any time.
+    facts_at = made.index(("silver/fact_orders", str(DAYS.first)))
+    assert {key for key, _ in made[:facts_at]} - HISTORIES == BRONZE | DIMENSIONS
+    assert made[facts_at : facts_at + 4] == [("silver/fact_orders", str(day)) for day in DAYS]
+    assert {key for key, _ in made[facts_at + 4 :]} - HISTORIES == MARTS
     assert {partition for key, partition in made if key != "silver/fact_orders"} == {None}
 
     metadata = {
@@ -238,6 +246,8 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     assert counts == {
         "silver/dim_users": 3,
         "silver/dim_products": 3,
+        "silver/dim_users_history": 4,
+        "silver/dim_products_history": 4,
         "silver/fact_orders": 10,
         "gold/daily_fraud_summary": 3,
         "gold/fraud_rule_performance": 8,
@@ -398,7 +408,8 @@ def test_a_model_that_dbt_does_not_report_fails_the_step(
     assert failure.user_failure_data is not None
     assert failure.user_failure_data.description == (
         "dbt ended without an error, but did not report every table. Not reported as replaced:"
-        " bronze/stg_orders, bronze/stg_products, bronze/stg_users, silver/dim_products, silver/dim_users."
+        " bronze/stg_orders, bronze/stg_product_versions, bronze/stg_products, bronze/stg_user_versions,"
+        " bronze/stg_users, silver/dim_products, silver/dim_users."
     )
 
 

@@ -331,7 +331,7 @@ def test_materialize_again_changes_no_table(home: Home, shown: str) -> None:
             }
 
     before = tables()
-    assert len(before) == 14
+    assert len(before) == 16
     assert all(before.values())
     home.call("materialize", "--last", "30", "--rebuild")  # all days of the younger platform: two
     after = tables()

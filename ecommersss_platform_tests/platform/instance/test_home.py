@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from ecommersss_platform.cli.app import main
+from ecommersss_platform.days import Days
 from ecommersss_platform.instance.home import keep_private, pseudonym_key, record_first_day
 from ecommersss_platform.local.accounts import Account
+from ecommersss_platform.local.stack import prepare_home
+from ecommersss_platform.materialize import materialize
 from ecommersss_platform.settings import Settings
 from streaming.business_days import business_day
 from streaming.errors import PlatformError
@@ -64,6 +68,20 @@ def test_bigquery_needs_a_key_of_pseudonyms_and_the_home_makes_none(tmp_path: Pa
         pseudonym_key(settings)
     assert list(tmp_path.iterdir()) == []
     assert pseudonym_key(settings.model_copy(update={"pseudonym_key": SecretStr("k" * 32)})) == "k" * 32
+
+
+def test_commands_on_bigquery_say_that_the_key_is_missing_before_they_begin(tmp_path: Path) -> None:
+    today = business_day(datetime.now().astimezone())
+    settings = Settings(
+        home=tmp_path / "home", warehouse="bigquery", bigquery_project="p", first_day=today, _env_file=None
+    )
+    for command in (
+        partial(materialize, settings, Days(today, today + timedelta(1))),
+        partial(prepare_home, settings),
+    ):
+        with pytest.raises(PlatformError, match="ECOMMERSSS_PSEUDONYM_KEY is needed"):
+            command()
+    assert not settings.home.exists()
 
 
 def mode(path: Path) -> int:

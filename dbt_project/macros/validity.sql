@@ -1,0 +1,24 @@
+{#
+    From versions to the periods in which a row was valid: half-open, [valid_from, valid_to), without gaps, the last one
+    without an end. A period begins when one of `columns` changes, so a version that changes nothing else than other columns
+    begins none. Of the versions of one instant, only the one with the highest number was ever valid.
+#}
+
+{# For the versions: keep one for each `key` and instant. Ends the query. #}
+{% macro last_version_of_each_instant(key) -%}
+    qualify row_number() over (partition by {{ key }}, valid_from order by version desc) = 1
+{%- endmacro %}
+
+{# For these: keep those that differ from the one before. Ends the query. #}
+{% macro only_changes(key, columns) -%}
+    {%- set before = 'over (partition by ' ~ key ~ ' order by valid_from)' -%}
+    qualify row_number() {{ before }} = 1
+    {%- for column in columns %}
+        or {{ column }} is distinct from lag({{ column }}) {{ before }}
+    {%- endfor %}
+{%- endmacro %}
+
+{# For these: the column `valid_to`, NULL for the last period. #}
+{% macro valid_to(key) -%}
+    lead(valid_from) over (partition by {{ key }} order by valid_from)
+{%- endmacro %}

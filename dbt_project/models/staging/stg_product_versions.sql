@@ -1,0 +1,17 @@
+with
+
+versions as (
+    select * from {{ source('raw', 'products') }}
+    where {{ in_any_day('partition_date') }}
+)
+
+select
+    id as product_id,
+    product_name,
+    category,
+    price as list_price,
+    created_date as listed_at,
+    updated_at,
+    version,
+    valid_from
+from versions
