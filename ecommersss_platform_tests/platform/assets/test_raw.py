@@ -478,6 +478,8 @@ def test_checks_pass_on_what_was_just_loaded(
         assert not found[table, "newest_closed_day_present"].passed
         assert not found[table, "newest_closed_day_present"].blocking
     assert found["orders", "reconciles_with_postgres"].metadata["rows"].value == 3
+    steps = [e.step_key for e in result.all_events if e.is_step_success and "reconcile" in str(e.step_key)]
+    assert steps == ["reconcile_raw_tables"]  # however many tables
 
 
 def test_the_newest_closed_day_counts_as_present_when_it_is_materialised(
