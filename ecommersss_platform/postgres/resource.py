@@ -52,9 +52,9 @@ class PostgresResource(ConfigurableResource):
         - `psycopg2.OperationalError` if the server cannot be reached or the connection is lost, even after
           the last whole row;
         - `psycopg2.ProgrammingError` for a column whose type is not the schema's;
-        - `psycopg2.DataError` for an infinite instant or date;
+        - `psycopg2.DataError` for an instant or date that is infinite or outside the years 1 to 9999;
         - `pyarrow.ArrowInvalid` for a number with more digits than its type;
-        - for anything else that the server refuses, its own class before the first row, then `DatabaseError`.
+        - for anything else that the server refuses, its own class.
         """
 
         def batches() -> Iterator[pa.RecordBatch]:
