@@ -253,6 +253,12 @@ class WarehouseContract:
         with pytest.raises(AuditError):
             publish(warehouse, [order(1, DAY_1, created_date=midnight)], ONE)
         assert stored(warehouse) == [last]
+        early = order(1, DAY_1, created_date=midnight - timedelta(days=1, microseconds=1))
+        with pytest.raises(AuditError):
+            publish(warehouse, [early], ONE)
+        with pytest.raises(AuditError):
+            publish(warehouse, [order(1, DAY_1, created_date=midnight)], Days.between(DAY_1, DAY_2))
+        assert stored(warehouse) == [last]
 
     def test_a_source_that_fails_leaves_the_day_as_it_was(self, warehouse: Warehouse) -> None:
         publish(warehouse, orders([1], DAY_1), ONE)

@@ -24,17 +24,28 @@ def test_audit_sql_is_one_scan_with_constant_bounds() -> None:
     outside = (
         "COALESCE(NOT (partition_date >= DATE '2024-06-10' AND partition_date < DATE '2024-06-11'), TRUE)"
     )
+    wrong = (
+        "partition_date = DATE '2024-06-10' AND (valid_from < INSTANT '2024-06-10 00:00:00+07:00' "
+        "OR valid_from >= INSTANT '2024-06-11 00:00:00+07:00')"
+    )
     assert audit_sql(SMALL, "staging.t", ONE, PLAIN) == (
         "SELECT count(*) AS staged_rows, count(*) - count(version) AS null_version, "
         "count(*) - count(valid_from) AS null_valid_from, "
         "count(*) - count(partition_date) AS null_partition_date, "
         f"count(CASE WHEN {outside} THEN 1 END) AS wrong_range, "
         f"min(CASE WHEN {outside} THEN version END) AS wrong_range_key, "
-        "count(CASE WHEN partition_date <> BUSINESS_DAY(valid_from) THEN 1 END) AS wrong_day, "
-        "min(CASE WHEN partition_date <> BUSINESS_DAY(valid_from) THEN version END) AS wrong_day_key, "
+        f"count(CASE WHEN {wrong} THEN 1 END) AS wrong_day, "
+        f"min(CASE WHEN {wrong} THEN version END) AS wrong_day_key, "
         "(SELECT count(*) FROM (SELECT 1 FROM staging.t GROUP BY version HAVING count(*) > 1) AS repeated) "
         "AS repeated_keys FROM staging.t"
     )
+
+
+def test_audit_sql_computes_the_business_day_of_each_row_of_several_days() -> None:
+    several = Days.between(DAY, date(2024, 6, 11))
+    wrong = "count(CASE WHEN partition_date <> BUSINESS_DAY(valid_from) THEN 1 END) AS wrong_day"
+    assert wrong in audit_sql(SMALL, "staging.t", several, PLAIN)
+    assert wrong in audit_sql(SMALL, "staging.t", None, PLAIN)
 
 
 def test_audit_sql_skips_rules_that_need_days_or_a_key() -> None:
