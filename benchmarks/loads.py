@@ -1,8 +1,9 @@
 """One load in its own process: `python -m benchmarks.loads WAY DIRECTORY DAY`.
 
 The database's URL comes in the environment, because it holds a password. Modules are imported before the
-clock starts. At the end it prints, as JSON, the seconds, the rows, and the most memory that the process ever
-had resident, in megabytes, the libraries that it maps included.
+clock starts. At the end it prints, as JSON, the seconds that passed, the processor seconds of this process,
+the rows, and the most memory that the process ever had resident, in megabytes, the libraries that it maps
+included. The platform's load also prints what each of its steps took.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -21,17 +23,19 @@ import duckdb
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.postgres.resource import PostgresResource
+from ecommersss_platform.warehouse import OnStep, Step, ignore_step
 from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse
 from streaming.database import connect
 
 Load = Callable[[str, Path, Days], int]
 
 
-def platform(url: str, directory: Path, days: Days) -> int:
+def platform(url: str, directory: Path, days: Days, on_step: OnStep = ignore_step) -> int:
     """Load as the platform does: extract, stage, audit, publish."""
     sql, params = ORDERS.select(days)
     rows = PostgresResource(url=url).stream(sql, params, ORDERS.arrow_schema)
-    return DuckDbWarehouse(directory / "platform.duckdb").publish(ORDERS, rows, days, "benchmark").rows
+    warehouse = DuckDbWarehouse(directory / "platform.duckdb")
+    return warehouse.publish(ORDERS, rows, days, "benchmark", on_step).rows
 
 
 def extraction(url: str, directory: Path, days: Days) -> int:
@@ -85,10 +89,30 @@ LOADS: dict[str, Load] = {load.__name__: load for load in (platform, extraction,
 
 def main(way: str, directory: Path, day: date) -> None:
     load, url, days = LOADS[way], os.environ["BENCHMARK_URL"], Days.between(day, day)
-    began = time.perf_counter()
-    rows = load(url, directory, days)
-    seconds = time.perf_counter() - began
-    print(json.dumps({"seconds": seconds, "rows": rows, "megabytes": peak_megabytes()}))
+    whole, lap = Stopwatch(), Stopwatch()
+    steps: dict[Step, dict[str, float]] = {}
+
+    def on_step(step: Step) -> None:
+        steps[step] = lap.read()
+
+    rows = (partial(load, on_step=on_step) if way == "platform" else load)(url, directory, days)
+    print(json.dumps({**whole.read(), "rows": rows, "megabytes": peak_megabytes(), "steps": steps}))
+
+
+class Stopwatch:
+    """Measures the time that passes, and the processor time of all threads of this process."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    def read(self) -> dict[str, float]:
+        """Return the seconds, and the processor seconds, since the last reading."""
+        before, self._before = self._before, self._now()
+        return {key: self._before[key] - before[key] for key in before}
+
+    @staticmethod
+    def _now() -> dict[str, float]:
+        return {"seconds": time.perf_counter(), "processor": time.process_time()}
 
 
 def peak_megabytes() -> float:

@@ -1,12 +1,16 @@
 """A day of orders from PostgreSQL to a published DuckDB partition, beside its floor and its peers.
 
 PostgreSQL is embedded, in a temporary directory. Each load is a process of its own that starts on an empty
-DuckDB file; its clock starts when its modules are imported. The ways take turns, and medians are compared,
-because machines change their mind. The floor is COPY TO STDOUT of the same SELECT, thrown away, and then
-DuckDB's reading the same rows from a Parquet file that was there before.
+DuckDB file; its clock starts when its modules are imported. The floor is COPY TO STDOUT of the same SELECT,
+thrown away, and then DuckDB's reading the same rows from a Parquet file that was there before.
+
+The ways take turns, each round in the opposite order of the one before, because machines change their mind.
+Ratios compare what was measured in one round. Medians are shown, with the extremes. Processor time tells
+computing from waiting.
 
 The platform does more than any other: it audits what it staged, and publishes in one transaction. dlt leaves
-the partition's day out. Memory is the most that was ever resident, mapped libraries included.
+the partition's day out, and its two slow backends load a tenth of the orders. Memory is the most that was
+ever resident, mapped libraries included.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, date
 from functools import partial
@@ -25,6 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import psutil
 import pyarrow.parquet
 
 from benchmarks.shop import Shop
@@ -35,7 +41,7 @@ from ecommersss_platform.partitions import Days
 from ecommersss_platform.postgres.resource import PostgresResource
 from streaming.database import connect, migrate
 
-DAY, BIG_DAY = date(2026, 1, 2), date(2026, 1, 3)
+DAY, BIG_DAY, SMALL_DAY = date(2026, 1, 2), date(2026, 1, 3), date(2026, 1, 4)
 PEERS = Path(__file__).with_name("peers.py")
 REQUIREMENTS = PEERS.with_suffix(".txt")
 
@@ -47,16 +53,18 @@ class Way(NamedTuple):
     kind: str
     rounds: int
     peer: bool = False
+    slow: bool = False
+    """It loads a tenth of the orders."""
 
 
 LOADS = (
     Way("platform", "platform: extract, stage, audit, publish", "ours", 5),
     Way("floor", "floor: COPY TO STDOUT, then DuckDB reads Parquet", "floor", 5),
-    Way("dlt_connectorx", "dlt replace, connectorx (its fastest)", "peer", 3, peer=True),
-    Way("dlt_pyarrow", "dlt replace, pyarrow", "peer", 2, peer=True),
-    Way("duckdb_pandas", "read_sql, dagster-duckdb-pandas's IO manager", "peer", 2, peer=True),
-    Way("dumped_json", "fetch all, dump JSON, load", "peer", 2),
-    Way("dlt_default", "dlt replace, its default", "peer", 1, peer=True),
+    Way("dlt_connectorx", "dlt replace, connectorx (its fastest)", "peer", 5, peer=True),
+    Way("dlt_pyarrow", "dlt replace, pyarrow", "peer", 1, peer=True, slow=True),
+    Way("duckdb_pandas", "read_sql, dagster-duckdb-pandas's IO manager", "peer", 1, peer=True),
+    Way("dumped_json", "fetch all, dump JSON, load", "peer", 1),
+    Way("dlt_default", "dlt replace, its default", "peer", 1, peer=True, slow=True),
 )
 EXTRACTIONS = (
     Way("extraction", "platform: typed Arrow batches", "ours", 5),
@@ -68,6 +76,14 @@ class Loaded(NamedTuple):
     seconds: float
     rows: int
     megabytes: float
+    processor: float = 0.0
+    """Processor seconds of the loading process."""
+    server: float = 0.0
+    """Processor seconds of PostgreSQL."""
+    load_average: float = 0.0
+    """Of the machine, when the load began."""
+    steps: Mapping[str, Mapping[str, float]] = {}
+    """The platform's: by step, the seconds and processor seconds since the step before."""
 
 
 def measure(short: bool = False) -> dict[str, Any]:
@@ -82,13 +98,13 @@ def measure(short: bool = False) -> dict[str, Any]:
             url = server.up().client_url(OPERATIONAL, tcp=True)  # which every peer knows
             migrate(url)
             Shop(10_000).open(url)
-            fill(url, {DAY: orders} | ({BIG_DAY: big} if big else {}))
-            run = partial(_load, url, directory / "work", environment())
-            measured = _in_turns(partial(run, DAY), orders, LOADS + EXTRACTIONS, short)
-            ten = {} if short else {way: run(BIG_DAY, way) for way in (LOADS[0], LOADS[1], EXTRACTIONS[0])}
+            fill(url, {DAY: orders, SMALL_DAY: orders // 10} | ({BIG_DAY: big} if big else {}))
+            run = partial(_load, url, directory / "work", environment(), _postmaster(server))
+            measured = _in_turns(run, orders, LOADS + EXTRACTIONS, short)
+            ten = {} if short else {way: [run(BIG_DAY, way)] for way in (LOADS[0], LOADS[1], EXTRACTIONS[0])}
         finally:
             server.down()
-    assert all(loaded.rows == big for loaded in ten.values())
+    assert all(loaded.rows == big for [loaded] in ten.values())
     return results(orders, measured, big, ten, load_before)
 
 
@@ -96,7 +112,7 @@ def results(
     orders: int,
     measured: dict[Way, list[Loaded]],
     big: int,
-    ten: dict[Way, Loaded],
+    ten: dict[Way, list[Loaded]],
     load_before: float,
 ) -> dict[str, Any]:
     """The figures of so many orders, of ten times as many, and how they compare."""
@@ -105,8 +121,8 @@ def results(
         "load average before": round(load_before, 2),
         "loads": [_row(way, measured[way], orders) for way in LOADS],
         "extractions": [_row(way, measured[way], orders) for way in EXTRACTIONS],
-        f"{big:,} orders": [_row(way, [loaded], big) for way, loaded in ten.items()],
-        "ratios": _ratios({way.key: _seconds(loads) for way, loads in measured.items()}),
+        f"{big:,} orders": [_row(way, loads, big) for way, loads in ten.items()],
+        **_ratios({way.key: loads for way, loads in measured.items()}),
     }
 
 
@@ -164,22 +180,40 @@ def write_parquet(url: str, path: Path, day: date) -> None:
 def _in_turns(run: Any, orders: int, ways: tuple[Way, ...], short: bool) -> dict[Way, list[Loaded]]:
     measured: dict[Way, list[Loaded]] = {way: [] for way in ways}
     for turn in range(1 if short else max(way.rounds for way in ways)):
-        for way in ways:
+        for way in ways if turn % 2 == 0 else reversed(ways):
             if turn < way.rounds:
-                loaded = run(way)
-                assert loaded.rows == orders, f"{way.name} loaded {loaded.rows} of {orders} orders"
-                print(f"{way.name}: {loaded.seconds:.2f} s, {loaded.megabytes:.0f} MB", file=sys.stderr)
+                wanted = orders // 10 if way.slow else orders
+                loaded = run(SMALL_DAY if way.slow else DAY, way)
+                assert loaded.rows == wanted, f"{way.name} loaded {loaded.rows} of {wanted} orders"
+                print(
+                    f"{way.name}: {loaded.seconds:.2f} s (processor {loaded.processor:.2f} s, PostgreSQL "
+                    f"{loaded.server:.2f} s), {loaded.megabytes:.0f} MB",
+                    file=sys.stderr,
+                )
                 measured[way].append(loaded)
     return measured
 
 
-def _load(url: str, work: Path, peers: Path, day: date, way: Way) -> Loaded:
+def _postmaster(server: EmbeddedPostgres) -> psutil.Process:
+    pid = server.pid()
+    assert pid is not None
+    return psutil.Process(pid)
+
+
+def _ended_sessions(postmaster: psutil.Process) -> float:
+    """Return the processor seconds of all sessions and workers that have ended."""
+    times = postmaster.cpu_times()
+    return float(times.children_user + times.children_system)
+
+
+def _load(url: str, work: Path, peers: Path, postmaster: psutil.Process, day: date, way: Way) -> Loaded:
     """One load, in a directory of its own that is removed after it."""
     work.mkdir()
     if way.key == "floor":
         write_parquet(url, work / "orders.parquet", day)
     days = Days.between(day, day)
     sql, _ = ORDERS.select(days)
+    load_average, server = os.getloadavg()[0], _ended_sessions(postmaster)
     # Without -P the peers would find our modules before the standard library's.
     ours, theirs = [sys.executable, "-m", "benchmarks.loads"], [str(peers), "-P", str(PEERS)]
     done = subprocess.run(
@@ -199,7 +233,11 @@ def _load(url: str, work: Path, peers: Path, day: date, way: Way) -> Loaded:
         check=True,
     )
     shutil.rmtree(work)
-    return Loaded(**json.loads(done.stdout.splitlines()[-1]))
+    return Loaded(
+        **json.loads(done.stdout.splitlines()[-1]),
+        server=_ended_sessions(postmaster) - server,
+        load_average=load_average,
+    )
 
 
 def environment() -> Path:
@@ -217,33 +255,53 @@ def environment() -> Path:
 
 
 def _row(way: Way, loads: list[Loaded], orders: int) -> dict[str, Any]:
-    seconds = _seconds(loads)
-    return {
-        "way": way.name,
-        "orders/s": round(orders / seconds),
-        "seconds": round(seconds, 2),
-        "slowest and fastest (s)": [
-            round(max(loaded.seconds for loaded in loads), 2),
-            round(min(loaded.seconds for loaded in loads), 2),
-        ],
+    orders = orders // 10 if way.slow else orders
+    seconds = [loaded.seconds for loaded in loads]
+    row: dict[str, Any] = {
+        "way": f"{way.name} ({orders:,} orders)" if way.slow else way.name,
+        "orders/s": round(orders / median(seconds)),
+        "seconds": round(median(seconds), 2),
+        "slowest and fastest (s)": [round(max(seconds), 2), round(min(seconds), 2)],
+        "processor (s)": round(median(loaded.processor for loaded in loads), 2),
+        "PostgreSQL's processor (s)": round(median(loaded.server for loaded in loads), 2),
         "peak MB": round(max(loaded.megabytes for loaded in loads)),
+        "load average": [round(loaded.load_average, 1) for loaded in loads],
+    }
+    if loads[0].steps:
+        row["steps"] = {step: _step([loaded.steps[step] for loaded in loads]) for step in loads[0].steps}
+    return row
+
+
+def _step(laps: list[Mapping[str, float]]) -> dict[str, Any]:
+    """What a step took since the one before it. `staged` includes the extraction, which it overlaps."""
+    seconds = [lap["seconds"] for lap in laps]
+    return {
+        "seconds": round(median(seconds), 2),
+        "slowest and fastest (s)": [round(max(seconds), 2), round(min(seconds), 2)],
+        "processor (s)": round(median(lap["processor"] for lap in laps), 2),
     }
 
 
-def _seconds(loads: list[Loaded]) -> float:
-    return median(loaded.seconds for loaded in loads)
+def _ratios(measured: Mapping[str, list[Loaded]]) -> dict[str, dict[str, Any]]:
+    """Compare, in each round, the time of an order; and take the median of the rounds and their extremes."""
 
+    def rounds(way: str, other: str) -> list[float]:
+        pairs = zip(measured[way], measured[other], strict=False)  # peers have fewer rounds
+        return [(a.seconds / a.rows) / (b.seconds / b.rows) for a, b in pairs]
 
-def _ratios(seconds: dict[str, float]) -> dict[str, float]:
-    ours = seconds["platform"]
-    fastest = min(seconds[key] for key in ("dlt_connectorx", "dlt_pyarrow"))
+    found = {
+        "extraction: platform / COPY": rounds("copy", "extraction"),
+        "load: platform's time / the floor's": rounds("platform", "floor"),
+        "load: platform / dlt's default": rounds("dlt_default", "platform"),
+        "load: platform / dlt's fastest": rounds("dlt_connectorx", "platform"),
+        "load: platform / dagster-duckdb-pandas": rounds("duckdb_pandas", "platform"),
+        "load: platform / JSON": rounds("dumped_json", "platform"),
+    }
     return {
-        "extraction: platform / COPY": round(seconds["copy"] / seconds["extraction"], 2),
-        "load: platform's time / the floor's": round(ours / seconds["floor"], 2),
-        "load: platform / dlt's default": round(seconds["dlt_default"] / ours, 1),
-        "load: platform / dlt's fastest": round(fastest / ours, 1),
-        "load: platform / dagster-duckdb-pandas": round(seconds["duckdb_pandas"] / ours, 1),
-        "load: platform / JSON": round(seconds["dumped_json"] / ours, 1),
+        "ratios": {name: round(median(ratios), 2) for name, ratios in found.items()},
+        "ratios, least and most": {
+            name: [round(min(ratios), 2), round(max(ratios), 2)] for name, ratios in found.items()
+        },
     }
 
 
@@ -263,24 +321,43 @@ def tables(report: dict[str, Any]) -> str:
         f" load average before: {results['load average before']}.",
     ]
     for title, rows in _charts(results):
-        lines += ["", f"| {title} | orders/s | seconds | peak MB |", "|---|---|---|---|"]
+        lines += ["", f"| {title} | orders/s | {_TIMES} | PostgreSQL's processor (s) | peak MB |"]
+        lines += ["|---|---|---|---|---|---|---|"]
         lines += [
-            f"| {row['way']} | {row['orders/s']:,} | {row['seconds']:,} | {row['peak MB']:,} |"
+            f"| {row['way']} | {row['orders/s']:,} | {_times(row)} | {row[_SERVER]} | {row['peak MB']:,} |"
             for row in rows
         ]
-    lines += ["", "| how many times as fast | |", "|---|---|"]
-    lines += [f"| {name} | {value:,} |" for name, value in results["ratios"].items()]
+    lines += ["", f"| the platform's load, step by step | {_TIMES} |", "|---|---|---|---|"]
+    lines += [f"| {step} | {_times(row)} |" for step, row in results["loads"][0].get("steps", {}).items()]
+    lines += ["", "| how many times as fast | median | least to most |", "|---|---|---|"]
+    spread = results["ratios, least and most"]
+    lines += [
+        f"| {name} | {value:,} | {spread[name][0]:,} to {spread[name][1]:,} |"
+        for name, value in results["ratios"].items()
+    ]
     return "\n".join(lines) + "\n"
+
+
+_TIMES, _SERVER = "seconds | fastest to slowest | processor (s)", "PostgreSQL's processor (s)"
+
+
+def _times(row: Mapping[str, Any]) -> str:
+    slowest, fastest = row["slowest and fastest (s)"]
+    return f"{row['seconds']:,} | {fastest:,} to {slowest:,} | {row['processor (s)']:,}"
 
 
 def plot(results: dict[str, Any]) -> str:
     """Throughput and memory as an SVG."""
     kinds = {way.name: way.kind for way in LOADS + EXTRACTIONS}
+
+    def kind(row: Mapping[str, Any]) -> str:
+        return next(kinds[name] for name in kinds if row["way"].startswith(name))
+
     charts = _charts(results)
     title, rows = charts[0]
 
     def bars(rows: list[dict[str, Any]], figure: str) -> list[tuple[str, float, str]]:
-        return [(row["way"], float(row[figure]), kinds[row["way"]]) for row in rows]
+        return [(row["way"], float(row[figure]), kind(row)) for row in rows]
 
     return panels(
         [(f"{title}, orders/s (logarithmic)", True, bars(rows, "orders/s"))]

@@ -95,7 +95,7 @@ print(json.dumps(sorted({"pandas", "pyarrow.dataset"} & set(sys.modules))))
 
 
 def test_a_load_imports_nothing_large_that_it_does_not_use(shop: str, tmp_path: Path) -> None:
-    """The clients of DuckDB and of the driver would, for convenience: a third of the memory of a load."""
+    """DuckDB's client would, for convenience: a third of the memory of a load."""
     done = subprocess.run(
         [sys.executable, "-c", LEAN, str(tmp_path), str(DAY)],
         env=os.environ | {"BENCHMARK_URL": shop},
@@ -110,25 +110,37 @@ def test_a_load_imports_nothing_large_that_it_does_not_use(shop: str, tmp_path: 
 
 
 def test_results_are_shown_as_tables_and_a_plot() -> None:
+    steps = {"staged": {"seconds": 1.5, "processor": 1.0}}
     measured = [
-        warehouse.Loaded(2.0, 10, 100.0),
-        warehouse.Loaded(4.0, 10, 300.0),
-        warehouse.Loaded(9.0, 10, 1),
+        warehouse.Loaded(2.0, 10, 100.0, processor=1.0, server=0.5, load_average=1.0, steps=steps),
+        warehouse.Loaded(4.0, 10, 300.0, processor=3.0, server=0.5, load_average=2.0, steps=steps),
+        warehouse.Loaded(9.0, 10, 1, processor=2.0, server=0.7, load_average=7.25, steps=steps),
     ]
+    floor = [warehouse.Loaded(seconds, 10, 1) for seconds in (1.0, 2.0, 9.0)]
     every: Any = dict.fromkeys(warehouse.LOADS + warehouse.EXTRACTIONS, measured)
-    results = warehouse.results(1_000, every, 10_000, {warehouse.LOADS[0]: measured[0]}, load_before=0.5)
+    every[warehouse.LOADS[1]] = floor
+    results = warehouse.results(1_000, every, 10_000, {warehouse.LOADS[0]: measured[:1]}, load_before=0.5)
     assert results["loads"][0] == {
         "way": "platform: extract, stage, audit, publish",
         "orders/s": 250,
         "seconds": 4.0,
         "slowest and fastest (s)": [9.0, 2.0],
+        "processor (s)": 2.0,
+        "PostgreSQL's processor (s)": 0.5,
         "peak MB": 300,
+        "load average": [1.0, 2.0, 7.2],
+        "steps": {"staged": {"seconds": 1.5, "slowest and fastest (s)": [1.5, 1.5], "processor (s)": 1.0}},
     }
+    to_floor = "load: platform's time / the floor's"
+    assert results["ratios"].pop(to_floor) == 2.0
+    assert results["ratios, least and most"][to_floor] == [1.0, 2.0]
     assert set(results["ratios"].values()) == {1.0}
     report = {"when": "2026-01-01", "machine": "here", "python": "3", "results": results}
     shown = warehouse.files(report)
-    assert "| platform: extract, stage, audit, publish | 250 | 4.0 | 300 |" in shown["warehouse.md"]
-    assert "| a day of 10,000 orders | orders/s | seconds | peak MB |" in shown["warehouse.md"]
+    row = "| platform: extract, stage, audit, publish | 250 | 4.0 | 2.0 to 9.0 | 2.0 | 0.5 | 300 |"
+    assert row in shown["warehouse.md"]
+    assert "| staged | 1.5 | 1.5 to 1.5 | 1.0 |" in shown["warehouse.md"]
+    assert "| a day of 10,000 orders | orders/s | seconds |" in shown["warehouse.md"]
     assert shown["warehouse.svg"].count("<rect") == 1 + 7 + 2 + 1 + 7 + 1
 
 
