@@ -39,7 +39,7 @@ fraud = fraud_assets(pool)
 checks = day_checks(days, pool)
 
 daily_job = daily_pipeline([*raw, analytics, *fraud], without=checks_of_today(checks))
-hourly_job = marketplace_job(first_day)
+hourly_job = marketplace_job(first_day, settings.ground_truth_path)
 trim_job = retention_job(settings)
 prune_job = maintenance_job(settings)
 

@@ -65,7 +65,7 @@ def marketplace_hourly(job: JobDefinition) -> ScheduleDefinition:
         cron_schedule=MARKETPLACE_HOURLY_CRON,
         execution_timezone=str(JAKARTA),
         default_status=DefaultScheduleStatus.RUNNING,
-        description="New users, new products and new prices of the hour that has just ended.",
+        description="New users, products and prices of the last full hour, and what became of its orders.",
     )
     def hourly(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
         hour = last_closed_hour(context.scheduled_execution_time)

@@ -1,4 +1,4 @@
-"""The marketplace by the hour: simulated new users, new products and new prices, written to PostgreSQL.
+"""The marketplace by the hour: simulated users, products, prices, and what becomes of simulated orders.
 
 All users of an hour have the same of three e-mail formats. The job branches on it: only the output of that
 format is emitted, and a run shows the steps of the other two as skipped.
@@ -7,6 +7,7 @@ format is emitted, and a run shows the steps of the other two as skipped.
 # Annotations must be real here: Dagster inspects those of `context`.
 from collections.abc import Iterator
 from datetime import date, datetime
+from pathlib import Path
 
 from dagster import (
     HourlyPartitionsDefinition,
@@ -23,7 +24,9 @@ from ecommersss_platform.jobs import EXECUTOR, RETRY
 from ecommersss_platform.postgres.resource import PostgresResource
 from streaming.business_days import JAKARTA
 from streaming.roles import Role
+from streaming.simulator.ground_truth import GroundTruth
 from streaming.simulator.population import (
+    HOUR,
     EmailFormat,
     Person,
     User,
@@ -33,7 +36,7 @@ from streaming.simulator.population import (
     people,
     with_email,
 )
-from streaming.simulator.tables import apply_hour
+from streaming.simulator.tables import apply_aftermath, apply_hour
 
 MARKETPLACE_HOURLY = "marketplace_hourly"
 
@@ -43,20 +46,39 @@ def hourly_partitions(first_day: date) -> HourlyPartitionsDefinition:
     return HourlyPartitionsDefinition(start_date=f"{first_day}-00:00", timezone=str(JAKARTA))
 
 
-def marketplace_job(first_day: date) -> JobDefinition:
-    """Return the hourly job, from this business day on. It needs the resource `postgres`."""
+def marketplace_job(first_day: date, ground_truth: Path) -> JobDefinition:
+    """Return the hourly job, from this business day on. It needs the resource `postgres`.
+
+    `ground_truth`: the file that tells which orders were simulated and how.
+    """
+
+    @op(retry_policy=RETRY)
+    def settle_orders(context: OpExecutionContext, postgres: PostgresResource) -> None:
+        """Store what became of simulated orders by the end of the hour, including hours that were missed."""
+        until = _hour(context) + HOUR
+        truth = GroundTruth(ground_truth).read()
+        with (
+            postgres.connect("ecommersss marketplace", Role.SIMULATOR) as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            stored = apply_aftermath(cursor, truth, until)
+        context.log.info(f"{stored} added")
+        context.add_output_metadata(stored._asdict())
 
     @job(
         name=MARKETPLACE_HOURLY,
         partitions_def=hourly_partitions(first_day),
         executor_def=EXECUTOR,
-        description="New users (in one of three e-mail formats), new products and new prices of an hour. "
-        "An hour is applied once; repeating it changes nothing.",
+        description="New users (in one of three e-mail formats), new products and new prices of an hour, and"
+        " what becomes of simulated orders: shipments, disputes, verdicts."
+        " An hour is applied once; repeating it changes nothing.",
     )
     def marketplace_hourly() -> None:
         signed_up = choose_email_format()
         users = [step(getattr(signed_up, style.value)) for style, step in EMAIL_STEPS.items()]
         store_hour(users, list_products())
+        settle_orders()
 
     return marketplace_hourly
 

@@ -49,7 +49,7 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
     from ecommersss_platform.local.stack import prepare_home, running
     from ecommersss_platform.topics import flagged_stream, fraud_consumer, orders_topic
     from ecommersss_platform.warehouse import make_warehouse
-    from streaming.simulator.history import simulate_history
+    from streaming.simulator.history import simulate_aftermath, simulate_history
 
     if running(settings) is not None:
         raise PlatformError(
@@ -81,10 +81,13 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
             consumer.run(once=True)
             typer.echo(f"   {consumer.summary()}")
             typer.echo(f"   the flagged stream is {flagged_stream(settings).end():,} bytes long")
-        with _step(4, f"Backfill {first} to {today} in one run: raw, bronze, silver, gold"):
+        with _step(4, "Simulate what became of the orders: shipments, disputes, verdicts of reviewers"):
+            url = database_url(settings, Role.SIMULATOR)
+            typer.echo(f"   {simulate_aftermath(url, settings.ground_truth_path, now)}")
+        with _step(5, f"Backfill {first} to {today} in one run: raw, bronze, silver, gold"):
             materialize_with_progress(settings, first, today)
         warehouse = make_warehouse(settings)
-        typer.secho("\n5. The marts", bold=True)
+        typer.secho("\n6. The marts", bold=True)
         for mart, order in MARTS.items():
             head = warehouse.query(f"SELECT * FROM gold.{mart} ORDER BY {order} LIMIT {rows}")  # noqa: S608
             total = warehouse.query(f"SELECT count(*) AS n FROM gold.{mart}").to_pylist()[0]["n"]  # noqa: S608

@@ -21,7 +21,12 @@ import psutil
 
 from ecommersss_platform.environment import MARK, child_environment
 from ecommersss_platform.instance.code_server import LOCATION
-from ecommersss_platform.instance.databases import dagster_storage, embedded_server, operational_database
+from ecommersss_platform.instance.databases import (
+    dagster_storage,
+    database_url,
+    embedded_server,
+    operational_database,
+)
 from ecommersss_platform.instance.home import record_first_day, ui_token
 from ecommersss_platform.local import ui
 from ecommersss_platform.local.accounts import Account
@@ -183,7 +188,8 @@ def _prepare_for_processes(settings: Settings, url: str, orders_per_day: int) ->
     prepare_home(settings)
     for run in fail_dead_runs(settings):
         _print("up", f"run {run} was interrupted when the platform went down; it is marked as failed")
-    first_run_history(settings, url, orders_per_day, partial(_print, "up"))
+    consumer_url = database_url(settings, Role.CONSUMER)
+    first_run_history(settings, url, orders_per_day, partial(_print, "up"), consumer_url)
 
 
 def _supervise(settings: Settings, status: _StatusFile, dagster_url: str, rate: float, rhythm: bool) -> None:

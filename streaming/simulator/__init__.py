@@ -2,7 +2,8 @@
 
 - `population`: who signs up and which products are listed or re-priced in an hour. Pure functions.
 - `shoppers`: the orders that users place, honest and fraudulent. Pure functions of a market and a seed.
-- `tables`: the simulated population in the operational database, and the market read from it.
+- `aftermath`: how orders are shipped, disputed and reviewed. Pure functions of an order.
+- `tables`: the simulated population and aftermath in the operational database, and the market read from it.
 - `producer`: publishes orders live, at a rate.
 - `history`: a simulated past: population and orders from a first day until now, and orders of past days.
 - `ground_truth`: the side file that says which fraud pattern made an order.

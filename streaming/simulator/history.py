@@ -28,6 +28,8 @@ from streaming.simulator.population import (
 from streaming.simulator.producer import publish
 from streaming.simulator.shoppers import FRAUD_SHARE, Placed, check_fraud_share, orders_between
 from streaming.simulator.tables import (
+    StoredAftermath,
+    apply_aftermath,
     apply_hour,
     date_versions,
     hours_applied,
@@ -125,6 +127,21 @@ def simulate_history(
         known_ids=known_ids,
     )
     return SimulatedHistory(users, products, repriced, len(missing), orders)
+
+
+def simulate_aftermath(url: str, ground_truth: Path, until: datetime) -> StoredAftermath:
+    """Store what became by `until` (aware) of the simulated orders.
+
+    The orders must be stored. Those that are not in the file `ground_truth` were not simulated and are left
+    alone. Repeating a call adds nothing.
+    """
+    truth = GroundTruth(ground_truth).read()
+    with (
+        closing(connect(url, "ecommersss history")) as connection,
+        connection,
+        connection.cursor() as cursor,
+    ):
+        return apply_aftermath(cursor, truth, until)
 
 
 def produce_days(

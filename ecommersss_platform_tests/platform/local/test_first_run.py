@@ -43,9 +43,12 @@ def test_first_run_has_a_history_and_a_later_one_adds_none(settings: Settings, d
     assert end > 0
     assert users > 0
     assert said[0] == "first run: simulating the marketplace's history"
+    assert count(database, "orders") > 20
+    assert count(database, "shipments") > 0
+    assert said[2].startswith("what became of the orders: ")
     first_run_history(settings, database, 20, said.append)
     assert (orders_topic(settings).end(), count(database, "users")) == (end, users)
-    assert len(said) == 2
+    assert len(said) == 3
 
 
 @pytest.mark.faults
