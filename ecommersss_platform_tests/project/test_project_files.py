@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from ecommersss_platform.dbt import dictionary
+from ecommersss_platform.dbt.project import ensure_manifest
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.support.project import PROJECT, make_targets, tracked_files
 
@@ -49,6 +52,23 @@ def test_env_example_copied_as_it_is_changes_no_setting(monkeypatch: pytest.Monk
     for name in [name for name in os.environ if name.startswith("ECOMMERSSS_")]:
         monkeypatch.delenv(name)
     assert Settings(_env_file=PROJECT / ".env.example") == Settings(_env_file=None)  # type: ignore[call-arg]
+
+
+# ---- the dbt project ----
+
+
+def test_page_of_analytics_has_every_definition_and_table() -> None:
+    manifest = json.loads(ensure_manifest().read_bytes())
+    text = dictionary.PAGE.read_text()
+    made = dictionary.page(text, manifest)
+    assert made == text, "run `python -m ecommersss_platform.dbt.dictionary`"
+    described = [m for m in manifest["macros"].values() if m["original_file_path"] == dictionary.DEFINITIONS]
+    assert described
+    assert [macro["name"] for macro in described if not macro["description"].strip().endswith(".")] == []
+    variables = yaml.safe_load((PROJECT / "dbt_project" / "dbt_project.yml").read_text())["vars"]
+    for macro in described:
+        for name, value in re.findall(r"`(\w+)` \((\w+)\)", macro["description"]):
+            assert str(variables[name]) == value, macro["name"]
 
 
 # ---- requirements ----

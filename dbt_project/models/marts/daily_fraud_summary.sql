@@ -12,12 +12,12 @@ per_day as (
     select
         partition_date as business_day,
         count(*) as total_orders,
-        count(case when not is_fraud then 1 end) as genuine_orders,
-        count(case when is_fraud then 1 end) as fraud_orders,
-        {{ money('sum(amount)') }} as total_amount,
-        {{ money('coalesce(sum(case when is_fraud then amount end), 0)') }} as fraud_amount,
+        {{ genuine_orders() }} as genuine_orders,
+        {{ fraud_orders() }} as fraud_orders,
+        {{ total_amount() }} as total_amount,
+        {{ fraud_amount() }} as fraud_amount,
         count(distinct user_id) as users,
-        count(distinct case when is_fraud then user_id end) as fraud_users
+        {{ fraud_users() }} as fraud_users
     from orders
     group by partition_date
 )

@@ -2,17 +2,17 @@ with
 
 orders as (
     select * from {{ ref('fact_orders') }}
-    where local_hour < {{ var('critical_time_end_hour') }}
+    where {{ in_critical_time() }}
 ),
 
 per_method as (
     select
         payment_method,
         count(*) as total_orders,
-        count(case when not is_fraud then 1 end) as genuine_orders,
-        count(case when is_fraud then 1 end) as fraud_orders,
-        {{ money('sum(amount)') }} as total_amount,
-        {{ money('coalesce(sum(case when is_fraud then amount end), 0)') }} as fraud_amount
+        {{ genuine_orders() }} as genuine_orders,
+        {{ fraud_orders() }} as fraud_orders,
+        {{ total_amount() }} as total_amount,
+        {{ fraud_amount() }} as fraud_amount
     from orders
     group by payment_method
 )

@@ -15,11 +15,11 @@ per_product_and_method as (
         product_id,
         payment_method,
         count(*) as total_orders,
-        count(case when not is_fraud then 1 end) as genuine_orders,
-        count(case when is_fraud then 1 end) as fraud_orders,
-        {{ money('sum(amount)') }} as total_amount,
-        {{ money('coalesce(sum(case when not is_fraud then amount end), 0)') }} as genuine_amount,
-        {{ money('coalesce(sum(case when is_fraud then amount end), 0)') }} as fraud_amount
+        {{ genuine_orders() }} as genuine_orders,
+        {{ fraud_orders() }} as fraud_orders,
+        {{ total_amount() }} as total_amount,
+        {{ genuine_amount() }} as genuine_amount,
+        {{ fraud_amount() }} as fraud_amount
     from orders
     group by product_id, payment_method
 )

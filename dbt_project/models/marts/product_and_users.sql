@@ -19,8 +19,8 @@ per_user_and_product as (
         user_id,
         product_id,
         count(*) as total_orders,
-        count(case when not is_fraud then 1 end) as genuine_orders,
-        count(case when is_fraud then 1 end) as fraud_orders,
+        {{ genuine_orders() }} as genuine_orders,
+        {{ fraud_orders() }} as fraud_orders,
         max(ordered_at) as latest_order_at
     from orders
     group by user_id, product_id

@@ -14,9 +14,9 @@ per_user as (
     select
         user_id,
         count(*) as total_orders,
-        sum(amount) as total_spend,
-        count(case when is_fraud then 1 end) as fraud_orders,
-        sum(case when is_fraud then amount end) as fraud_loss,
+        {{ total_amount() }} as total_spend,
+        {{ fraud_orders() }} as fraud_orders,
+        {{ fraud_amount() }} as fraud_loss,
         max(ordered_at) as latest_order_at,
         max(case when is_fraud then ordered_at end) as latest_fraud_at
     from orders
@@ -44,9 +44,5 @@ joined as (
 
 select
     *,
-    case
-        when fraud_orders >= {{ var('blacklist_fraud_orders') }} then 'Blacklist'
-        when fraud_orders >= {{ var('watchlist_fraud_orders') }} then 'Watchlist'
-        else 'Good Standing'
-    end as status
+    {{ user_status('fraud_orders') }} as status
 from joined
