@@ -23,6 +23,14 @@
     {{ money('coalesce(sum(case when is_fraud then amount end), 0)') }}
 {%- endmacro %}
 
+{% macro revenue() -%}
+    {{ genuine_amount() }}
+{%- endmacro %}
+
+{% macro active_customers() -%}
+    count(distinct case when not is_fraud then user_id end)
+{%- endmacro %}
+
 {% macro fraud_users() -%}
     count(distinct case when is_fraud then user_id end)
 {%- endmacro %}
@@ -37,4 +45,12 @@
         when {{ fraud_orders }} >= {{ var('watchlist_fraud_orders') }} then 'Watchlist'
         else 'Good Standing'
     end
+{%- endmacro %}
+
+{% macro months_since(day) -%}
+    greatest(0, {{ calendar_difference('month', day, 'partition_date') }})
+{%- endmacro %}
+
+{% macro weeks_since(day) -%}
+    cast(floor(greatest(0, {{ calendar_difference('day', day, 'partition_date') }}) / 7) as int64)
 {%- endmacro %}

@@ -26,6 +26,8 @@ MARTS = {
     "payment_fraud_critical_time": "fraud_orders DESC, total_orders DESC, payment_method",
     "product_and_users": "fraud_orders DESC, total_orders DESC, product_id, user_id",
     "product_and_payment_methods": "product_id, method_rank",
+    "cohorts_by_signup_month": "signup_month, fraud_status, months_since_signup",
+    "product_freshness": "category, weeks_since_launch",
 }
 """The marts that are shown, each with the order of its rows."""
 

@@ -52,6 +52,7 @@ MODELS = (
     *("gold.daily_fraud_summary", "gold.fraud_rule_performance", "gold.most_fraudulent_users"),
     *("gold.payment_fraud_critical_time", "gold.product_and_payment_methods"),
     *("gold.product_and_users", "gold.users_and_blacklist"),
+    *("gold.cohorts_by_signup_month", "gold.product_freshness"),
 )
 FACTS = "silver.fact_orders"
 RUN = {"DBT_ENV_CUSTOM_ENV_DAGSTER_RUN_ID": "Run-1"}

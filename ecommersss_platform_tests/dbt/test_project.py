@@ -43,12 +43,14 @@ MODELS = {
         *("fact_orders", "fact_orders_staged"),
     ],
     "gold": [
+        "cohorts_by_signup_month",
         "daily_fraud_summary",
         "fraud_rule_performance",
         "most_fraudulent_users",
         "payment_fraud_critical_time",
         "product_and_payment_methods",
         "product_and_users",
+        "product_freshness",
         "users_and_blacklist",
     ],
 }
@@ -118,7 +120,7 @@ def parsed_for_bigquery(project: Project, tmp_path_factory: pytest.TempPathFacto
 def test_every_unit_test_and_data_test_of_the_project_passes(project: Project) -> None:
     results = project.results()
     unit_tests = [name for name in results if name.startswith("unit_test.")]
-    assert len(unit_tests) == 18
+    assert len(unit_tests) == 21
     assert {results[name] for name in unit_tests} == {"pass"}
     not_passed = {
         name.split(".")[2]: status for name, status in results.items() if status not in ("pass", "success")
@@ -139,7 +141,7 @@ def test_datasets_have_exactly_their_names_and_nothing_is_left_over(project: Pro
 def test_every_test_is_described(project: Project) -> None:
     manifest = json.loads(ensure_manifest().read_text())
     tests = [node for node in manifest["nodes"].values() if node["resource_type"] == "test"]
-    assert len(tests) == 72
+    assert len(tests) == 80
     described = {node["name"]: node["description"] for node in [*tests, *manifest["unit_tests"].values()]}
     assert [name for name, description in described.items() if not description.endswith(".")] == []
 

@@ -164,6 +164,7 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
         *("gold/daily_fraud_summary", "gold/fraud_rule_performance", "gold/most_fraudulent_users"),
         *("gold/payment_fraud_critical_time", "gold/product_and_payment_methods"),
         *("gold/product_and_users", "gold/users_and_blacklist", "fraud/user_lists"),
+        *("gold/cohorts_by_signup_month", "gold/product_freshness"),
     }
     assert metadata["silver/fact_orders"]["dagster/row_count"] == "15"
     for key in ("raw/orders", "silver/fact_orders"):

@@ -94,6 +94,8 @@ DIMENSIONS = {"silver/dim_users", "silver/dim_products"}
 HISTORIES = {"silver/dim_users_history", "silver/dim_products_history"}
 RAW = {"raw/users", "raw/products", "raw/orders"}
 MARTS = {
+    "gold/cohorts_by_signup_month",
+    "gold/product_freshness",
     "gold/users_and_blacklist",
     "gold/most_fraudulent_users",
     "gold/payment_fraud_critical_time",

@@ -52,6 +52,7 @@ DIMENSIONS = {"silver/dim_products", "silver/dim_users"}
 HISTORIES = {"silver/dim_products_history", "silver/dim_users_history"}
 FACTS = AssetKey(["silver", "fact_orders"])
 MARTS = {
+    *("gold/cohorts_by_signup_month", "gold/product_freshness"),
     "gold/daily_fraud_summary",
     "gold/fraud_rule_performance",
     "gold/most_fraudulent_users",
@@ -143,6 +144,7 @@ def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: AssetsDefini
     descriptions = {check.name: check.description for check in assets.check_specs}
     assert [name for name, description in descriptions.items() if not description] == []
     assert {(c.asset_key.to_user_string(), c.name) for c in assets.check_keys if "every" in c.name} == {
+        ("gold/cohorts_by_signup_month", "cohorts_by_signup_month_hold_every_user"),
         ("gold/daily_fraud_summary", "daily_fraud_summary_counts_every_order"),
         ("gold/fraud_rule_performance", "fraud_rule_performance_has_every_active_reason"),
         ("gold/most_fraudulent_users", "most_fraudulent_users_count_every_fraud_order"),
@@ -150,6 +152,7 @@ def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: AssetsDefini
         ("gold/product_and_payment_methods", "product_and_payment_methods_count_every_order"),
         ("gold/product_and_payment_methods", "product_and_payment_methods_hold_every_rupiah"),
         ("gold/product_and_users", "product_and_users_count_every_order"),
+        ("gold/product_freshness", "product_freshness_holds_every_product"),
         ("gold/users_and_blacklist", "users_and_blacklist_count_every_order"),
         ("gold/users_and_blacklist", "users_and_blacklist_hold_every_rupiah"),
     }
@@ -249,12 +252,14 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
         "silver/dim_users_history": 4,
         "silver/dim_products_history": 4,
         "silver/fact_orders": 10,
+        "gold/cohorts_by_signup_month": 6,
         "gold/daily_fraud_summary": 3,
         "gold/fraud_rule_performance": 8,
         "gold/most_fraudulent_users": 3,
         "gold/payment_fraud_critical_time": 3,
         "gold/product_and_payment_methods": 6,
         "gold/product_and_users": 5,
+        "gold/product_freshness": 1,
         "gold/users_and_blacklist": 4,
     }
     facts = {

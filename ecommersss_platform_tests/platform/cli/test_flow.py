@@ -227,6 +227,7 @@ def test_demo_shows_every_mart(shown: str) -> None:
     for mart in (
         *("users_and_blacklist", "most_fraudulent_users", "payment_fraud_critical_time"),
         *("product_and_users", "product_and_payment_methods"),
+        *("cohorts_by_signup_month", "product_freshness"),
     ):
         assert f"gold.{mart}: " in shown
     _, _, users = shown.partition("gold.most_fraudulent_users: ")
@@ -331,7 +332,7 @@ def test_materialize_again_changes_no_table(home: Home, shown: str) -> None:
             }
 
     before = tables()
-    assert len(before) == 16
+    assert len(before) == 18
     assert all(before.values())
     home.call("materialize", "--last", "30", "--rebuild")  # all days of the younger platform: two
     after = tables()
