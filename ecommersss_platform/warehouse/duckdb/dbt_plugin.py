@@ -5,6 +5,7 @@ dbt-duckdb's own retries say nothing, and end after half a minute or sleep for m
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from dbt_common.exceptions import DbtRuntimeError
 from ecommersss_platform.warehouse.duckdb.engine import attach, when_free
 from ecommersss_platform.warehouse.errors import WarehouseError
 
+MEGABYTES_PER_THREAD = 64
+"""What DuckDB itself may hold while dbt works; beyond that it spills next to the file."""
+MOST_THREADS = 8
+"""The threads of one dbt run, on a machine with as many cores or more."""
+
 _log = AdapterLogger("DuckDB")
 
 
@@ -26,7 +32,16 @@ class Plugin(BasePlugin):
     _connection: duckdb.DuckDBPyConnection | None = None
 
     def update_connection_config(self, creds: DuckDBCredentials, config: dict[str, Any]) -> None:
-        """Open the file, and keep it open until dbt has it open too: connections of a process share it."""
+        """Bound the memory, open the file, and keep it open until dbt has it open too.
+
+        The connections of a process share the file. DuckDB's own bound is most of the machine's memory.
+        """
+        threads = max(2, min(os.cpu_count() or 2, MOST_THREADS))
+        config |= {
+            "threads": threads,
+            "memory_limit": f"{MEGABYTES_PER_THREAD * threads}MB",
+            "preserve_insertion_order": False,
+        }
         if creds.attach:
             config["temp_directory"] = f"{creds.attach[0].path}.tmp"
             return

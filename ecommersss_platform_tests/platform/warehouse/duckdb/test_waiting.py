@@ -120,6 +120,22 @@ def test_dbt_attaches_a_file_that_has_the_name_of_a_dataset(tmp_path: Path) -> N
     assert OUTPUTS["duckdb_attached"]["plugins"] == OUTPUTS["duckdb"]["plugins"]
 
 
+@pytest.mark.parametrize("name", ["warehouse.duckdb", "raw.duckdb"])
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (4, 4), (64, 8)])
+def test_dbt_holds_64_megabytes_a_thread(
+    name: str, cores: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dbt_plugin.os, "cpu_count", lambda: cores)
+    environment = connect_as_dbt(settings_of(tmp_path, duckdb_path=Path(name)))
+    sql = "SELECT current_setting('threads'), current_setting('memory_limit')"
+    try:
+        found = environment.handle().cursor().execute(sql).fetchall()
+    finally:
+        environment.close()
+    megabytes = float(found[0][1].split()[0]) * 1.048576  # "122.0 MiB"
+    assert (found[0][0], round(megabytes / threads)) == (threads, 64)
+
+
 def test_the_path_of_the_file_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/srv/ana")
     for path, expected in {
