@@ -15,7 +15,12 @@ _TO_DLT, _TO_FASTEST_DLT = "load: platform / dlt's default", "load: platform / d
 def summary(results: Path = RESULTS) -> str:
     """Return a Markdown table of each figure, what it is compared with, and the file with all results."""
     found = {path.stem: json.loads(path.read_text())["results"] for path in sorted(results.glob("*.json"))}
-    rows = [*_stream(found["stream"]), *_warehouse(found["warehouse"]), *_rest(found)]
+    rows = [
+        *_stream(found["stream"]),
+        *_warehouse(found["warehouse"]),
+        *_rest(found),
+        *_launch(found.get("launch")),
+    ]
     lines = [f"| {what} | {measured} | {beside} |" for what, measured, beside in rows]
     return "\n".join(["| what | measured | beside |", "|---|---|---|", *lines]) + "\n"
 
@@ -97,6 +102,20 @@ def _rest(found: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"{location['load the code location (s)']} s",
             f"{location['import dagster (s)']} s of it import dagster",
         ),
+    ]
+
+
+def _launch(found: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Return the row of the launch, or none while no result of it is kept."""
+    if found is None:
+        return []
+    start, process = found["request to start (s)"], found["launch to run: the process starts (s)"]
+    return [
+        (
+            "a run, from the request in the UI to the start of its first step",
+            f"median {start['median']} s, 95th percentile {start['p95']} s",
+            f"{process['median']} s of it start the process",
+        )
     ]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from benchmarks import launch, loads, stream, warehouse
+from benchmarks import launch, loads, stream, summary, warehouse
 from benchmarks.shop import Shop
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.local.postgres import EmbeddedPostgres
@@ -88,7 +88,7 @@ def test_an_interrupted_benchmark_leaves_no_server_behind(
 LEAN = """
 import json, sys
 from pathlib import Path
-from benchmarks import loads
+from benchmarks import loads, summary
 loads.main("platform", Path(sys.argv[1]), loads.date.fromisoformat(sys.argv[2]))
 print(json.dumps(sorted({"pandas", "pyarrow.dataset"} & set(sys.modules))))
 """
@@ -152,6 +152,9 @@ def test_launches_are_shown_as_medians_with_their_spread() -> None:
     assert results["launch to run: the process starts (s)"]["median"] == 1.5
     shown = launch.files({"when": "2026-01-01", "machine": "here", "python": "3", "results": results})
     assert "| request to start | 3.0 | 3.9 | 2.0 | 4.0 |" in shown["launch.md"]
+    [(_, measured, beside)] = summary._launch(results)
+    assert measured == "median 3.0 s, 95th percentile 3.9 s"
+    assert beside == "1.5 s of it start the process"
 
 
 def test_the_stream_and_its_floor_are_measured_in_turns_and_shown_with_their_spread(
