@@ -69,6 +69,18 @@ format: setup  ## format the code with ruff
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+DOCS := $(CURDIR)/build/docs
+
+.PHONY: docs
+docs: setup  ## build dbt's documentation of the models into build/docs, as one page that needs no server
+	@mkdir -p $(DOCS)
+	@# An empty DuckDB file of its own: the warehouse is neither opened nor waited for.
+	@ECOMMERSSS_DUCKDB_PATH=$(DOCS)/warehouse.duckdb DBT_SEND_ANONYMOUS_USAGE_STATS=false \
+		$(BIN)/dbt --quiet docs generate --static --empty-catalog --target duckdb --target-path $(DOCS) \
+		--log-path $(DOCS) --project-dir dbt_project --profiles-dir dbt_project
+	@rm -f $(DOCS)/warehouse.duckdb*
+	@echo "file://$(DOCS)/static_index.html"
+
 .PHONY: smoke-bigquery
 smoke-bigquery: setup  ## try the project in ECOMMERSSS_BIGQUERY_PROJECT; with DRY=1 print the requests only
 	@ECOMMERSSS_SMOKE_BIGQUERY=$(if $(DRY),dry,real) $(BIN)/python -m pytest -m bigquery $(PYTEST_ARGS) \

@@ -25,7 +25,7 @@ from dagster import (
 from ecommersss_platform.assets.unchanged import State, look
 from ecommersss_platform.dbt.lock import dbt_lock
 from ecommersss_platform.dbt.outcome import Outcome
-from ecommersss_platform.dbt.project import MANIFEST, DbtError, build_arguments, parsed_name
+from ecommersss_platform.dbt.project import DOCS_PAGE, MANIFEST, DbtError, build_arguments, parsed_name
 from ecommersss_platform.dbt.resource import PlatformDbt
 from ecommersss_platform.dbt.results import (
     BILLED,
@@ -66,7 +66,7 @@ def analytics_assets(
 
     @multi_asset(
         name="dbt_models",
-        specs=model_specs(models, partitions_def),
+        specs=model_specs(models, partitions_def, DOCS_PAGE if DOCS_PAGE.exists() else None),
         check_specs=test_specs(models),
         can_subset=True,
         backfill_policy=SINGLE_RUN,

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 PROJECT_DIR = Path(__file__).resolve().parents[2] / "dbt_project"
 TARGET_DIR = PROJECT_DIR / "target"
 MANIFEST = TARGET_DIR / "manifest.json"
+DOCS_PAGE = PROJECT_DIR.parent / "build" / "docs" / "static_index.html"
+"""dbt's documentation of the models, which `make docs` builds."""
+
 PARTIAL_PARSE = "partial_parse.msgpack"
 """The whole parsed project, as dbt saves it. The next parse only looks for what has changed."""
 

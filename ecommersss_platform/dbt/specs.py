@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dagster import (
@@ -24,6 +25,8 @@ from dagster import (
 UNIQUE_ID = "dagster_dbt/unique_id"
 MATERIALIZATION = "dagster-dbt/materialization_type"
 INCREMENTAL = "incremental"
+DOCS = "dbt_docs"
+"""The metadata that says where a model's page of dbt's documentation is."""
 
 
 def asset_key(node: Mapping[str, Any]) -> AssetKey:
@@ -31,10 +34,15 @@ def asset_key(node: Mapping[str, Any]) -> AssetKey:
     return AssetKey([node["schema"], node["name"]])
 
 
-def model_specs(manifest: Mapping[str, Any], partitions_def: PartitionsDefinition) -> list[AssetSpec]:
-    """Return the spec of each model. The incremental ones have the partitions, the others none."""
+def model_specs(
+    manifest: Mapping[str, Any], partitions_def: PartitionsDefinition, docs: Path | None = None
+) -> list[AssetSpec]:
+    """Return the spec of each model. The incremental ones have the partitions, the others none.
+
+    `docs`: the page of dbt's documentation that each spec names its model's part of; None: there is none.
+    """
     models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
-    return [_model_spec(node, manifest, partitions_def) for node in models]
+    return [_model_spec(node, manifest, partitions_def, docs) for node in models]
 
 
 def test_specs(manifest: Mapping[str, Any]) -> list[AssetCheckSpec]:
@@ -64,7 +72,10 @@ def table_schema(columns: Mapping[str, Mapping[str, Any]]) -> TableSchema:
 
 
 def _model_spec(
-    node: Mapping[str, Any], manifest: Mapping[str, Any], partitions_def: PartitionsDefinition
+    node: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    partitions_def: PartitionsDefinition,
+    docs: Path | None,
 ) -> AssetSpec:
     materialized, dagster = node["config"]["materialized"], node["config"]["meta"]["dagster"]
     warehouse = manifest["metadata"]["adapter_type"]
@@ -85,6 +96,7 @@ def _model_spec(
             "dagster/column_schema": MetadataValue.table_schema(table_schema(node["columns"])),
             "dagster/table_name": f"{node['database']}.{node['schema']}.{node['alias']}",
             "dagster/storage_kind": warehouse,
+            **({DOCS: MetadataValue.path(f"{docs.as_uri()}#!/model/{node['unique_id']}")} if docs else {}),
         },
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from dagster import AssetKey, AssetsDefinition, DailyPartitionsDefinition
 from dagster_dbt import DagsterDbtTranslator, dbt_assets
 
 from ecommersss_platform.dbt.project import MANIFEST
-from ecommersss_platform.dbt.specs import asset_key, model_specs
+from ecommersss_platform.dbt.specs import DOCS, asset_key, model_specs
 from ecommersss_platform.dbt.specs import test_specs as check_specs
 from ecommersss_platform.dbt.staged import read_manifest
 
@@ -48,6 +49,15 @@ def test_models_are_the_assets_of_dagster_dbt(manifest: dict[str, Any], upstream
         assert {dep.asset_key for dep in spec.deps} == {dep.asset_key for dep in other.deps}, key
         for name, value in spec.metadata.items():
             assert other.metadata[name] == getattr(value, "schema", value), (key, name)
+
+
+def test_models_name_their_page_of_the_documentation_if_it_is_built(manifest: dict[str, Any]) -> None:
+    page = Path("/home of docs/static_index.html")
+    for spec in model_specs(manifest, DAYS, page):
+        assert spec.metadata[DOCS].path == (
+            f"file:///home%20of%20docs/static_index.html#!/model/model.ecommersss.{spec.key.path[-1]}"
+        )
+    assert [spec.key for spec in model_specs(manifest, DAYS) if DOCS in spec.metadata] == []
 
 
 def test_tests_are_the_checks_of_dagster_dbt(manifest: dict[str, Any], upstream: AssetsDefinition) -> None:
