@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME ...] [--short]`: run benchmarks, all by default, and keep their results.
 
-Each writes `benchmarks/results/NAME.json` and the files that its function `files` derives from it. With
-`--short` they measure less and write nothing.
+Each writes `benchmarks/results/NAME.json`, the files that its function `files` derives from it, and its
+figures in README.md. With `--short` they measure less and write nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-BENCHMARKS = ("code_location", "launch", "warehouse", "backfill", "stream")
+from benchmarks import summary
+
+BENCHMARKS = ("code_location", "launch", "seconds", "warehouse", "stream")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -48,6 +50,7 @@ def main() -> None:
             RESULTS.mkdir(exist_ok=True)
             for file, text in files.items():
                 (RESULTS / file).write_text(text)
+            summary.show()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from ecommersss_platform.environment import inherited
 from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.jobs import DAILY_PIPELINE, range_tags
 from ecommersss_platform.local import stack
+from ecommersss_platform.local.accounts import REACHABLE
 from ecommersss_platform.local.processes import end_processes
 from ecommersss_platform.local.supervision import leftovers
 from ecommersss_platform.partitions import Days
@@ -51,14 +53,26 @@ query Run($id: ID!) {
   runOrError(runId: $id) { ... on Run { status startTime endTime } }
 }
 """
+_ERRORS = """
+query Errors($id: ID!) {
+  runOrError(runId: $id) {
+    ... on Run {
+      eventConnection(limit: 10000) { events { ... on ErrorEvent { error { message causes { message } } } } }
+    }
+  }
+}
+"""
 _STEPS = """
 query Steps($id: ID!) {
   runOrError(runId: $id) { ... on Run { stepStats { stepKey startTime endTime } } }
 }
 """
-_ACTIVE = (
-    "{ runsOrError(filter: {statuses: [QUEUED, NOT_STARTED, STARTING, STARTED]}) { ... on Runs { count } } }"
-)
+_ACTIVE = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED")
+_COUNT = """
+query Count($statuses: [RunStatus!]!) {
+  runsOrError(filter: {statuses: $statuses}) { ... on Runs { count } }
+}
+"""
 _REPOSITORIES = """
 {
   repositoriesOrError {
@@ -68,6 +82,7 @@ _REPOSITORIES = """
   }
 }
 """
+_DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { required healthy } } } }"
 _STOP_SENSOR = "mutation Stop($id: String!) { stopSensor(id: $id) { __typename } }"
 _STOP_SCHEDULE = "mutation Stop($id: String!) { stopRunningSchedule(id: $id) { __typename } }"
 
@@ -161,14 +176,21 @@ class Dagster:
 
         wait_until(finished, f"run {id} of {job} has not ended")
         if ended["status"] != "SUCCESS":
-            raise Failed(f"run {id} of {job} for {dict(tags)}: {ended['status']}")
+            events = self.ask(_ERRORS, id=id)["runOrError"]["eventConnection"]["events"]
+            errors = "\n".join(text for event in events for text in _messages(event.get("error")))
+            raise Failed(f"run {id} of {job} for {dict(tags)}: {ended['status']}\n{errors}")
         stats = self.ask(_STEPS, id=id)["runOrError"]["stepStats"]
         steps = {step["stepKey"]: (step["startTime"], step["endTime"]) for step in stats}
         return Run(id, requested, ended["startTime"], ended["endTime"], steps)
 
-    def active_runs(self) -> int:
-        """Return the number of runs that are queued or under way."""
-        return int(self.ask(_ACTIVE)["runsOrError"]["count"])
+    def daemons_beat(self) -> bool:
+        """Return whether every daemon that is needed, such as that of the run queue, has sent a heartbeat."""
+        statuses = self.ask(_DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return all(status["healthy"] for status in statuses if status["required"])
+
+    def runs(self, *statuses: str) -> int:
+        """Return the number of runs with one of these statuses, by default of those not yet ended."""
+        return int(self.ask(_COUNT, statuses=statuses or _ACTIVE)["runsOrError"]["count"])
 
     def stop_automation(self) -> None:
         """Switch off every sensor and schedule: from now on only requests make runs."""
@@ -196,13 +218,13 @@ class Platform:
         """Simulate the marketplace of these days, and wait until the consumer has stored every order."""
         url = database_url(self.settings)
         simulate_history(url, orders_topic(self.settings), days.first, days.end_instant, orders_per_day)
+        wait_until(lambda: self.lag() == 0, "the consumer has not stored every order")
 
-        def stored() -> bool:
-            with closing(connect(url)) as connection:
-                progress = order_broker(self.settings).progress(connection)
-            return bool(progress["end"]) and all(row["lag"] == 0 for row in progress["consumers"])
-
-        wait_until(stored, "the consumer has not stored every order")
+    def lag(self) -> int:
+        """Return the bytes of the topic that the consumer has not stored yet."""
+        with closing(connect(database_url(self.settings))) as connection:
+            progress = order_broker(self.settings).progress(connection)
+        return max(row["lag"] for row in progress["consumers"])
 
 
 @contextmanager
@@ -212,7 +234,6 @@ def platform(*options: str, first_day: date | None = None) -> Iterator[Platform]
     `first_day`: the first partition. Only settings that are given here count, not those of the environment.
     """
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as directory:
-        Path(directory).chmod(0o711)  # so that PostgreSQL's account reaches its data
         home = Path(directory, "home")
         settings = Settings(
             home=home, first_day=first_day, database_url=None, dagster_url=None, _env_file=None
@@ -240,6 +261,9 @@ def platform(*options: str, first_day: date | None = None) -> Iterator[Platform]
             finally:
                 process.kill()
                 end_processes(leftovers(str(home)))
+                data = (settings.postgres_dir / "data").resolve()
+                if data.is_relative_to(REACHABLE):  # root's server keeps them outside the home
+                    shutil.rmtree(data.parent)
 
 
 def _dagster(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> Dagster:
@@ -256,6 +280,10 @@ def _dagster(settings: Settings, process: subprocess.Popen[bytes], log: Path) ->
     address = urlsplit(found["ui"])
     [token] = parse_qs(address.query)["token"]
     return Dagster(f"http://{address.netloc}", "ecommersss_platform", token)
+
+
+def _messages(error: dict[str, Any] | None) -> list[str]:
+    return [cause["message"] for cause in (error, *error["causes"])] if error else []
 
 
 def wait_until(condition: Callable[[], bool], problem: str, seconds: float = _PATIENCE_SECONDS) -> None:

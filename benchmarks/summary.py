@@ -1,4 +1,4 @@
-"""The figures that README.md shows, from the kept results: `python -m benchmarks.summary` prints them."""
+"""The figures in README.md, from the kept results: `python -m benchmarks.summary` writes them there."""
 
 from __future__ import annotations
 
@@ -7,22 +7,13 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- python -m benchmarks.summary -->\n", "<!-- -->"
 
 _TO_FLOOR = "load: platform's time / the floor's"
+_TO_STOCK = "stock dagster-dbt's time / the platform's"
+_TO_DBT = "platform's time / that of `dbt build` alone, keeps the parsed project"
 _TO_DLT, _TO_FASTEST_DLT = "load: platform / dlt's default", "load: platform / dlt's fastest"
-
-
-def summary(results: Path = RESULTS) -> str:
-    """Return a Markdown table of each figure, what it is compared with, and the file with all results."""
-    found = {path.stem: json.loads(path.read_text())["results"] for path in sorted(results.glob("*.json"))}
-    rows = [
-        *_stream(found["stream"]),
-        *_warehouse(found["warehouse"]),
-        *_rest(found),
-        *_launch(found.get("launch")),
-    ]
-    lines = [f"| {what} | {measured} | {beside} |" for what, measured, beside in rows]
-    return "\n".join(["| what | measured | beside |", "|---|---|---|", *lines]) + "\n"
 
 
 def _stream(found: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -84,31 +75,42 @@ def _warehouse(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _rest(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    location, month = found["code_location"], found["backfill"]
+def _seconds(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    one_day, ratios, several = found["one day"], found["one day, ratios"], found["several days in one run"]
+    [at_once] = [name for name, row in several.items() if isinstance(row, dict)]
+    parts = found["one day on the platform, split"]
+    idle, storage = found["idle"], found["Dagster's storage, a run of one day"]
     return [
         (
-            f"backfill of {month['days']} days, PostgreSQL to the marts",
-            f"{month['backfill in one run (s)']} s in one run",
-            f"a run a day: {month['a run a day / one run']} times as long",
+            f"one day of {found['orders a day']:,} orders, from the click to the marts",
+            f"{one_day['platform']['median (s)']} s",
+            f"{ratios[_TO_STOCK]} times as fast as stock dagster-dbt,"
+            f" {ratios[_TO_DBT]} times the time of `dbt build` alone in a warm process",
         ),
         (
-            "`dbt build` of one new day, with its tests",
-            f"{month['dbt build of one new day (s)']} s",
+            "where these seconds go",
+            ", ".join(f"{name.removesuffix(' (s)')} {seconds}" for name, seconds in parts.items()),
             "",
         ),
         (
-            "load of the code location",
-            f"{location['load the code location (s)']} s",
-            f"{location['import dagster (s)']} s of it import dagster",
+            f"{at_once} in one run",
+            f"{several[at_once]['median (s)']} s",
+            f"{several[f'{at_once} / one day']} times one day",
+        ),
+        (
+            "`make dev` with its default producer, all processes",
+            f"{idle['CPU (% of one core)']} % of one core over {idle['minutes']} minutes",
+            f"{idle['runs that ended']} runs in this time",
+        ),
+        (
+            "a run of one day in Dagster's storage",
+            f"{storage['event_logs (rows)']} events",
+            f"{storage['all tables, with indexes (kB)']} kB in all tables",
         ),
     ]
 
 
-def _launch(found: dict[str, Any] | None) -> list[tuple[str, str, str]]:
-    """Return the row of the launch, or none while no result of it is kept."""
-    if found is None:
-        return []
+def _launch(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     start, process = found["request to start (s)"], found["launch to run: the process starts (s)"]
     return [
         (
@@ -119,5 +121,38 @@ def _launch(found: dict[str, Any] | None) -> list[tuple[str, str, str]]:
     ]
 
 
+def _code_location(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (
+            "load of the code location",
+            f"{found['load the code location (s)']} s",
+            f"{found['import dagster (s)']} s of it import dagster",
+        ),
+    ]
+
+
+ROWS = {
+    "stream": _stream,
+    "warehouse": _warehouse,
+    "launch": _launch,
+    "seconds": _seconds,
+    "code_location": _code_location,
+}
+
+
+def summary(results: Path = RESULTS) -> str:
+    """Return a Markdown table of the figures of each benchmark that was run: figure, value, comparison."""
+    found = {path.stem: json.loads(path.read_text())["results"] for path in results.glob("*.json")}
+    rows = [row for name, derive in ROWS.items() if name in found for row in derive(found[name])]
+    lines = [f"| {what} | {measured} | {beside} |" for what, measured, beside in rows]
+    return "\n".join(["| what | measured | beside |", "|---|---|---|", *lines]) + "\n"
+
+
+def show(readme: Path = README) -> None:
+    """Write the table into README.md, in place of the one that is there."""
+    before, rest = readme.read_text().split(BEGIN, 1)
+    readme.write_text(f"{before}{BEGIN}\n{summary()}\n{END}{rest.split(END, 1)[1]}")
+
+
 if __name__ == "__main__":
-    print(summary(), end="")
+    show()

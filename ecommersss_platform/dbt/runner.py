@@ -93,7 +93,7 @@ def _work(arguments: list[str], parsed: bytes, events: SimpleQueue[Any], cancell
         result = dbtRunnerResult(success=False, exception=error)
     finally:
         try:
-            _release()
+            release()
         finally:
             events.put(result)
 
@@ -110,7 +110,7 @@ def _end(work: threading.Thread) -> None:
         work.join(0.2)
 
 
-def _release() -> None:
+def release() -> None:
     """Close what dbt leaves open: its connections (dbt-duckdb keeps the file), adapters, and log files."""
     from dbt.adapters.factory import reset_adapters
     from dbt_common.events.event_manager_client import cleanup_event_logger

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.summary import summary
+from benchmarks.summary import BEGIN, END, summary
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.support.commands import check_command
 from ecommersss_platform_tests.support.project import PROJECT, make_targets, tracked_files
@@ -248,6 +248,5 @@ def test_the_readme_is_one_page() -> None:
 
 
 def test_measured_figures_are_those_of_the_results() -> None:
-    begin, end = "<!-- python -m benchmarks.summary -->\n", "<!-- -->"
-    shown = [t.split(begin, 1)[1].split(end, 1)[0] for p in DOCUMENTS if begin in (t := p.read_text())]
+    shown = [t.split(BEGIN, 1)[1].split(END, 1)[0] for p in DOCUMENTS if BEGIN in (t := p.read_text())]
     assert shown == [f"\n{summary()}\n"]

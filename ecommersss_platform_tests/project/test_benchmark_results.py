@@ -1,0 +1,71 @@
+"""The figures of the benchmark `seconds`: how they are derived and shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import seconds
+from benchmarks.stack import Run
+from benchmarks.summary import ROWS
+
+
+def run(requested: float, launch: float, raw: float, dbt: float, rest: float) -> Run:
+    started = requested + launch
+    steps = {"raw__orders": (started, started + raw), "dbt_models": (started + raw, started + raw + dbt)}
+    return Run("an id", requested, started, started + raw + dbt + rest, steps)
+
+
+def test_the_stretches_of_a_run_add_up_to_its_time() -> None:
+    quick, usual, slow = run(100, 2, 1, 3, 0.5), run(200, 3, 1, 4, 0.5), run(300, 9, 2, 5, 1)
+    assert usual.seconds == 8.5
+    parts = seconds.split([slow, usual, quick])
+    assert list(parts.values()) == [3, 1, 4, 0.5]
+    assert sum(seconds.split([usual]).values()) == usual.seconds
+
+
+def test_ratios_compare_medians() -> None:
+    ratios = seconds.ratios(
+        {
+            seconds.PLATFORM: [4, 5, 60],
+            seconds.STOCK: [15, 14, 16],
+            seconds.STOCK_IN_PROCESS: [10, 10, 10],
+            seconds.BARE: [5, 1, 9],
+            seconds.FLOOR: [2, 2, 2],
+        }
+    )
+    assert list(ratios.values()) == [3.0, 2.0, 1.0, 2.5]
+
+
+def test_growth_counts_what_a_run_adds() -> None:
+    before = {"event_logs": (100, 50_000), "daemon_heartbeats": (5, 8_000)}
+    after = {"event_logs": (700, 650_000), "daemon_heartbeats": (5, 8_000)}
+    assert seconds.growth(before, after, runs=2) == {
+        "event_logs (rows)": 300.0,
+        "all tables, with indexes (kB)": 300,
+    }
+
+
+def test_figures_are_shown_as_tables_a_plot_and_lines_of_the_readme() -> None:
+    size = seconds.Size(2_000, loaded=7, rounds=2, at_once=7, at_once_rounds=1, month=30, idle_seconds=600)
+    others: dict[str, list[float]] = {way: [12.0, 18.0] for way in seconds.WAYS[1:]}
+    several = seconds.Several(run(0, 3, 2, 6, 1), [run(0, 3, 1, 4.5, 0.5)], run(0, 3, 2, 9, 1))
+    added = seconds.growth({"event_logs": (0, 0)}, {"event_logs": (600, 2_000_000)}, runs=2)
+    ours = [run(0, 3, 1, 3.5, 0.5), run(0, 2, 1, 3.5, 0.5)]
+    found: dict[str, Any] = seconds.results(size, ours, others, several, added)
+    found["idle"] = {
+        "minutes": 10.0,
+        "runs that ended": 2,
+        "CPU (% of one core)": 14.5,
+        "CPU by part (% of one core)": {"daemon": 9.5, "webserver": 5.0},
+    }
+    shown = seconds.files({"when": "2026-01-01", "machine": "here", "python": "3", "results": found})
+    assert "| platform | 7.5 | 7.0 | 8.0 | 2 |" in shown["seconds.md"]
+    assert "| stock dagster-dbt's time / the platform's | 2.0 |" in shown["seconds.md"]
+    assert "| a run a day for 30 days / one run | 15.0 |" in shown["seconds.md"]
+    assert "| of this: daemon | 9.5 |" in shown["seconds.md"]
+    assert shown["seconds.svg"].count("<rect") == 1 + 5 + 4 + 2
+    lines = ROWS["seconds"](found)
+    assert lines[0][1] == "7.5 s"
+    assert lines[0][2].startswith("2.0 times as fast as stock dagster-dbt, 0.5 times the time of")
+    assert lines[2] == ("7 days in one run", "9.0 s", "1.2 times one day")
+    assert lines[4][1:] == ("300.0 events", "1000 kB in all tables")
