@@ -42,6 +42,7 @@ def stock_dagster(platform: Platform, directory: Path) -> Iterator[Dagster]:
     (directory / "dagster.yaml").write_text(yaml.safe_dump(kept))
     variables = _variables(platform, directory) | {
         "ECOMMERSSS_FIRST_DAY": str(platform.settings.first_partition_day()),
+        "ECOMMERSSS_HOME": str(platform.settings.home),  # for the key of the hashes
         "STOCK_PROJECT": str(directory / "dbt_project"),
         "STOCK_DATABASE_URL": database_url(platform.settings),
         "DAGSTER_HOME": str(directory),

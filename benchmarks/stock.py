@@ -29,6 +29,7 @@ from dagster import (
 )
 from dagster_dbt import DbtCliResource, DbtProject, dbt_assets
 
+from ecommersss_platform.assets.raw import extract
 from ecommersss_platform.contracts import RAW_TABLES
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.postgres.resource import PostgresResource
@@ -48,8 +49,7 @@ def raw(context: AssetExecutionContext) -> Iterator[MaterializeResult[Any]]:
     with duckdb.connect(os.environ["ECOMMERSSS_DUCKDB_PATH"]) as warehouse:
         warehouse.execute("CREATE SCHEMA IF NOT EXISTS raw")
         for table in RAW_TABLES:
-            sql, params = table.select(wanted)
-            rows = postgres.stream(sql, params, table.arrow_schema).read_all()
+            rows = extract(table, wanted, postgres).read_all()
             name = f"{table.dataset}.{table.name}"
             warehouse.execute(f"CREATE TABLE IF NOT EXISTS {name} AS FROM rows LIMIT 0")
             warehouse.execute("BEGIN")
