@@ -123,60 +123,57 @@ def _schema(columns: tuple[Column, ...]) -> pa.Schema:
 _PARTITION_DATE = Column(
     PARTITION_COLUMN, Type.DATE, "Business day (Asia/Jakarta) of the row; equals the Dagster partition key."
 )
-_VERSION = (
-    Column("version", Type.INT64, "Number of this version; a later one has a higher number."),
-    Column("valid_from", Type.TIMESTAMP, "When this version was written."),
-)
 
-USERS = RawTable(
-    name="users",
-    description="Every version of every user, in the partition of the day on which it was written.",
-    source="users_history",
-    instant="valid_from",
-    key=("version",),
-    high_water="version",
-    clustering=("id",),
-    columns=(
-        Column("id", Type.INT64, "The user."),
-        Column("username", Type.STRING, "Name the user signs in with.", pii=True),
-        Column("email", Type.STRING, "E-mail address.", pii=True),
-        Column(
-            "email_hash",
-            Type.STRING,
-            "Keyed hash of the e-mail address, for joins with systems that have the key;"
-            " NULL if the text is no address.",
-            nullable=True,
-            pii=True,
-            keyed_hash_of="email",
+
+def _history(name: str, *columns: Column, clustering: str = "id", status: str | None = None) -> RawTable:
+    """Return the contract of a table of which PostgreSQL keeps every version. `columns`: its own."""
+    row = name.removesuffix("s")
+    return RawTable(
+        name=name,
+        description=f"Every version of every {row}, in the partition of the day on which it was written.",
+        source=f"{name}_history",
+        instant="valid_from",
+        key=("version",),
+        high_water="version",
+        clustering=(clustering,),
+        status=status,
+        columns=(
+            *columns,
+            Column("updated_at", Type.TIMESTAMP, f"When the {row} was last changed."),
+            Column("version", Type.INT64, "Number of this version; a later one has a higher number."),
+            Column("valid_from", Type.TIMESTAMP, "When this version was written."),
+            _PARTITION_DATE,
         ),
-        Column("first_name", Type.STRING, "First name.", pii=True),
-        Column("last_name", Type.STRING, "Last name.", pii=True),
-        Column("default_payment", Type.STRING, "Payment method offered first.", nullable=True),
-        Column("created_date", Type.TIMESTAMP, "When the user signed up."),
-        Column("updated_at", Type.TIMESTAMP, "When the user was last changed."),
-        *_VERSION,
-        _PARTITION_DATE,
+    )
+
+
+USERS = _history(
+    "users",
+    Column("id", Type.INT64, "The user."),
+    Column("username", Type.STRING, "Name the user signs in with.", pii=True),
+    Column("email", Type.STRING, "E-mail address.", pii=True),
+    Column(
+        "email_hash",
+        Type.STRING,
+        "Keyed hash of the e-mail address, for joins with systems that have the key;"
+        " NULL if the text is no address.",
+        nullable=True,
+        pii=True,
+        keyed_hash_of="email",
     ),
+    Column("first_name", Type.STRING, "First name.", pii=True),
+    Column("last_name", Type.STRING, "Last name.", pii=True),
+    Column("default_payment", Type.STRING, "Payment method offered first.", nullable=True),
+    Column("created_date", Type.TIMESTAMP, "When the user signed up."),
 )
 
-PRODUCTS = RawTable(
-    name="products",
-    description="Every version of every product, in the partition of the day on which it was written.",
-    source="products_history",
-    instant="valid_from",
-    key=("version",),
-    high_water="version",
-    clustering=("id",),
-    columns=(
-        Column("id", Type.INT64, "The product."),
-        Column("product_name", Type.STRING, "Name shown in the shop."),
-        Column("category", Type.STRING, "Category in the shop."),
-        Column("price", Type.MONEY, "List price, rupiah."),
-        Column("created_date", Type.TIMESTAMP, "When the product was listed."),
-        Column("updated_at", Type.TIMESTAMP, "When the product was last changed."),
-        *_VERSION,
-        _PARTITION_DATE,
-    ),
+PRODUCTS = _history(
+    "products",
+    Column("id", Type.INT64, "The product."),
+    Column("product_name", Type.STRING, "Name shown in the shop."),
+    Column("category", Type.STRING, "Category in the shop."),
+    Column("price", Type.MONEY, "List price, rupiah."),
+    Column("created_date", Type.TIMESTAMP, "When the product was listed."),
 )
 
 ORDERS = RawTable(
@@ -208,7 +205,55 @@ ORDERS = RawTable(
     ),
 )
 
-RAW_TABLES: tuple[RawTable, ...] = (USERS, PRODUCTS, ORDERS)
+SHIPMENTS = _history(
+    "shipments",
+    Column("order_id", Type.INT64, "The order."),
+    Column("status", Type.STRING, "packed, shipped, delivered, cancelled or returned."),
+    Column("packed_at", Type.TIMESTAMP, "When it was packed.", nullable=True),
+    Column("shipped_at", Type.TIMESTAMP, "When it was handed to the carrier.", nullable=True),
+    Column("delivered_at", Type.TIMESTAMP, "When it was delivered.", nullable=True),
+    Column("cancelled_at", Type.TIMESTAMP, "When the order was cancelled.", nullable=True),
+    Column("returned_at", Type.TIMESTAMP, "When it came back.", nullable=True),
+    Column("refund_amount", Type.MONEY, "Refunded to the user, rupiah."),
+    clustering="order_id",
+    status="status",
+)
+
+DISPUTES = _history(
+    "disputes",
+    Column("id", Type.INT64, "The dispute."),
+    Column("order_id", Type.INT64, "The order."),
+    Column("kind", Type.STRING, "fraud, not_received, not_as_described or other."),
+    Column("amount", Type.MONEY, "Disputed amount, rupiah."),
+    Column("opened_at", Type.TIMESTAMP, "When it was opened."),
+    Column("outcome", Type.STRING, "open, won or lost; lost: the marketplace lost the money."),
+    Column("decided_at", Type.TIMESTAMP, "When it was won or lost.", nullable=True),
+    clustering="order_id",
+    status="outcome",
+)
+
+VERDICTS = RawTable(
+    name="verdicts",
+    description="Every verdict of a person about an order, in the partition of the day it was recorded.",
+    source="verdicts",
+    instant="recorded_at",
+    key=("id",),
+    high_water="id",
+    clustering=("order_id",),
+    status="verdict",
+    columns=(
+        Column("id", Type.INT64, "The verdict; a later one has a higher number."),
+        Column("order_id", Type.INT64, "The order."),
+        Column("verdict", Type.STRING, "fraud or genuine."),
+        Column("reviewer", Type.STRING, "Who decided.", pii=True),
+        Column("note", Type.STRING, "Why, in the reviewer's words.", nullable=True, pii=True),
+        Column("decided_at", Type.TIMESTAMP, "When the reviewer decided."),
+        Column("recorded_at", Type.TIMESTAMP, "When the platform learned of it."),
+        _PARTITION_DATE,
+    ),
+)
+
+RAW_TABLES: tuple[RawTable, ...] = (USERS, PRODUCTS, ORDERS, SHIPMENTS, DISPUTES, VERDICTS)
 
 LOAD_LOG = RawTable(
     name="load_log",

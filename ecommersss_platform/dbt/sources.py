@@ -28,6 +28,15 @@ class _Dumper(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
 
+class _OneLine(dict[str, Any]):
+    """A mapping on a line of its own."""
+
+
+_Dumper.add_representer(
+    _OneLine, lambda dumper, value: dumper.represent_mapping("tag:yaml.org,2002:map", value, flow_style=True)
+)
+
+
 def sources_yaml(tables: Sequence[RawTable] = RAW_TABLES) -> str:
     """Return the text of the source YAML for these tables."""
     source = {
@@ -48,8 +57,8 @@ def sources_yaml(tables: Sequence[RawTable] = RAW_TABLES) -> str:
 
 
 def _column(column: Column) -> dict[str, Any]:
-    described = {"name": column.name, "description": column.description}
-    return described | ({"config": {"meta": {"pii": True}}} if column.pii else {})
+    pii = {"config": {"meta": {"pii": True}}} if column.pii else {}
+    return _OneLine(name=column.name, description=column.description, **pii)
 
 
 def main(path: Path = SOURCES) -> None:

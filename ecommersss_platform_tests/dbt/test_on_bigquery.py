@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ecommersss_platform.contracts import ORDERS, PRODUCTS, USERS, RawTable
+from ecommersss_platform.contracts import DISPUTES, ORDERS, PRODUCTS, SHIPMENTS, USERS, VERDICTS, RawTable
 from ecommersss_platform.dbt.project import (
     PARTIAL_PARSE,
     PROJECT_DIR,
@@ -40,13 +40,14 @@ from ecommersss_platform.warehouse import Warehouse, make_warehouse
 from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
 from ecommersss_platform_tests.support.dbt_runs import dbt_events, with_changed_types
 from ecommersss_platform_tests.support.loopback import loopback_only
-from ecommersss_platform_tests.support.raw_days import MOST, Row, at, order, product, user
+from ecommersss_platform_tests.support.raw_days import MOST, SAMPLE, Row, at, order, product, user
 
 pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
 
 MONTH = Days(date(2024, 2, 15), date(2024, 3, 17))
 EMPTY_DAY = date(2024, 2, 20)
 MODELS = (
+    *("bronze.stg_shipments", "bronze.stg_disputes", "bronze.stg_verdicts"),
     *("silver.dim_users", "silver.dim_products", "silver.fact_orders"),
     *("silver.dim_users_history", "silver.dim_products_history"),
     *("gold.daily_fraud_summary", "gold.fraud_rule_performance", "gold.most_fraudulent_users"),
@@ -133,7 +134,8 @@ def a_month() -> dict[RawTable, list[Row]]:
                     shadow=sorted(chosen.sample(SHADOW, chosen.randint(0, 2))),
                 )
             )
-    return {USERS: users, PRODUCTS: products, ORDERS: orders}
+    truth = {table: SAMPLE[table] for table in (SHIPMENTS, DISPUTES, VERDICTS)}
+    return {USERS: users, PRODUCTS: products, ORDERS: orders, **truth}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.contracts import ORDERS, RAW_TABLES
 from ecommersss_platform.dbt.project import (
     PARTIAL_PARSE,
     PROJECT_DIR,
@@ -34,10 +34,9 @@ from ecommersss_platform_tests.support.raw_days import MOST, ORDER_ROWS, at, ord
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 MODELS = {
-    "bronze": [
-        *("stg_orders", "stg_product_versions", "stg_products"),
-        *("stg_user_versions", "stg_users"),
-    ],
+    "bronze": sorted(
+        [*(f"stg_{table.name}" for table in RAW_TABLES), "stg_product_versions", "stg_user_versions"]
+    ),
     "silver": [
         *("dim_products", "dim_products_history", "dim_users", "dim_users_history"),
         *("fact_orders", "fact_orders_staged"),
@@ -119,8 +118,7 @@ def parsed_for_bigquery(project: Project, tmp_path_factory: pytest.TempPathFacto
 
 def test_every_unit_test_and_data_test_of_the_project_passes(project: Project) -> None:
     results = project.results()
-    unit_tests = [name for name in results if name.startswith("unit_test.")]
-    assert len(unit_tests) == 21
+    unit_tests = json.loads(ensure_manifest().read_text())["unit_tests"]
     assert {results[name] for name in unit_tests} == {"pass"}
     not_passed = {
         name.split(".")[2]: status for name, status in results.items() if status not in ("pass", "success")
@@ -141,7 +139,6 @@ def test_datasets_have_exactly_their_names_and_nothing_is_left_over(project: Pro
 def test_every_test_is_described(project: Project) -> None:
     manifest = json.loads(ensure_manifest().read_text())
     tests = [node for node in manifest["nodes"].values() if node["resource_type"] == "test"]
-    assert len(tests) == 80
     described = {node["name"]: node["description"] for node in [*tests, *manifest["unit_tests"].values()]}
     assert [name for name, description in described.items() if not description.endswith(".")] == []
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.contracts import ORDERS, RAW_TABLES
 from ecommersss_platform.dbt.project import ensure_manifest
 from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig, label
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
@@ -156,8 +156,8 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
     days = [day for key, day, _ in report["made"] if key == "silver/fact_orders"]
     assert days == [str(DAY_1), str(DAY_2)]
     assert set(metadata) == {
-        *("raw/users", "raw/products", "raw/orders"),
-        *("bronze/stg_users", "bronze/stg_products", "bronze/stg_orders"),
+        *(f"raw/{table.name}" for table in RAW_TABLES),
+        *(f"bronze/stg_{table.name}" for table in RAW_TABLES),
         *("bronze/stg_user_versions", "bronze/stg_product_versions"),
         *("silver/dim_users_history", "silver/dim_products_history"),
         *("silver/dim_users", "silver/dim_products", "silver/fact_orders"),

@@ -86,13 +86,11 @@ json.dump(
 )
 """
 
-BRONZE = {
-    *("bronze/stg_users", "bronze/stg_products", "bronze/stg_orders"),
-    *("bronze/stg_user_versions", "bronze/stg_product_versions"),
-}
+TABLES = ("users", "products", "orders", "shipments", "disputes", "verdicts")
+RAW = {f"raw/{name}" for name in TABLES}
+BRONZE = {f"bronze/stg_{name}" for name in (*TABLES, "user_versions", "product_versions")}
 DIMENSIONS = {"silver/dim_users", "silver/dim_products"}
 HISTORIES = {"silver/dim_users_history", "silver/dim_products_history"}
-RAW = {"raw/users", "raw/products", "raw/orders"}
 MARTS = {
     "gold/cohorts_by_signup_month",
     "gold/product_freshness",
@@ -164,8 +162,9 @@ def test_days_are_business_days_from_the_first_on_with_today(location: dict[str,
 
 def test_lineage(location: dict[str, Any]) -> None:
     parents = {key: set(asset["parents"]) for key, asset in location["assets"].items()}
-    views = {"users": "stg_user_versions", "products": "stg_product_versions", "orders": "stg_orders"}
-    for name, view in views.items():
+    views = {"users": "stg_user_versions", "products": "stg_product_versions"}
+    for name in TABLES:
+        view = views.get(name, f"stg_{name}")
         assert parents[f"raw/{name}"] == set()
         assert parents[f"bronze/{view}"] == {f"raw/{name}"}
     # After the dimensions; and straight from raw/orders, without which a backfill of the assets would leave
@@ -220,6 +219,9 @@ def test_checks(location: dict[str, Any]) -> None:
     for key, column in [
         ("bronze/stg_users", "user_id"),
         ("bronze/stg_products", "product_id"),
+        ("bronze/stg_shipments", "order_id"),
+        ("bronze/stg_disputes", "dispute_id"),
+        ("bronze/stg_verdicts", "verdict_id"),
         ("silver/dim_users", "user_id"),
         ("silver/dim_products", "product_id"),
         ("silver/fact_orders", "order_id"),

@@ -20,11 +20,13 @@ from dagster import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
 from ecommersss_platform.cli.status import print_status
+from ecommersss_platform.contracts import RAW_TABLES
 from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.local import stack
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.status import _Part, consumer, failed_runs, gather, recent_alerts
+from ecommersss_platform.warehouse.names import full_name
 from ecommersss_platform_tests.conftest import administer
 
 NOW = datetime(2026, 3, 2, 5, tzinfo=UTC)
@@ -104,7 +106,7 @@ def test_a_frozen_server_delays_no_report(
     ]
     assert (report["database"], report["topic"], report["rejected"], report["failed_runs"]) == (None,) * 4
     assert report["flagged_stream"] == {"start": 0, "end": 0}
-    assert [row["table"] for row in report["partitions"]] == ["raw.users", "raw.products", "raw.orders"]
+    assert [row["table"] for row in report["partitions"]] == [full_name(table) for table in RAW_TABLES]
     print_status(report)
     assert "PostgreSQL        │ did not answer within 1 s" in capsys.readouterr().out
 

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from ecommersss_platform.contracts import ORDERS, PRODUCTS, USERS, RawTable
+from ecommersss_platform.contracts import DISPUTES, ORDERS, PRODUCTS, SHIPMENTS, USERS, VERDICTS, RawTable
 from streaming.business_days import JAKARTA
 
 Row = dict[str, Any]
@@ -30,6 +30,16 @@ def at(day: str, clock: str) -> datetime:
     return datetime.fromisoformat(f"{day}T{clock}").replace(tzinfo=JAKARTA)
 
 
+def written(version: int, day: str, clock: str) -> Row:
+    """What every version of a row has: its number, and when it was written."""
+    return {
+        "updated_at": at(day, clock),
+        "version": version,
+        "valid_from": at(day, clock),
+        "partition_date": date.fromisoformat(day),
+    }
+
+
 def user(version: int, id: int, day: str, clock: str = "00:00", **values: Any) -> Row:
     row = {
         "id": id,
@@ -37,12 +47,8 @@ def user(version: int, id: int, day: str, clock: str = "00:00", **values: Any) -
         "last_name": f"Last{id}",
         "default_payment": None,
         "created_date": at("2024-02-28", "00:00"),
-        "updated_at": at(day, clock),
-        "version": version,
-        "valid_from": at(day, clock),
-        "partition_date": date.fromisoformat(day),
     }
-    return row | values
+    return row | written(version, day, clock) | values
 
 
 def product(version: int, id: int, day: str, price: str, **values: Any) -> Row:
@@ -51,9 +57,41 @@ def product(version: int, id: int, day: str, price: str, **values: Any) -> Row:
         "category": "Minuman",
         "price": Decimal(price),
         "created_date": at("2024-02-28", "23:59:59.999999"),
-        "updated_at": at(day, "06:00"),
-        "version": version,
-        "valid_from": at(day, "06:00"),
+    }
+    return row | written(version, day, "06:00") | values
+
+
+def shipment(version: int, order_id: int, status: str, day: str, clock: str = "12:00", **values: Any) -> Row:
+    """A version of a shipment, in which only the time of its status is set unless `values` has more."""
+    steps = ("packed_at", "shipped_at", "delivered_at", "cancelled_at", "returned_at")
+    row = {"order_id": order_id, "status": status, "refund_amount": Decimal(0), **dict.fromkeys(steps)}
+    return row | {f"{status}_at": at(day, clock)} | written(version, day, clock) | values
+
+
+def dispute(version: int, id: int, order_id: int, outcome: str, day: str, **values: Any) -> Row:
+    """A version of a dispute about fraud that was opened or decided at noon of the day."""
+    row = {
+        "id": id,
+        "order_id": order_id,
+        "kind": "fraud",
+        "amount": Decimal("100.10"),
+        "opened_at": at(day, "12:00"),
+        "outcome": outcome,
+        "decided_at": None if outcome == "open" else at(day, "12:00"),
+    }
+    return row | written(version, day, "12:00") | values
+
+
+def verdict(id: int, order_id: int, verdict: str, day: str, **values: Any) -> Row:
+    """A verdict that was recorded at noon of the day on which it was made."""
+    row = {
+        "id": id,
+        "order_id": order_id,
+        "verdict": verdict,
+        "reviewer": "Sari",
+        "note": None,
+        "decided_at": at(day, "12:00"),
+        "recorded_at": at(day, "12:00"),
         "partition_date": date.fromisoformat(day),
     }
     return row | values
@@ -139,7 +177,27 @@ ORDER_ROWS = [
         active=["night_bulk_order", "extreme_order"],
     ),
 ]
-SAMPLE: Mapping[RawTable, list[Row]] = {USERS: USER_ROWS, PRODUCTS: PRODUCT_ROWS, ORDERS: ORDER_ROWS}
+SHIPMENT_ROWS = [
+    shipment(1, 101, "packed", "2024-02-28"),
+    shipment(2, 101, "delivered", "2024-03-01", packed_at=at("2024-02-28", "12:00")),
+    shipment(3, 103, "cancelled", "2024-02-29", refund_amount=Decimal("300000000.00")),
+]
+DISPUTE_ROWS = [
+    dispute(1, 1, 105, "open", "2024-03-01"),
+    dispute(2, 1, 105, "lost", "2024-03-02", opened_at=at("2024-03-01", "12:00")),
+]
+VERDICT_ROWS = [
+    verdict(1, 103, "fraud", "2024-02-29", note="the bank's \"list\"; 50% 'sure' ✓"),
+    verdict(2, 103, "genuine", "2024-03-01"),
+]
+SAMPLE: Mapping[RawTable, list[Row]] = {
+    USERS: USER_ROWS,
+    PRODUCTS: PRODUCT_ROWS,
+    ORDERS: ORDER_ROWS,
+    SHIPMENTS: SHIPMENT_ROWS,
+    DISPUTES: DISPUTE_ROWS,
+    VERDICTS: VERDICT_ROWS,
+}
 
 
 def write_raw(path: Path, tables: Mapping[RawTable, list[Row]] = SAMPLE) -> None:

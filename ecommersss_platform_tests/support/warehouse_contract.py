@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ecommersss_platform.contracts import LOAD_LOG, ORDERS, PRODUCTS, USERS, Column, RawTable, Type
+from ecommersss_platform.contracts import LOAD_LOG, ORDERS, RAW_TABLES, USERS, Column, RawTable, Type
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.warehouse import (
     AuditError,
@@ -125,10 +125,12 @@ class WarehouseContract:
 
     def test_every_contract_can_be_published(self, warehouse: Warehouse) -> None:
         noon = datetime(2024, 6, 10, 5, tzinfo=UTC)
-        for table in (USERS, PRODUCTS):
+        for table in RAW_TABLES:
             values: dict[Type, Any] = {
                 Type.INT64: 7,
                 Type.STRING: "x",
+                Type.STRINGS: ["x", "y"],
+                Type.BOOL: True,
                 Type.MONEY: Decimal("1.50"),
                 Type.TIMESTAMP: noon,
                 Type.DATE: DAY_1,

@@ -29,7 +29,7 @@ from dagster._core.storage.asset_check_execution_record import (
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
 from ecommersss_platform.assets.analytics import analytics_assets
-from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.contracts import ORDERS, RAW_TABLES
 from ecommersss_platform.dbt.project import PROJECT_DIR, artifacts_dir, ensure_manifest
 from ecommersss_platform.dbt.resource import PlatformDbt
 from ecommersss_platform.jobs import range_tags
@@ -45,7 +45,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 DAYS = Days(date(2024, 2, 28), date(2024, 3, 3))
 PARTITIONS = daily_partitions(DAYS.first)
 BRONZE = {
-    *("bronze/stg_orders", "bronze/stg_products", "bronze/stg_users"),
+    *(f"bronze/stg_{table.name}" for table in RAW_TABLES),
     *("bronze/stg_product_versions", "bronze/stg_user_versions"),
 }
 DIMENSIONS = {"silver/dim_products", "silver/dim_users"}
@@ -97,7 +97,8 @@ def test_one_step_of_which_only_the_facts_have_partitions(assets: AssetsDefiniti
 
 
 def test_lineage_groups_and_owners(assets: AssetsDefinition, tmp_path: Path) -> None:
-    raw = [AssetSpec(["raw", name], partitions_def=PARTITIONS) for name in ("users", "products", "orders")]
+    names = [table.name for table in RAW_TABLES]
+    raw = [AssetSpec(["raw", name], partitions_def=PARTITIONS) for name in names]
     settings = Settings(home=tmp_path, _env_file=None)
     graph = Definitions([*raw, assets], resources=resources(settings)).resolve_asset_graph()
 
@@ -413,8 +414,7 @@ def test_a_model_that_dbt_does_not_report_fails_the_step(
     assert failure.user_failure_data is not None
     assert failure.user_failure_data.description == (
         "dbt ended without an error, but did not report every table. Not reported as replaced:"
-        " bronze/stg_orders, bronze/stg_product_versions, bronze/stg_products, bronze/stg_user_versions,"
-        " bronze/stg_users, silver/dim_products, silver/dim_users."
+        f" {', '.join(sorted(BRONZE | DIMENSIONS))}."
     )
 
 

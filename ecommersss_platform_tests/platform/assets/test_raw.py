@@ -206,7 +206,7 @@ def test_an_asset_function_asks_once_for_a_range(name: str, source: str) -> None
 
 def test_definitions_of_the_raw_assets() -> None:
     assets = raw_assets(PARTITIONS, "duckdb")
-    assert [a.key.to_user_string() for a in assets] == ["raw/users", "raw/products", "raw/orders"]
+    assert [a.key.to_user_string() for a in assets] == [f"raw/{table.name}" for table in RAW_TABLES]
     for a in assets:
         assert a.partitions_def == PARTITIONS
         assert a.backfill_policy == SINGLE_RUN
@@ -276,6 +276,34 @@ def test_a_past_day_is_the_same_day_whatever_changed_since(
     changed = by_id(warehouse.read("raw.products", days=Days.between(today, today)))
     assert {p["price"] for p in changed} == {2 * shop.PRICE}
     assert len(changed) == len(before[1])
+
+
+def test_what_an_order_was_is_in_the_days_on_which_it_became_known(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    morning, next_day = (datetime(2024, 6, day, 1, tzinfo=UTC) for day in (10, 11))
+    packed = "INSERT INTO shipments (order_id, status, packed_at) VALUES %s"
+    shipped = f"{packed} ON CONFLICT (order_id) DO UPDATE SET status = 'shipped', shipped_at = now()"
+    shop.write(marketplace, packed, [(1, "packed", morning), (2, "packed", morning)], clock=morning)
+    shop.write(marketplace, shipped, [(1, "packed", morning)], clock=next_day)
+    dispute = "INSERT INTO disputes (id, order_id, kind, amount, opened_at) VALUES %s"
+    shop.write(marketplace, dispute, [(5, 3, "fraud", Decimal("300000000.01"), morning)], clock=next_day)
+    verdict = "INSERT INTO verdicts (order_id, verdict, reviewer) VALUES %s"
+    shop.write(marketplace, verdict, [(3, "fraud", "Sari")], clock=next_day)
+    keys = [AssetKey(["raw", name]) for name in ("shipments", "disputes", "verdicts")]
+    result = run(definitions(marketplace, warehouse), instance, Days.between(DAY_1, DAY_2), keys)
+    versions = "SELECT partition_date, order_id, status FROM raw.shipments ORDER BY version"
+    assert [tuple(row.values()) for row in warehouse.query(versions).to_pylist()] == [
+        (DAY_1, 1, "packed"),
+        (DAY_1, 2, "packed"),
+        (DAY_2, 1, "shipped"),
+    ]
+    rows = {name: checks(result)[name, "reconciles_with_postgres"] for name in ("disputes", "verdicts")}
+    assert {name: (check.passed, check.metadata["rows"].value) for name, check in rows.items()} == {
+        "disputes": (True, 1),
+        "verdicts": (True, 1),
+    }
+    assert metadata(result, "disputes")[str(DAY_2)]["rows_open"] == 1
 
 
 def test_each_day_of_a_range_shows_its_own_rows_and_no_total_of_the_range(
@@ -471,7 +499,7 @@ def test_checks_pass_on_what_was_just_loaded(
     result = run(definitions(marketplace, warehouse), instance, ALL)
     found = checks(result)
     assert {check for _, check in found} == {"newest_closed_day_present", "reconciles_with_postgres"}
-    for table in ("users", "products", "orders"):
+    for table in (table.name for table in RAW_TABLES):
         assert found[table, "reconciles_with_postgres"].passed
         assert found[table, "reconciles_with_postgres"].blocking
         # These days are long past, and those since are not loaded.
@@ -531,17 +559,17 @@ def test_users_reconcile_by_version(marketplace: str, warehouse: DuckDbWarehouse
 
 # A new raw table
 
-SHIPMENTS = RawTable(
-    name="shipments",
-    description="Every version of every shipment, in the partition of the day on which it was written.",
-    source="shipments_history",
+PARCELS = RawTable(
+    name="parcels",
+    description="Every version of every parcel, in the partition of the day on which it was written.",
+    source="parcels_history",
     instant="valid_from",
     key=("version",),
     high_water="version",
     status="status",
     columns=(
         Column("order_id", Type.INT64, "The order."),
-        Column("status", Type.STRING, "How far the shipment is."),
+        Column("status", Type.STRING, "How far the parcel is."),
         Column("recipient", Type.STRING, "Who receives it.", pii=True),
         Column("refund_amount", Type.MONEY, "Rupiah paid back."),
         Column("version", Type.INT64, "Number of this version; a later one has a higher number."),
@@ -555,35 +583,35 @@ def test_a_contract_is_all_that_a_new_raw_table_needs(
     marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The asset, its checks, its metadata and dbt's source all follow from the contract."""
-    monkeypatch.setitem(CONTRACTS, ("raw", "shipments"), SHIPMENTS)
+    monkeypatch.setitem(CONTRACTS, ("raw", "parcels"), PARCELS)
     shop.execute(
         marketplace,
-        "CREATE TABLE shipments_history (order_id BIGINT, status TEXT, recipient TEXT,"
+        "CREATE TABLE parcels_history (order_id BIGINT, status TEXT, recipient TEXT,"
         " refund_amount NUMERIC(18, 2), version BIGSERIAL, valid_from TIMESTAMPTZ)",
     )
-    insert = "INSERT INTO shipments_history VALUES (%s, %s, 'Siti', %s, DEFAULT, %s)"
+    insert = "INSERT INTO parcels_history VALUES (%s, %s, 'Siti', %s, DEFAULT, %s)"
     shop.execute(marketplace, insert, (1, "packed", 0, datetime(2024, 6, 10, 3, tzinfo=UTC)))
     shop.execute(marketplace, insert, (1, "returned", 250, datetime(2024, 6, 10, 17, tzinfo=UTC)))
-    defs = definitions(marketplace, warehouse, tables=[*RAW_TABLES, SHIPMENTS])
-    key = AssetKey(["raw", "shipments"])
+    defs = definitions(marketplace, warehouse, tables=[*RAW_TABLES, PARCELS])
+    key = AssetKey(["raw", "parcels"])
     result = run(defs, instance, Days.between(DAY_1, DAY_2), [key])
-    shown = metadata(result, "shipments")
+    shown = metadata(result, "parcels")
     assert (shown[str(DAY_1)]["rows_packed"], shown[str(DAY_2)]["rows_returned"]) == (1, 1)
     assert "Siti" not in str(shown)
     found = checks(result)
-    assert found["shipments", "reconciles_with_postgres"].passed
-    assert not found["shipments", "newest_closed_day_present"].passed
+    assert found["parcels", "reconciles_with_postgres"].passed
+    assert not found["parcels", "newest_closed_day_present"].passed
 
     shop.execute(marketplace, insert, (2, "packed", 0, datetime(2024, 6, 10, 4, tzinfo=UTC)))
-    late = reconcile(SHIPMENTS, ALL, PostgresResource(url=marketplace), warehouse, today=DAY_3)
+    late = reconcile(PARCELS, ALL, PostgresResource(url=marketplace), warehouse, today=DAY_3)
     assert (late.severity.value, late.metadata["rows_since_the_load"].value) == ("WARN", 1)
-    shop.execute(marketplace, "UPDATE shipments_history SET refund_amount = 1 WHERE version = 1")
-    wrong = reconcile(SHIPMENTS, ALL, PostgresResource(url=marketplace), warehouse, today=DAY_3)
+    shop.execute(marketplace, "UPDATE parcels_history SET refund_amount = 1 WHERE version = 1")
+    wrong = reconcile(PARCELS, ALL, PostgresResource(url=marketplace), warehouse, today=DAY_3)
     assert str(wrong.description).startswith("2024-06-10: PostgreSQL has 1 rows, 1.00 rupiah, the warehouse")
 
-    [source] = yaml.safe_load(sources_yaml([SHIPMENTS]))["sources"]
+    [source] = yaml.safe_load(sources_yaml([PARCELS]))["sources"]
     [table] = source["tables"]
-    assert [column["name"] for column in table["columns"]] == SHIPMENTS.arrow_schema.names
+    assert [column["name"] for column in table["columns"]] == PARCELS.arrow_schema.names
     assert table["columns"][2]["config"] == {"meta": {"pii": True}}
 
 
@@ -704,7 +732,7 @@ def test_runs_of_single_days_leave_what_a_run_of_the_range_does(
     run(definitions(marketplace, whole), instance, ALL)
     for day in reversed(list(ALL)):
         run(definitions(marketplace, single), instance, Days.between(day, day))
-    for name in ("raw.users", "raw.products", "raw.orders"):
+    for name in RAW_TABLES:
         assert by_id(whole.read(name)) == by_id(single.read(name))
     sql = "SELECT partition_date, table_name, row_count, checksum FROM raw.load_log ORDER BY ALL"
     assert whole.query(sql) == single.query(sql)

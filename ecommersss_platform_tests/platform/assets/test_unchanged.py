@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 FIRST, SECOND = date(2024, 2, 28), date(2024, 2, 29)
 BOTH, DAY = Days.between(FIRST, SECOND), Days.between(FIRST, FIRST)
-RAW = {"raw/users", "raw/products", "raw/orders"}
+RAW = {f"raw/{table.name}" for table in RAW_TABLES}
 
 
 class Shop:
