@@ -6,14 +6,16 @@ no warehouse, and does not run dbt.
 
 import os
 
-from dagster import Definitions
+from dagster import AssetKey, Definitions
 
 from ecommersss_platform.alerts import run_failure_alerts
-from ecommersss_platform.assets.analytics import analytics_assets
+from ecommersss_platform.assets.analytics import analytics_assets, labelled_assets
 from ecommersss_platform.assets.fraud import fraud_assets
 from ecommersss_platform.assets.marketplace import marketplace_job
 from ecommersss_platform.assets.raw import raw_assets
 from ecommersss_platform.checks import checks_of_today, day_checks
+from ecommersss_platform.contracts import DISPUTES, SHIPMENTS, VERDICTS
+from ecommersss_platform.dbt.project import label_maturity
 from ecommersss_platform.dbt.resource import PlatformDbt
 from ecommersss_platform.environment import check_dagster_home
 from ecommersss_platform.jobs import EXECUTOR, daily_pipeline
@@ -21,7 +23,7 @@ from ecommersss_platform.maintenance import maintenance_job
 from ecommersss_platform.partitions import daily_partitions
 from ecommersss_platform.resources import platform_resources
 from ecommersss_platform.schedules import daily_close, maintenance, marketplace_hourly, topic_retention
-from ecommersss_platform.sensors import order_stream_sensor
+from ecommersss_platform.sensors import label_sensor, order_stream_sensor
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topic_retention import retention_job
 from ecommersss_platform.warehouse import make_warehouse
@@ -43,17 +45,24 @@ hourly_job = marketplace_job(first_day, settings.ground_truth_path)
 trim_job = retention_job(settings)
 prune_job = maintenance_job(settings)
 
+labelled = labelled_assets(analytics)
+truth = [AssetKey([table.dataset, table.name]) for table in (SHIPMENTS, DISPUTES, VERDICTS)]
+
 defs = Definitions(
     assets=[*raw, analytics, *fraud],
     asset_checks=checks,
     jobs=[daily_job, hourly_job, trim_job, prune_job],
     schedules=[
-        daily_close(daily_job, first_day),
+        daily_close(daily_job, first_day, labelled, label_maturity()),
         marketplace_hourly(hourly_job),
         topic_retention(trim_job),
         maintenance(prune_job),
     ],
-    sensors=[order_stream_sensor(daily_job, settings, first_day), run_failure_alerts(settings)],
+    sensors=[
+        order_stream_sensor(daily_job, settings, first_day),
+        label_sensor(daily_job, settings, first_day, sources=truth, labelled=labelled),
+        run_failure_alerts(settings),
+    ],
     resources={**platform_resources(settings), "dbt": PlatformDbt(settings)},
     executor=EXECUTOR,
 )

@@ -175,7 +175,7 @@ def plan_tick(
         new = replace(new, first=min(new.first, now), last=min(new.last, now))  # if clocks differ
         waiting[day] = waiting[day] + new if day in waiting else new
 
-    pending, retries = _settle(cursor.pending, outcome, now, notes)
+    pending, retries = settle(cursor.pending, outcome, now, notes)
     busy = {day for request in (*pending, *retries) for day in request.days}
     due_at = {
         day: _due_at(day, new, today, cursor, today_interval)
@@ -234,7 +234,7 @@ def _ask_again(request: Request, waiting: dict[date, NewOrders], read_to: int) -
     return _ask(request.days, request.attempt + 1, waiting, read_to, request.begin)
 
 
-def _settle(
+def settle(
     requests: Iterable[Request], outcome: Callable[[str], Outcome], now: datetime, notes: list[str]
 ) -> tuple[list[Request], list[Request]]:
     """Return the requests that wait, for their run or for their next attempt, and those to ask for again."""

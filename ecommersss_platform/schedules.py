@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
 from dagster import (
+    AssetKey,
     DefaultScheduleStatus,
     JobDefinition,
     RunRequest,
@@ -28,8 +30,13 @@ TOPIC_RETENTION_CRON = "30 4 * * *"
 MAINTENANCE_CRON = "45 4 * * *"
 
 
-def daily_close(job: UnresolvedAssetJobDefinition, first_day: date) -> ScheduleDefinition:
+def daily_close(
+    job: UnresolvedAssetJobDefinition, first_day: date, labelled: Sequence[AssetKey], maturity: timedelta
+) -> ScheduleDefinition:
     """Return the schedule that materialises yesterday at 03:00, when late orders have arrived.
+
+    It also labels the day whose orders are now old enough (`maturity`) to be genuine unless somebody says
+    otherwise. `labelled`: the assets that this changes.
 
     It is not built from the job's partitions: these include today, so the newest one is never the day to
     close.
@@ -41,13 +48,23 @@ def daily_close(job: UnresolvedAssetJobDefinition, first_day: date) -> ScheduleD
         cron_schedule=DAILY_CLOSE_CRON,
         execution_timezone=str(JAKARTA),
         default_status=DefaultScheduleStatus.RUNNING,
-        description="Yesterday, from the raw tables to the marts, once all its orders have arrived.",
+        description="Yesterday, from the raw tables to the marts, once all its orders have arrived; and the"
+        " labels of the day that matures.",
     )
-    def close(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
-        yesterday = business_day(context.scheduled_execution_time) - DAY
-        if yesterday < first_day:
-            return SkipReason(f"{yesterday} is before the first partition, {first_day}")
-        return RunRequest(partition_key=yesterday.isoformat())
+    def close(context: ScheduleEvaluationContext) -> list[RunRequest] | SkipReason:
+        today = business_day(context.scheduled_execution_time)
+        if today - DAY < first_day:
+            return SkipReason(f"{today - DAY} is before the first partition, {first_day}")
+        requests = [RunRequest(run_key=f"closed:{today}", partition_key=(today - DAY).isoformat())]
+        if (matures := today - maturity) >= first_day:
+            requests.append(
+                RunRequest(
+                    run_key=f"matured:{today}",
+                    partition_key=matures.isoformat(),
+                    asset_selection=list(labelled),
+                )
+            )
+        return requests
 
     return close
 

@@ -1,12 +1,17 @@
-"""The sensor that materialises again the days that new flagged orders touch: a shell around `plan_tick`."""
+"""The sensors that materialise days again: shells around `plan_tick` and `plan_labels`.
+
+One follows new flagged orders, the other what is written later about old ones.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dagster import (
+    AssetKey,
     DagsterInstance,
     DagsterRunStatus,
     DefaultSensorStatus,
@@ -22,6 +27,8 @@ from dagster import (
 from ecommersss_platform.alerts import append
 from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.jobs import range_tags
+from ecommersss_platform.late_labels import LABEL, LOAD, plan_labels, read_changes
+from ecommersss_platform.late_labels import Cursor as LabelCursor
 from ecommersss_platform.order_stream import Cursor, Outcome, plan_tick
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.stream_window import read_window
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 ORDER_STREAM_SENSOR = "order_stream_sensor"
+LABEL_SENSOR = "label_sensor"
 REQUEST_TAG = "dagster/run_key"
 """Dagster's tag for the key of the request that a run answers. Its own retries of the run carry it too."""
 PRIORITY = {"dagster/priority": "-1"}
@@ -79,6 +87,67 @@ def order_stream_sensor(
         )
 
     return order_stream
+
+
+def label_sensor(
+    job: UnresolvedAssetJobDefinition,
+    settings: Settings,
+    first_day: date,
+    *,
+    sources: Sequence[AssetKey],
+    labelled: Sequence[AssetKey],
+) -> SensorDefinition:
+    """Return the sensor that labels the days of old orders again.
+
+    `sources`: the raw tables of shipments, disputes and verdicts. `labelled`: the labels and what is made of
+    them by day. Both are assets of `job`.
+    """
+
+    @sensor(
+        name=LABEL_SENSOR,
+        job=job,
+        minimum_interval_seconds=settings.stream_interval_seconds,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Watches shipments, disputes and verdicts in PostgreSQL: loads the raw days on which"
+        " something was written, and then labels the days of the orders it is about, and no others.",
+    )
+    def late_labels(context: SensorEvaluationContext) -> SensorResult:
+        if held_back := budget_used_up(settings, datetime.now(UTC)):
+            return SensorResult(skip_reason=SkipReason(held_back), cursor=context.cursor)
+        cursor = LabelCursor.parse(context.cursor)
+        with closing(connect(database_url(settings), "ecommersss labels")) as connection:
+            changes = read_changes(connection, cursor.read_to)
+        if changes is None:
+            return SensorResult(
+                skip_reason=SkipReason("an import is under way: the next tick reads what it wrote"),
+                cursor=context.cursor,
+            )
+        decision = plan_labels(
+            cursor,
+            changes,
+            outcome=lambda key: run_outcome(context.instance, key),
+            first_day=first_day,
+            now=datetime.now(UTC),
+            interval=timedelta(seconds=settings.today_interval_seconds),
+        )
+        for note in decision.notes:
+            context.log.info(note)
+        asked = [(LOAD, sources, request) for request in decision.loads]
+        asked += [(LABEL, labelled, request) for request in decision.labels]
+        return SensorResult(
+            run_requests=[
+                RunRequest(
+                    run_key=prefix + request.key,
+                    tags={**PRIORITY, **range_tags(request.days)},
+                    asset_selection=list(assets),
+                )
+                for prefix, assets, request in asked
+            ],
+            skip_reason=None if asked else SkipReason("; ".join(decision.notes)),
+            cursor=decision.cursor.text(),
+        )
+
+    return late_labels
 
 
 def budget_used_up(settings: Settings, now: datetime) -> str | None:

@@ -48,7 +48,7 @@
 {# The rows of each day of the window that has any, and the service's figures about the job that counted them, if any. #}
 {% macro _count_days() -%}
     {%- call statement('count_days', fetch_result=true) -%}
-        select partition_date, count(*) from {{ this }} where {{ in_window('partition_date') }} group by 1
+        select {{ day_column() }}, count(*) from {{ this }} where {{ in_window(day_column()) }} group by 1
     {%- endcall -%}
     {%- set counted = load_result('count_days') -%}
     {%- set days = {} -%}

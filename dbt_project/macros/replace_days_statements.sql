@@ -1,7 +1,7 @@
 {# DuckDB: dbt calls this for the strategy `replace_days`, in its transaction. #}
 {% macro get_incremental_replace_days_sql(arg_dict) -%}
     {%- set columns = get_quoted_csv(arg_dict['dest_columns'] | map(attribute='name')) -%}
-    delete from {{ arg_dict['target_relation'] }} where {{ _in_days_to_replace('partition_date') }};
+    delete from {{ arg_dict['target_relation'] }} where {{ _in_days_to_replace(day_column()) }};
 
     insert into {{ arg_dict['target_relation'] }} ({{ columns }})
     select {{ columns }} from {{ arg_dict['temp_relation'] }}
@@ -24,9 +24,9 @@
     begin transaction;
     {{ take }};
     merge into {{ target }} as replaced
-    using (select * from {{ source }} where {{ _in_days_to_replace('partition_date') }}) as staged
+    using (select * from {{ source }} where {{ _in_days_to_replace(day_column()) }}) as staged
     on false
-    when not matched by source and {{ _in_days_to_replace('replaced.partition_date') }} then delete
+    when not matched by source and {{ _in_days_to_replace('replaced.' ~ day_column()) }} then delete
     when not matched then insert ({{ columns }}) values ({{ columns }});
     commit transaction
 {%- endmacro %}
@@ -41,6 +41,11 @@
     {{ bq_static_insert_overwrite_sql(
         tmp_relation, target_relation, sql, partition_by, window_days(), dest_columns, tmp_relation_exists, copy_partitions
     ) }}
+{%- endmacro %}
+
+{# The DATE column of an incremental model by which days are replaced: `partition_date`, or its meta `day_column`. #}
+{% macro day_column() -%}
+    {{ return(model.config.meta.get('day_column', 'partition_date')) }}
 {%- endmacro %}
 
 {% macro _in_days_to_replace(column) -%}

@@ -95,6 +95,13 @@ def analytics_assets(
     return dbt_models
 
 
+def labelled_assets(analytics: AssetsDefinition) -> list[AssetKey]:
+    """Return the labels of orders and what is made of them by day."""
+    labels = AssetKey(["silver", "order_labels"])
+    by_day = [spec for spec in analytics.specs if spec.partitions_def is not None]
+    return [spec.key for spec in by_day if labels in {spec.key, *(dep.asset_key for dep in spec.deps)}]
+
+
 def _targets(context: AssetExecutionContext) -> list[Target]:
     """Return what the run is to build: each selected table, or each day of it."""
     by_day = {spec.key for spec in context.assets_def.specs if spec.partitions_def is not None}

@@ -20,11 +20,14 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING
+
+import yaml
 
 from ecommersss_platform.environment import inherited
 from ecommersss_platform.local.locks import FileLock
@@ -41,7 +44,7 @@ DOCS_PAGE = PROJECT_DIR.parent / "build" / "docs" / "static_index.html"
 """dbt's documentation of the models, which `make docs` builds."""
 
 PARTIAL_PARSE = "partial_parse.msgpack"
-"""The whole parsed project, as dbt saves it. The next parse only looks for what has changed."""
+"""The whole parsed project, as dbt saves it. Never parsed further: dbt would keep unit tests that moved."""
 
 _NOT_THE_PROJECT = {"target", "logs", "dbt_packages"}
 _log = logging.getLogger("ecommersss.dbt")
@@ -63,6 +66,12 @@ def build_arguments(days: Days | None = None) -> list[str]:
         window = {"first_day": days.first.isoformat(), "end_day": days.end.isoformat()}
         arguments += ["--vars", json.dumps(window)]
     return arguments
+
+
+def label_maturity() -> timedelta:
+    """Return after how long an order that nobody disputed or judged is genuine: a variable of the project."""
+    variables = yaml.safe_load((PROJECT_DIR / "dbt_project.yml").read_text())["vars"]
+    return timedelta(days=variables["label_maturity_days"])
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -232,9 +241,6 @@ def _parse(settings: Settings, project_dir: Path, into: Path, *, manifest: bool 
     began = time.time_ns()
     name = parsed_name(settings, project_dir)
     with tempfile.TemporaryDirectory(prefix=".parse-", dir=into) as folder:
-        last = project_dir / "target" / PARTIAL_PARSE
-        if last.exists():
-            shutil.copy(last, folder)
         command = [
             *(str(executable()), "--no-use-colors", "parse"),
             *("--project-dir", str(project_dir), "--profiles-dir", str(project_dir)),

@@ -88,7 +88,7 @@ json.dump(
 
 TABLES = ("users", "products", "orders", "shipments", "disputes", "verdicts")
 RAW = {f"raw/{name}" for name in TABLES}
-BRONZE = {f"bronze/stg_{name}" for name in (*TABLES, "user_versions", "product_versions")}
+BRONZE = {f"bronze/stg_{name}" for name in (*TABLES, "dispute_versions", "user_versions", "product_versions")}
 DIMENSIONS = {"silver/dim_users", "silver/dim_products"}
 HISTORIES = {"silver/dim_users_history", "silver/dim_products_history"}
 MARTS = {
@@ -99,11 +99,10 @@ MARTS = {
     "gold/payment_fraud_critical_time",
     "gold/product_and_users",
     "gold/product_and_payment_methods",
-    "gold/daily_fraud_summary",
-    "gold/fraud_rule_performance",
 }
 FRAUD = {"fraud/user_lists"}
-PARTITIONED = RAW | {"silver/fact_orders"}
+LABELLED = {"silver/order_labels", "gold/rule_performance", "gold/daily_fraud_summary"}
+PARTITIONED = RAW | {"silver/fact_orders"} | LABELLED
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +144,7 @@ def test_loading_uses_nothing_that_dagster_takes_away(location: dict[str, Any]) 
 
 def test_assets(location: dict[str, Any]) -> None:
     assets = location["assets"]
-    assert set(assets) == RAW | BRONZE | DIMENSIONS | HISTORIES | {"silver/fact_orders"} | MARTS | FRAUD
+    assert set(assets) == PARTITIONED | BRONZE | DIMENSIONS | HISTORIES | MARTS | FRAUD
     assert {key for key, asset in assets.items() if asset["group"] != key.split("/")[0]} == set()
     assert {key for key, asset in assets.items() if asset["partitions"] != "None"} == PARTITIONED
     assert len({assets[key]["partitions"] for key in PARTITIONED}) == 1
@@ -202,6 +201,7 @@ def test_schedules_and_sensors_are_switched_on(location: dict[str, Any]) -> None
     }
     assert location["sensors"] == {
         "order_stream_sensor": [30, ["daily_pipeline"], "RUNNING"],
+        "label_sensor": [30, ["daily_pipeline"], "RUNNING"],
         "run_failure_alerts": [30, [], "RUNNING"],
     }
 

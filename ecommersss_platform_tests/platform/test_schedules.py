@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 from dagster import (
+    AssetKey,
     DefaultScheduleStatus,
     HourlyPartitionsDefinition,
     RunRequest,
@@ -29,12 +30,15 @@ JAKARTA = ZoneInfo("Asia/Jakarta")
 def day_asset() -> None: ...
 
 
+LABELS = AssetKey(["silver", "order_labels"])
 DAYS = daily_pipeline([day_asset])
-CLOSE = daily_close(DAYS, FIRST_DAY)
+CLOSE = daily_close(DAYS, FIRST_DAY, [LABELS], timedelta(days=60))
 
 
 def close_at(moment: datetime) -> object:
-    return CLOSE(build_schedule_context(scheduled_execution_time=moment))
+    """Return the first request, or the reason for none."""
+    decided = CLOSE(build_schedule_context(scheduled_execution_time=moment))
+    return decided[0] if isinstance(decided, list) else decided
 
 
 def test_it_closes_yesterday_though_the_partitions_include_today() -> None:
@@ -69,6 +73,18 @@ def test_the_night_before_the_first_day_is_skipped() -> None:
     first = close_at(datetime(2025, 1, 2, 3, tzinfo=JAKARTA))
     assert isinstance(first, RunRequest)
     assert first.partition_key == "2025-01-01"
+
+
+def test_it_labels_the_day_that_matures_and_nothing_else_of_it() -> None:
+    requests = CLOSE(build_schedule_context(scheduled_execution_time=datetime(2025, 3, 2, 3, tzinfo=JAKARTA)))
+    assert isinstance(requests, list)
+    assert [(r.partition_key, r.asset_selection) for r in requests] == [
+        ("2025-03-01", None),
+        ("2025-01-01", [LABELS]),
+    ]
+    before = CLOSE(build_schedule_context(scheduled_execution_time=datetime(2025, 3, 1, 3, tzinfo=JAKARTA)))
+    assert isinstance(before, list)
+    assert [r.partition_key for r in before] == ["2025-02-28"]
 
 
 def test_the_hour_that_has_just_ended_is_applied() -> None:

@@ -1,7 +1,7 @@
 {#
     The warehouse's names of the types that a column's `data_type` in YAML may have, by their neutral words. Those of raw
-    columns are the members of `Type` in ecommersss_platform/contracts.py; `money_sum` and `percentage` are what the macros
-    `money` and `percentage` return.
+    columns are the members of `Type` in ecommersss_platform/contracts.py; `money_sum`, `percentage` and `share` are what
+    the macros `money`, `percentage` and `share` return.
 #}
 {% macro column_types() -%}
     {{ return(adapter.dispatch('column_types')()) }}
@@ -19,6 +19,7 @@
         'money': 'decimal(18, 2)',
         'money_sum': 'decimal(38, 2)',
         'percentage': 'decimal(5, 2)',
+        'share': 'decimal(5, 4)',
     }) }}
 {%- endmacro %}
 
@@ -34,5 +35,6 @@
         'money': 'numeric',
         'money_sum': 'numeric',
         'percentage': 'numeric',
+        'share': 'numeric',
     }) }}
 {%- endmacro %}

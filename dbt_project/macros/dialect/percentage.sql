@@ -16,3 +16,16 @@
 {% macro bigquery__percentage(part, whole) -%}
     cast(div(20000 * {{ part }} + {{ whole }}, nullif(2 * {{ whole }}, 0)) as numeric) / 100
 {%- endmacro %}
+
+{# The same as a share: 0 to 1 with four decimals. #}
+{% macro share(part, whole) -%}
+    {{ return(adapter.dispatch('share')(part, whole)) }}
+{%- endmacro %}
+
+{% macro duckdb__share(part, whole) -%}
+    cast({{ percentage(part, whole) }} * 0.01 as decimal(5, 4))
+{%- endmacro %}
+
+{% macro bigquery__share(part, whole) -%}
+    {{ percentage(part, whole) }} / 100
+{%- endmacro %}

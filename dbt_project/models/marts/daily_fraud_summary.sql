@@ -1,35 +1,10 @@
--- Rebuilt in each run, and therefore without partitions: each run would change all of them, and BigQuery limits
--- partition changes per table and day.
-{{ config(cluster_by=['business_day']) }}
-
-with
-
-orders as (
-    select * from {{ ref('fact_orders') }}
-),
-
-per_day as (
-    select
-        partition_date as business_day,
-        count(*) as total_orders,
-        {{ genuine_orders() }} as genuine_orders,
-        {{ fraud_orders() }} as fraud_orders,
-        {{ total_amount() }} as total_amount,
-        {{ fraud_amount() }} as fraud_amount,
-        count(distinct user_id) as users,
-        {{ fraud_users() }} as fraud_users
-    from orders
-    group by partition_date
-)
-
-select
-    business_day,
-    total_orders,
-    genuine_orders,
-    fraud_orders,
-    {{ percentage('fraud_orders', 'total_orders') }} as fraud_percentage,
-    total_amount,
-    fraud_amount,
-    users,
-    fraud_users
-from per_day
+-- With a window, exactly its days are replaced: those whose orders, labels or disputes changed.
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy=replace_days_strategy(),
+        on_schema_change='append_new_columns',
+        partition_by=partition_by_day('business_day'),
+    )
+}}
+select * from {{ ref('daily_fraud_summary_staged') }}

@@ -28,7 +28,7 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
-from ecommersss_platform.assets.analytics import analytics_assets
+from ecommersss_platform.assets.analytics import analytics_assets, labelled_assets
 from ecommersss_platform.contracts import ORDERS, RAW_TABLES
 from ecommersss_platform.dbt.project import PROJECT_DIR, artifacts_dir, ensure_manifest
 from ecommersss_platform.dbt.resource import PlatformDbt
@@ -46,20 +46,25 @@ DAYS = Days(date(2024, 2, 28), date(2024, 3, 3))
 PARTITIONS = daily_partitions(DAYS.first)
 BRONZE = {
     *(f"bronze/stg_{table.name}" for table in RAW_TABLES),
-    *("bronze/stg_product_versions", "bronze/stg_user_versions"),
+    *("bronze/stg_dispute_versions", "bronze/stg_product_versions", "bronze/stg_user_versions"),
 }
 DIMENSIONS = {"silver/dim_products", "silver/dim_users"}
 HISTORIES = {"silver/dim_products_history", "silver/dim_users_history"}
 FACTS = AssetKey(["silver", "fact_orders"])
 MARTS = {
     *("gold/cohorts_by_signup_month", "gold/product_freshness"),
-    "gold/daily_fraud_summary",
-    "gold/fraud_rule_performance",
     "gold/most_fraudulent_users",
     "gold/payment_fraud_critical_time",
     "gold/product_and_payment_methods",
     "gold/product_and_users",
     "gold/users_and_blacklist",
+}
+BY_DAY = {
+    *("silver/fact_orders", "silver/order_labels"),
+    *("gold/daily_fraud_summary", "gold/rule_performance"),
+}
+BRONZE_OF_LABELS = {
+    f"bronze/stg_{name}" for name in ("dispute_versions", "disputes", "shipments", "verdicts")
 }
 
 
@@ -83,14 +88,16 @@ def selected(*names: str) -> AssetSelection:
 
 
 NOT_MARTS = selected(*BRONZE, *DIMENSIONS, "silver/fact_orders")
-FACTS_AND_MARTS = selected("silver/fact_orders", *MARTS)
+FACTS_AND_MARTS = selected(*BY_DAY, *MARTS)
 
 
 def test_one_step_of_which_only_the_facts_have_partitions(assets: AssetsDefinition) -> None:
-    models = BRONZE | DIMENSIONS | HISTORIES | {"silver/fact_orders"} | MARTS
+    models = BRONZE | DIMENSIONS | HISTORIES | BY_DAY | MARTS
     assert {key.to_user_string() for key in assets.keys} == models
-    assert {spec.key for spec in assets.specs if spec.partitions_def == PARTITIONS} == {FACTS}
-    assert {spec.key for spec in assets.specs if spec.partitions_def is None} == set(assets.keys) - {FACTS}
+    partitions = {spec.key.to_user_string(): spec.partitions_def for spec in assets.specs}
+    assert partitions == {key: PARTITIONS if key in BY_DAY else None for key in models}
+    labelled = {key.to_user_string() for key in labelled_assets(assets)}
+    assert labelled == BY_DAY - {"silver/fact_orders"}
     assert assets.backfill_policy == SINGLE_RUN
     assert assets.op.pool == "duckdb"
     assert analytics_assets(PARTITIONS, None).op.pool is None
@@ -147,7 +154,7 @@ def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: AssetsDefini
     assert {(c.asset_key.to_user_string(), c.name) for c in assets.check_keys if "every" in c.name} == {
         ("gold/cohorts_by_signup_month", "cohorts_by_signup_month_hold_every_user"),
         ("gold/daily_fraud_summary", "daily_fraud_summary_counts_every_order"),
-        ("gold/fraud_rule_performance", "fraud_rule_performance_has_every_active_reason"),
+        ("gold/rule_performance", "rule_performance_has_every_active_reason"),
         ("gold/most_fraudulent_users", "most_fraudulent_users_count_every_fraud_order"),
         ("gold/payment_fraud_critical_time", "payment_fraud_critical_time_counts_every_night_order"),
         ("gold/product_and_payment_methods", "product_and_payment_methods_count_every_order"),
@@ -156,10 +163,11 @@ def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: AssetsDefini
         ("gold/product_freshness", "product_freshness_holds_every_product"),
         ("gold/users_and_blacklist", "users_and_blacklist_count_every_order"),
         ("gold/users_and_blacklist", "users_and_blacklist_hold_every_rupiah"),
+        ("silver/order_labels", "order_labels_label_every_order"),
     }
     # Each model's key is unique and not null, by a check of its own.
     keyed = {check.asset_key.to_user_string() for check in assets.check_keys}
-    models = BRONZE | DIMENSIONS | HISTORIES | {"silver/fact_orders"} | MARTS
+    models = BRONZE | DIMENSIONS | HISTORIES | BY_DAY | MARTS
     assert keyed == models - {"bronze/stg_orders"}
 
 
@@ -234,12 +242,13 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     assert result.success
 
     made = materialised(result)
-    # The histories, of which no other model is made, are built at any time.
+    # What no fact is made of is built at any time.
+    anytime = HISTORIES | BRONZE_OF_LABELS
     facts_at = made.index(("silver/fact_orders", str(DAYS.first)))
-    assert {key for key, _ in made[:facts_at]} - HISTORIES == BRONZE | DIMENSIONS
+    assert {key for key, _ in made[:facts_at]} - anytime == (BRONZE | DIMENSIONS) - anytime
     assert made[facts_at : facts_at + 4] == [("silver/fact_orders", str(day)) for day in DAYS]
-    assert {key for key, _ in made[facts_at + 4 :]} - HISTORIES == MARTS
-    assert {partition for key, partition in made if key != "silver/fact_orders"} == {None}
+    assert {key for key, _ in made[facts_at + 4 :]} - anytime == MARTS | BY_DAY - {"silver/fact_orders"}
+    assert {partition for key, partition in made if key not in BY_DAY} == {None}
 
     metadata = {
         event.asset_key.to_user_string(): event.materialization.metadata
@@ -255,18 +264,19 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
         "silver/fact_orders": 10,
         "gold/cohorts_by_signup_month": 6,
         "gold/daily_fraud_summary": 3,
-        "gold/fraud_rule_performance": 8,
         "gold/most_fraudulent_users": 3,
         "gold/payment_fraud_critical_time": 3,
         "gold/product_and_payment_methods": 6,
         "gold/product_and_users": 5,
         "gold/product_freshness": 1,
+        "gold/rule_performance": 8,
         "gold/users_and_blacklist": 4,
+        "silver/order_labels": 10,
     }
     facts = {
         event.partition: {name: value.value for name, value in event.materialization.metadata.items()}
         for event in result.get_asset_materialization_events()
-        if event.partition
+        if event.asset_key == FACTS
     }
     own = "dagster/partition_row_count"
     assert {day: m[own] for day, m in facts.items()} == {
@@ -294,7 +304,7 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     day = Days.between(date(2024, 3, 1), date(2024, 3, 1))
     result = run(assets, settings, day, FACTS_AND_MARTS)
     assert result.success
-    [fact] = [e for e in result.get_asset_materialization_events() if e.partition]
+    [fact] = [e for e in result.get_asset_materialization_events() if e.asset_key == FACTS]
     assert fact.materialization.metadata["dagster/row_count"].value == 11
     assert fact.materialization.metadata["dagster/partition_row_count"].value == 1
     assert read(
@@ -347,7 +357,7 @@ def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
         assert failure is not None
         assert failure.user_failure_data is not None
         message = str(failure.user_failure_data.description)
-        left = ", ".join([*sorted(MARTS), "silver/fact_orders (2024-02-28)"])
+        left = ", ".join(sorted(MARTS | {f"{name} (2024-02-28)" for name in BY_DAY}))
         assert message.startswith(f"Left as it was: {left}.\n")
         # dbt's error once, and not in its lines of progress too.
         assert message.splitlines()[1:] == [
