@@ -99,12 +99,12 @@ def _seconds(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         ),
         (
             "`make dev` with its default producer, all processes",
-            f"{idle['CPU (% of one core)']} % of one core over {idle['minutes']} minutes",
+            f"{idle['CPU (% of one core)']} % of one core over {idle['minutes']:.0f} minutes",
             f"{idle['runs that ended']} runs in this time",
         ),
         (
             "a run of one day in Dagster's storage",
-            f"{storage['event_logs (rows)']} events",
+            f"{storage['event_logs (rows)']:.0f} events",
             f"{storage['all tables, with indexes (kB)']} kB in all tables",
         ),
     ]

@@ -68,4 +68,4 @@ def test_figures_are_shown_as_tables_a_plot_and_lines_of_the_readme() -> None:
     assert lines[0][1] == "7.5 s"
     assert lines[0][2].startswith("2.0 times as fast as stock dagster-dbt, 0.5 times the time of")
     assert lines[2] == ("7 days in one run", "9.0 s", "1.2 times one day")
-    assert lines[4][1:] == ("300.0 events", "1000 kB in all tables")
+    assert lines[4][1:] == ("300 events", "1000 kB in all tables")
