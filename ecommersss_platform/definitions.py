@@ -45,7 +45,7 @@ hourly_job = marketplace_job(first_day, settings.ground_truth_path)
 trim_job = retention_job(settings)
 prune_job = maintenance_job(settings)
 
-labelled = labelled_assets(analytics)
+labelled = labelled_assets([analytics, *fraud])
 truth = [AssetKey([table.dataset, table.name]) for table in (SHIPMENTS, DISPUTES, VERDICTS)]
 
 defs = Definitions(

@@ -100,7 +100,7 @@ def label_sensor(
     """Return the sensor that labels the days of old orders again.
 
     `sources`: the raw tables of shipments, disputes and verdicts. `labelled`: the labels and what is made of
-    them by day. Both are assets of `job`.
+    them; what is by day is made for the days of the labels only. Both are assets of `job`.
     """
 
     @sensor(

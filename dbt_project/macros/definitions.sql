@@ -1,5 +1,6 @@
 {#
-    What the words of the business mean, each written once: expressions over rows of fact_orders, which the marts use.
+    What the words of the business mean, each written once: expressions over rows of fact_orders or, where they need what
+    became of an order, of order_outcomes.
     definitions.yml says it in words, and docs/analytics.md shows both.
 #}
 
@@ -23,12 +24,24 @@
     {{ money('coalesce(sum(case when is_fraud then amount end), 0)') }}
 {%- endmacro %}
 
+{% macro refund(amount, refund_amount) -%}
+    cast(least(coalesce({{ refund_amount }}, 0), {{ amount }}) as {{ column_types().money }})
+{%- endmacro %}
+
+{% macro is_sale() -%}
+    (not is_fraud and not is_cancelled)
+{%- endmacro %}
+
 {% macro revenue() -%}
-    {{ genuine_amount() }}
+    {{ money('coalesce(sum(case when ' ~ is_sale() ~ ' then amount - refund_amount end), 0)') }}
+{%- endmacro %}
+
+{% macro returned_orders() -%}
+    count(case when shipment_status = 'returned' then 1 end)
 {%- endmacro %}
 
 {% macro active_customers() -%}
-    count(distinct case when not is_fraud then user_id end)
+    count(distinct case when {{ is_sale() }} then user_id end)
 {%- endmacro %}
 
 {% macro fraud_users() -%}
@@ -53,4 +66,16 @@
 
 {% macro weeks_since(day) -%}
     cast(floor(greatest(0, {{ calendar_difference('day', day, 'partition_date') }}) / 7) as int64)
+{%- endmacro %}
+
+{% macro rfm_segment(sales, recency, frequency, monetary) -%}
+    case
+        when {{ sales }} = 0 then 'No Sales'
+        when {{ recency }} >= 4 and {{ frequency }} >= 4 and {{ monetary }} >= 4 then 'Champions'
+        when {{ frequency }} >= 4 and {{ recency }} >= 3 then 'Loyal'
+        when {{ frequency }} >= 4 then 'At Risk'
+        when {{ recency }} >= 4 then 'Recent'
+        when {{ recency }} <= 2 then 'Dormant'
+        else 'Regular'
+    end
 {%- endmacro %}

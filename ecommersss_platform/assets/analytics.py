@@ -7,7 +7,7 @@ tests are asset checks. What depends on a model with a failed test of severity e
 A run of the daily job that loaded the same rows as before ends here if all is up to date: `dbt/unchanged.py`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
+    AssetSelection,
     Failure,
     MaterializeResult,
     PartitionsDefinition,
@@ -95,11 +96,10 @@ def analytics_assets(
     return dbt_models
 
 
-def labelled_assets(analytics: AssetsDefinition) -> list[AssetKey]:
-    """Return the labels of orders and what is made of them by day."""
-    labels = AssetKey(["silver", "order_labels"])
-    by_day = [spec for spec in analytics.specs if spec.partitions_def is not None]
-    return [spec.key for spec in by_day if labels in {spec.key, *(dep.asset_key for dep in spec.deps)}]
+def labelled_assets(assets: Sequence[AssetsDefinition]) -> list[AssetKey]:
+    """Return the labels of orders and all that is made of them."""
+    labels = AssetSelection.assets(AssetKey(["silver", "order_labels"]))
+    return sorted(labels.downstream().resolve(assets))
 
 
 def _targets(context: AssetExecutionContext) -> list[Target]:

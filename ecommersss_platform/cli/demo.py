@@ -26,10 +26,38 @@ MARTS = {
     "payment_fraud_critical_time": "fraud_orders DESC, total_orders DESC, payment_method",
     "product_and_users": "fraud_orders DESC, total_orders DESC, product_id, user_id",
     "product_and_payment_methods": "product_id, method_rank",
+    "customer_lifetime_value": "revenue DESC, user_id, window_days",
+    "fulfilment": "total_orders DESC, product_id, fraud_status",
     "cohorts_by_signup_month": "signup_month, fraud_status, months_since_signup",
     "product_freshness": "category, weeks_since_launch",
+    "daily_fraud_summary": "business_day",
 }
 """The marts that are shown, each with the order of its rows."""
+
+RULES = """
+    SELECT
+        rule_name,
+        mode,
+        sum(flagged_orders) AS flagged,
+        sum(labelled_fraud) AS fraud,
+        sum(labelled_genuine) AS genuine,
+        sum(CASE WHEN is_mature THEN flagged_orders END) AS mature,
+        round(
+            100.0 * sum(CASE WHEN is_mature THEN labelled_fraud END)
+            / sum(CASE WHEN is_mature THEN flagged_orders END), 1
+        ) AS precision_percent,
+        round(
+            100.0 * sum(CASE WHEN is_mature THEN labelled_fraud END)
+            / nullif(sum(CASE WHEN is_mature THEN labelled_fraud + missed_fraud END), 0), 1
+        ) AS recall_percent,
+        sum(fraud_caught_amount) AS caught,
+        sum(genuine_flagged_amount) AS genuine_flagged,
+        sum(fraud_missed_amount) AS missed
+    FROM gold.rule_performance
+    GROUP BY rule_name, mode
+    ORDER BY mode, rule_name
+"""
+"""What each rule was worth: orders, precision and recall over mature days, and rupiah."""
 
 
 @contextmanager
@@ -94,6 +122,9 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
             head = warehouse.query(f"SELECT * FROM gold.{mart} ORDER BY {order} LIMIT {rows}")  # noqa: S608
             total = warehouse.query(f"SELECT count(*) AS n FROM gold.{mart}").to_pylist()[0]["n"]  # noqa: S608
             print_rows(head.column_names, head.to_pylist(), title=f"gold.{mart}: {total:,} rows")
+        rules = warehouse.query(RULES)
+        title = "The rules, from gold.rule_performance; precision and recall over days that are 60 days old"
+        print_rows(rules.column_names, rules.to_pylist(), title=title)
     typer.echo(
         "\nStart this platform with the Dagster UI: `ecommersss up`. Query its tables: `ecommersss query"
         ' "SELECT * FROM gold.most_fraudulent_users"`.'

@@ -94,6 +94,8 @@ HISTORIES = {"silver/dim_users_history", "silver/dim_products_history"}
 MARTS = {
     "gold/cohorts_by_signup_month",
     "gold/product_freshness",
+    "gold/customer_lifetime_value",
+    "gold/fulfilment",
     "gold/users_and_blacklist",
     "gold/most_fraudulent_users",
     "gold/payment_fraud_critical_time",
@@ -101,6 +103,7 @@ MARTS = {
     "gold/product_and_payment_methods",
 }
 FRAUD = {"fraud/user_lists"}
+OUTCOMES = {"silver/fact_shipments", "silver/order_outcomes"}
 LABELLED = {"silver/order_labels", "gold/rule_performance", "gold/daily_fraud_summary"}
 PARTITIONED = RAW | {"silver/fact_orders"} | LABELLED
 
@@ -144,7 +147,7 @@ def test_loading_uses_nothing_that_dagster_takes_away(location: dict[str, Any]) 
 
 def test_assets(location: dict[str, Any]) -> None:
     assets = location["assets"]
-    assert set(assets) == PARTITIONED | BRONZE | DIMENSIONS | HISTORIES | MARTS | FRAUD
+    assert set(assets) == PARTITIONED | BRONZE | DIMENSIONS | HISTORIES | OUTCOMES | MARTS | FRAUD
     assert {key for key, asset in assets.items() if asset["group"] != key.split("/")[0]} == set()
     assert {key for key, asset in assets.items() if asset["partitions"] != "None"} == PARTITIONED
     assert len({assets[key]["partitions"] for key in PARTITIONED}) == 1

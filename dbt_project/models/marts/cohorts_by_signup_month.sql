@@ -3,7 +3,7 @@
 with
 
 orders as (
-    select * from {{ ref('fact_orders') }}
+    select * from {{ ref('order_outcomes') }}
 ),
 
 users as (
@@ -64,7 +64,9 @@ orders_of_members as (
         {{ months_since('members.signup_month') }} as months_since_signup,
         orders.user_id,
         orders.is_fraud,
-        orders.amount
+        orders.is_cancelled,
+        orders.amount,
+        orders.refund_amount
     from orders
     inner join members on orders.user_id = members.user_id
 ),

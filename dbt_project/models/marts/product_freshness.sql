@@ -3,7 +3,7 @@
 with
 
 orders as (
-    select * from {{ ref('fact_orders') }}
+    select * from {{ ref('order_outcomes') }}
 ),
 
 products as (
@@ -47,7 +47,10 @@ orders_of_products as (
         {{ weeks_since('products.listed_on') }} as weeks_since_launch,
         orders.product_id,
         orders.is_fraud,
-        orders.amount
+        orders.is_cancelled,
+        orders.shipment_status,
+        orders.amount,
+        orders.refund_amount
     from orders
     inner join products on orders.product_id = products.product_id
 ),
@@ -60,6 +63,7 @@ activity as (
         count(*) as total_orders,
         {{ genuine_orders() }} as genuine_orders,
         {{ fraud_orders() }} as fraud_orders,
+        {{ returned_orders() }} as returned_orders,
         {{ revenue() }} as revenue,
         {{ fraud_amount() }} as fraud_amount
     from orders_of_products
@@ -75,6 +79,7 @@ filled as (
         coalesce(activity.total_orders, 0) as total_orders,
         coalesce(activity.genuine_orders, 0) as genuine_orders,
         coalesce(activity.fraud_orders, 0) as fraud_orders,
+        coalesce(activity.returned_orders, 0) as returned_orders,
         {{ money('coalesce(activity.revenue, 0)') }} as revenue,
         {{ money('coalesce(activity.fraud_amount, 0)') }} as fraud_amount
     from category_weeks
@@ -92,6 +97,7 @@ select
     genuine_orders,
     fraud_orders,
     {{ percentage('fraud_orders', 'total_orders') }} as fraud_percentage,
+    returned_orders,
     revenue,
     fraud_amount
 from filled

@@ -2,8 +2,20 @@
 
 with
 
+outcomes as (
+    select * from {{ ref('order_outcomes') }}
+),
+
+-- An order that a person cleared is no fraud order any more.
 orders as (
-    select * from {{ ref('fact_orders') }}
+    select
+        user_id,
+        amount,
+        ordered_at,
+        is_fraud and not is_cleared as is_fraud,
+        is_cleared,
+        label
+    from outcomes
 ),
 
 users as (
@@ -16,6 +28,8 @@ per_user as (
         count(*) as total_orders,
         {{ total_amount() }} as total_spend,
         {{ fraud_orders() }} as fraud_orders,
+        count(case when label = 'fraud' then 1 end) as confirmed_fraud_orders,
+        count(case when is_cleared then 1 end) as cleared_orders,
         {{ fraud_amount() }} as fraud_loss,
         max(ordered_at) as latest_order_at,
         max(case when is_fraud then ordered_at end) as latest_fraud_at
@@ -35,6 +49,8 @@ joined as (
         coalesce(per_user.total_orders, 0) as total_orders,
         {{ money('coalesce(per_user.total_spend, 0)') }} as total_spend,
         coalesce(per_user.fraud_orders, 0) as fraud_orders,
+        coalesce(per_user.confirmed_fraud_orders, 0) as confirmed_fraud_orders,
+        coalesce(per_user.cleared_orders, 0) as cleared_orders,
         {{ money('coalesce(per_user.fraud_loss, 0)') }} as fraud_loss,
         per_user.latest_order_at,
         per_user.latest_fraud_at

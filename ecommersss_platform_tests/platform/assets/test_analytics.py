@@ -53,6 +53,7 @@ HISTORIES = {"silver/dim_products_history", "silver/dim_users_history"}
 FACTS = AssetKey(["silver", "fact_orders"])
 MARTS = {
     *("gold/cohorts_by_signup_month", "gold/product_freshness"),
+    *("gold/customer_lifetime_value", "gold/fulfilment"),
     "gold/most_fraudulent_users",
     "gold/payment_fraud_critical_time",
     "gold/product_and_payment_methods",
@@ -62,6 +63,11 @@ MARTS = {
 BY_DAY = {
     *("silver/fact_orders", "silver/order_labels"),
     *("gold/daily_fraud_summary", "gold/rule_performance"),
+}
+OUTCOMES = {"silver/fact_shipments", "silver/order_outcomes"}
+NOT_LABELLED = {
+    *("silver/fact_orders", "silver/fact_shipments", "gold/payment_fraud_critical_time"),
+    *("gold/product_and_payment_methods", "gold/product_and_users"),
 }
 BRONZE_OF_LABELS = {
     f"bronze/stg_{name}" for name in ("dispute_versions", "disputes", "shipments", "verdicts")
@@ -87,17 +93,17 @@ def selected(*names: str) -> AssetSelection:
     return AssetSelection.assets(*(name.split("/") for name in names))
 
 
-NOT_MARTS = selected(*BRONZE, *DIMENSIONS, "silver/fact_orders")
-FACTS_AND_MARTS = selected(*BY_DAY, *MARTS)
+NOT_MARTS = selected(*BRONZE, *DIMENSIONS, "silver/fact_shipments", "silver/fact_orders")
+FACTS_AND_MARTS = selected(*BY_DAY, "silver/order_outcomes", *MARTS)
 
 
 def test_one_step_of_which_only_the_facts_have_partitions(assets: AssetsDefinition) -> None:
-    models = BRONZE | DIMENSIONS | HISTORIES | BY_DAY | MARTS
+    models = BRONZE | DIMENSIONS | HISTORIES | OUTCOMES | BY_DAY | MARTS
     assert {key.to_user_string() for key in assets.keys} == models
     partitions = {spec.key.to_user_string(): spec.partitions_def for spec in assets.specs}
     assert partitions == {key: PARTITIONS if key in BY_DAY else None for key in models}
-    labelled = {key.to_user_string() for key in labelled_assets(assets)}
-    assert labelled == BY_DAY - {"silver/fact_orders"}
+    labelled = {key.to_user_string() for key in labelled_assets([assets])}
+    assert labelled == (BY_DAY | OUTCOMES | MARTS) - NOT_LABELLED
     assert assets.backfill_policy == SINGLE_RUN
     assert assets.op.pool == "duckdb"
     assert analytics_assets(PARTITIONS, None).op.pool is None
@@ -161,13 +167,16 @@ def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: AssetsDefini
         ("gold/product_and_payment_methods", "product_and_payment_methods_hold_every_rupiah"),
         ("gold/product_and_users", "product_and_users_count_every_order"),
         ("gold/product_freshness", "product_freshness_holds_every_product"),
+        ("gold/users_and_blacklist", "users_and_blacklist_count_every_fraud_order"),
         ("gold/users_and_blacklist", "users_and_blacklist_count_every_order"),
+        ("gold/customer_lifetime_value", "customer_lifetime_value_counts_every_order"),
+        ("gold/fulfilment", "fulfilment_counts_every_order"),
         ("gold/users_and_blacklist", "users_and_blacklist_hold_every_rupiah"),
         ("silver/order_labels", "order_labels_label_every_order"),
     }
     # Each model's key is unique and not null, by a check of its own.
     keyed = {check.asset_key.to_user_string() for check in assets.check_keys}
-    models = BRONZE | DIMENSIONS | HISTORIES | BY_DAY | MARTS
+    models = BRONZE | DIMENSIONS | HISTORIES | OUTCOMES | BY_DAY | MARTS
     assert keyed == models - {"bronze/stg_orders"}
 
 
@@ -243,11 +252,12 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
 
     made = materialised(result)
     # What no fact is made of is built at any time.
-    anytime = HISTORIES | BRONZE_OF_LABELS
+    anytime = HISTORIES | BRONZE_OF_LABELS | {"silver/fact_shipments"}
+    later = MARTS | OUTCOMES | BY_DAY - {"silver/fact_orders"}
     facts_at = made.index(("silver/fact_orders", str(DAYS.first)))
     assert {key for key, _ in made[:facts_at]} - anytime == (BRONZE | DIMENSIONS) - anytime
     assert made[facts_at : facts_at + 4] == [("silver/fact_orders", str(day)) for day in DAYS]
-    assert {key for key, _ in made[facts_at + 4 :]} - anytime == MARTS | BY_DAY - {"silver/fact_orders"}
+    assert {key for key, _ in made[facts_at + 4 :]} - anytime == later - anytime
     assert {partition for key, partition in made if key not in BY_DAY} == {None}
 
     metadata = {
@@ -262,9 +272,12 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
         "silver/dim_users_history": 4,
         "silver/dim_products_history": 4,
         "silver/fact_orders": 10,
-        "gold/cohorts_by_signup_month": 6,
+        "silver/fact_shipments": 2,
+        "gold/cohorts_by_signup_month": 4,
+        "gold/customer_lifetime_value": 16,
+        "gold/fulfilment": 5,
         "gold/daily_fraud_summary": 3,
-        "gold/most_fraudulent_users": 3,
+        "gold/most_fraudulent_users": 2,
         "gold/payment_fraud_critical_time": 3,
         "gold/product_and_payment_methods": 6,
         "gold/product_and_users": 5,
@@ -357,7 +370,9 @@ def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
         assert failure is not None
         assert failure.user_failure_data is not None
         message = str(failure.user_failure_data.description)
-        left = ", ".join(sorted(MARTS | {f"{name} (2024-02-28)" for name in BY_DAY}))
+        left = ", ".join(
+            sorted({*MARTS, "silver/order_outcomes", *(f"{name} (2024-02-28)" for name in BY_DAY)})
+        )
         assert message.startswith(f"Left as it was: {left}.\n")
         # dbt's error once, and not in its lines of progress too.
         assert message.splitlines()[1:] == [
