@@ -145,7 +145,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visitor(ui: str, browser: Any, tmp_path: Path) -> Iterator[Visitor]:
-    page = browser.new_page(viewport={"width": 2400, "height": 1500})
+    page = browser.new_page(viewport={"width": 2400, "height": 4000})
     page.goto(ui, timeout=PATIENCE_MS)  # the browser keeps the secret in a cookie
     yield Visitor(page, ui.partition("/?")[0], tmp_path)
     page.close()

@@ -36,7 +36,7 @@ windowed as (
         orders.is_fraud,
         orders.is_cancelled,
         {{ is_sale() }} as is_sale,
-        (orders.is_fraud and not orders.is_cleared) or orders.label = 'fraud' as is_fraud_attempt,
+        (orders.is_fraud and not orders.is_cleared) or orders.label = 'fraud' as is_attempted_fraud,
         orders.disputes_lost
     from orders
     cross join newest
@@ -76,7 +76,7 @@ per_user as (
         count(distinct case when is_sale then partition_date end) as active_days,
         min(case when is_sale then partition_date end) as first_sale_on,
         max(case when is_sale then partition_date end) as last_sale_on,
-        count(case when is_fraud_attempt then 1 end) as fraud_attempts,
+        count(case when is_attempted_fraud then 1 end) as fraud_attempts,
         sum(disputes_lost) as disputes_lost
     from windowed
     group by window_days, user_id
