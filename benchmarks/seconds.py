@@ -126,7 +126,7 @@ def results(
 
 
 def _stretches(every: Days) -> Callable[[int], Days]:
-    """Return a function that returns the next so many days at each call."""
+    """Return a function that returns the next `count` days at each call."""
     rest: Iterator[Any] = iter(every)
 
     def take(count: int) -> Days:

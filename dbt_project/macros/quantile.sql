@@ -1,5 +1,5 @@
 {#
-    A quantile of the delivered rows of a group, in per cent: the smallest value that at least so many per cent do not exceed.
+    A quantile of the delivered rows of a group: the smallest value that at least `percent` per cent of them do not exceed.
     NULL without any. The rows have `is_delivered`, their `delivery_rank` by the value and the number of `deliveries`.
 #}
 {% macro quantile(value, percent) -%}

@@ -12,8 +12,9 @@
 
 {% macro _wilson(successes, trials, sign) -%}
     {%- set z = 1.959963984540054 -%}
-    {%- set n = 'nullif(' ~ as_float(trials) ~ ', 0)' -%}
-    {%- set p = '(' ~ as_float(successes) ~ ' / ' ~ n ~ ')' -%}
+    {%- set as_float = ' as ' ~ column_types().float64 ~ ')' -%}
+    {%- set n = 'nullif(cast(' ~ trials ~ as_float ~ ', 0)' -%}
+    {%- set p = '(cast(' ~ successes ~ as_float ~ ' / ' ~ n ~ ')' -%}
     {{ rounded_share(
         '(' ~ p ~ ' + ' ~ z * z / 2 ~ ' / ' ~ n ~ ' ' ~ sign ~ ' ' ~ z ~ ' * sqrt((' ~ p ~ ' * (1 - ' ~ p ~ ') + '
         ~ z * z / 4 ~ ' / ' ~ n ~ ') / ' ~ n ~ ')) / (1 + ' ~ z * z ~ ' / ' ~ n ~ ')'
@@ -31,16 +32,4 @@
 
 {% macro bigquery__rounded_share(expression) -%}
     round(cast({{ expression }} as numeric), 4)
-{%- endmacro %}
-
-{% macro as_float(expression) -%}
-    {{ return(adapter.dispatch('as_float')(expression)) }}
-{%- endmacro %}
-
-{% macro duckdb__as_float(expression) -%}
-    cast({{ expression }} as double)
-{%- endmacro %}
-
-{% macro bigquery__as_float(expression) -%}
-    cast({{ expression }} as float64)
 {%- endmacro %}

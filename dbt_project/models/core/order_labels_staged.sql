@@ -51,7 +51,7 @@ joined as (
         coalesce(dispute_counts.disputes_opened, 0) as disputes_opened,
         coalesce(dispute_counts.disputes_lost, 0) as disputes_lost,
         {{ money('coalesce(dispute_counts.dispute_loss, 0)') }} as dispute_loss,
-        {{ days_between('orders.partition_date', labels_day()) }} >= {{ var('label_maturity_days') }} as is_mature
+        {{ calendar_difference('day', 'orders.partition_date', labels_day()) }} >= {{ var('label_maturity_days') }} as is_mature
     from orders
     left join verdicts on orders.order_id = verdicts.order_id
     left join disputes on orders.order_id = disputes.order_id
@@ -92,7 +92,7 @@ select
     label,
     label_source,
     labelled_at,
-    {{ days_between('partition_date', local_date('labelled_at')) }} as label_delay_days,
+    {{ calendar_difference('day', 'partition_date', local_date('labelled_at')) }} as label_delay_days,
     is_mature,
     disputes_opened,
     disputes_lost,

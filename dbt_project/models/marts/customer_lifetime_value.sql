@@ -42,7 +42,7 @@ windowed as (
     cross join newest
     cross join time_windows
     where time_windows.window_days is null
-        or {{ days_between('orders.partition_date', 'newest.newest_day') }} < time_windows.window_days
+        or {{ calendar_difference('day', 'orders.partition_date', 'newest.newest_day') }} < time_windows.window_days
 ),
 
 methods as (
@@ -96,7 +96,7 @@ filled as (
         coalesce(per_user.active_days, 0) as active_days,
         per_user.first_sale_on,
         per_user.last_sale_on,
-        {{ days_between('per_user.last_sale_on', 'newest.newest_day') }} as days_since_last_sale,
+        {{ calendar_difference('day', 'per_user.last_sale_on', 'newest.newest_day') }} as days_since_last_sale,
         favourites.favourite_payment_method,
         coalesce(favourites.uses, 0) as favourite_uses,
         coalesce(per_user.fraud_attempts, 0) as fraud_attempts,

@@ -14,7 +14,6 @@ timed as (
     select
         product_id,
         case when is_fraud then 'fraud' else 'genuine' end as fraud_status,
-        amount,
         refund_amount,
         shipment_status,
         is_cancelled,
