@@ -8,7 +8,7 @@ import os
 
 from dagster import AssetKey, Definitions
 
-from ecommersss_platform.alerts import run_failure_alerts
+from ecommersss_platform.alerts.run_failures import run_failure_alerts
 from ecommersss_platform.assets.analytics import analytics_assets, labelled_assets
 from ecommersss_platform.assets.fraud import fraud_assets
 from ecommersss_platform.assets.marketplace import marketplace_job

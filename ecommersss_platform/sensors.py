@@ -24,7 +24,7 @@ from dagster import (
     sensor,
 )
 
-from ecommersss_platform.alerts import append
+from ecommersss_platform.alerts.run_failures import append
 from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.late_labels import LABEL, LOAD, plan_labels, read_changes

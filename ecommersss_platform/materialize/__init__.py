@@ -104,7 +104,7 @@ def alert_failure(
     settings: Settings, instance: DagsterInstance, run_id: str, days: Days, reason: str
 ) -> None:
     """Write the alert of a run that failed, or that could not even begin. A cancelled run gets none."""
-    from ecommersss_platform.alerts import alert, alert_failed_run, append
+    from ecommersss_platform.alerts.run_failures import alert, alert_failed_run, append
     from ecommersss_platform.jobs import DAILY_PIPELINE, range_tags
 
     run = instance.get_run_by_id(run_id)

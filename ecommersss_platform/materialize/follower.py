@@ -146,7 +146,7 @@ class RunFollower:
                     self.result.failed_checks.append(found)
                     self._report(Kind.CHECK_FAILED, f"{found.asset}: {found.check}", found.message)
             case DagsterEventType.STEP_FAILURE:
-                from ecommersss_platform.alerts import root_message, without_secrets
+                from ecommersss_platform.alerts.text import root_message, without_secrets
 
                 self.steps[event.step_key] = without_secrets(root_message(event.step_failure_data.error))
                 self._report(Kind.FAILED, event.step_key, self.steps[event.step_key])
@@ -200,6 +200,6 @@ def _tail(output: BinaryIO, lines: int = 20) -> str:
     """Return the last lines of the output, without secrets."""
     size = output.seek(0, os.SEEK_END)
     output.seek(max(0, size - 8192))
-    from ecommersss_platform.alerts import without_secrets
+    from ecommersss_platform.alerts.text import without_secrets
 
     return without_secrets("\n".join(output.read().decode("utf-8", "replace").splitlines()[-lines:]))

@@ -25,7 +25,7 @@ from dagster import (
     multi_asset,
 )
 
-from ecommersss_platform.alerts import run_failure_alerts
+from ecommersss_platform.alerts.run_failures import run_failure_alerts
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.jobs import EXECUTOR, daily_pipeline
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions

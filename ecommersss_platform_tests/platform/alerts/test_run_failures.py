@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ecommersss_platform.alerts import LONGEST_MESSAGE, alert, append, without_secrets
+from ecommersss_platform.alerts.run_failures import LONGEST_MESSAGE, alert, append
+from ecommersss_platform.alerts.text import without_secrets
 
 AT = datetime(2025, 1, 31, 20, 0, 1, 5, tzinfo=UTC)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,19 +26,10 @@ from dagster import (
     run_failure_sensor,
 )
 
+from ecommersss_platform.alerts.text import root_message, without_secrets
 from ecommersss_platform.settings import Settings
 
 LONGEST_MESSAGE = 1000
-_CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@")
-_PASSWORD = re.compile(r"(?i)(password|passwd|secret|token)(\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,;&'\"]+)")
-
-_CLASS = re.compile(r"\A(?:dagster|ecommersss_platform|streaming)(?:\.\w+)+: ")
-"""The class before the message of an error whose message is a sentence."""
-
-
-def without_secrets(text: str) -> str:
-    """Remove what looks like a credential: users in URLs, values of passwords and tokens."""
-    return _PASSWORD.sub(r"\1\2***", _CREDENTIALS.sub("***@", text))
 
 
 def alert(
@@ -115,12 +105,3 @@ def run_failure_alerts(settings: Settings) -> SensorDefinition:
             context.log.warning(f"run {run.run_id} of {run.job_name} failed: {line['message']}")
 
     return alerts
-
-
-def root_message(error: Any) -> str:
-    """Return the message of the root cause of a Dagster error, a `SerializableErrorInfo` or None."""
-    if error is None:
-        return ""
-    while error.cause is not None:
-        error = error.cause
-    return _CLASS.sub("", str(error.message), count=1).strip()

@@ -1,0 +1,1 @@
+"""Alerts: what is wrong now, who is told, and through which channel."""
