@@ -160,6 +160,12 @@ class Settings(BaseSettings):
         description="secret that the UI asks for, 16 or more letters, digits, - or _; unset: a random one in"
         " the home",
     )
+    ui_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s@]+$",
+        description="address of the Dagster UI in alerts, such as that of a reverse proxy; unset: the one of"
+        " `up`",
+    )
     ui_read_only: bool = Field(
         default=False, description="whether the UI only shows: no runs, no switches, no reports"
     )

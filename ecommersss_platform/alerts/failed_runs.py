@@ -1,0 +1,179 @@
+"""Failed runs that no later run has made good.
+
+They are read from Dagster's tables: loading Dagster would take more time and memory than all other looks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from ecommersss_platform.alerts.links import ui_link
+from ecommersss_platform.alerts.problem import Problem
+from ecommersss_platform.alerts.text import root_message, without_secrets
+from ecommersss_platform.days import Days
+from ecommersss_platform.instance.databases import dagster_url
+from ecommersss_platform.settings import Settings
+from streaming.database import connect
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+RETRY_PATIENCE = timedelta(minutes=10)
+"""How long Dagster's daemon may take to start the retry that it has promised."""
+
+LONGEST_ERROR = 300
+
+PARTITION = "dagster/partition"
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+_STARTED_BY = ("dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
+
+_RUNS = """
+SELECT id AS number, run_id, pipeline_name, status, end_time, run_body::json -> 'asset_selection' AS assets,
+       (SELECT json_object_agg(key, value) FROM run_tags WHERE run_tags.run_id = runs.run_id) AS tags
+FROM runs
+"""
+_FAILED = f"{_RUNS} WHERE status = 'FAILURE' ORDER BY id"
+_SUCCEEDED = f"{_RUNS} WHERE status = 'SUCCESS' AND pipeline_name = ANY(%(jobs)s) AND id > %(after)s"
+_PLANNED = """
+SELECT run_id, array_agg(DISTINCT asset_key) AS assets FROM event_logs
+WHERE run_id = ANY(%(runs)s) AND dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED' GROUP BY run_id
+"""
+_ERRORS = """
+SELECT run_id, coalesce(step_key, '') AS step,
+       event::json #>> '{dagster_event,event_specific_data,error}' AS error,
+       event::json #>> '{dagster_event,message}' AS message
+FROM event_logs
+WHERE run_id = ANY(%(runs)s) AND dagster_event_type IN ('STEP_FAILURE', 'PIPELINE_FAILURE') ORDER BY id
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that ended. `assets`: what it was to make, None for the whole job. `number` grows."""
+
+    number: int
+    id: str
+    job: str
+    ended: datetime
+    tags: Mapping[str, str]
+    assets: frozenset[str] | None
+
+    @property
+    def partitions(self) -> str:
+        """The days or hours of the run as text; empty without partitions."""
+        first, last = self.tags.get(RANGE_START), self.tags.get(RANGE_END)
+        if first and last and first != last:
+            return f"{first} to {last}"
+        return first or self.tags.get(PARTITION) or ""
+
+    @property
+    def days(self) -> frozenset[date]:
+        """The days of the run; empty for a run without daily partitions."""
+        first, _, last = self.partitions.partition(" to ")
+        try:
+            return frozenset(Days.between(date.fromisoformat(first), date.fromisoformat(last or first)))
+        except ValueError:
+            return frozenset()
+
+    def is_retried(self, now: datetime) -> bool:
+        """Return whether Dagster has retried this run, or has promised to and still has time."""
+        if "dagster/auto_retry_run_id" in self.tags:
+            return True
+        return self.tags.get("dagster/will_retry") == "true" and now - self.ended < RETRY_PATIENCE
+
+
+def not_made_good(failed: Sequence[Run], succeeded: Sequence[Run], now: datetime) -> list[Run]:
+    """Return the newest failed run of each job and partitions that later runs have not made good.
+
+    Later runs of the job that succeeded make it good if they made all of its assets, for its partitions or,
+    together, for all of its days.
+    """
+    newest = {(run.job, run.partitions): run for run in failed if not run.is_retried(now)}
+
+    def is_good(run: Run) -> bool:
+        later = [
+            other
+            for other in succeeded
+            if other.job == run.job
+            and other.number > run.number
+            and (other.assets is None or (run.assets or frozenset()) <= other.assets)
+        ]
+        if any(other.partitions == run.partitions for other in later):
+            return True
+        return bool(run.days) and run.days <= frozenset().union(*(other.days for other in later))
+
+    return [run for run in newest.values() if not is_good(run)]
+
+
+def summary(run: Run, errors: Mapping[str, str]) -> str:
+    """Return a sentence about a failed run. `errors`: by step; that of the run itself has an empty name."""
+    started = next((f" started by {run.tags[tag]}" for tag in _STARTED_BY if tag in run.tags), "")
+    steps = {step: error for step, error in errors.items() if step} or errors
+    why = "; ".join(f"{step}: {error}" if step else error for step, error in steps.items())
+    return f"run {run.id[:8]}{started} failed: {why or 'its log says why'}"
+
+
+def failed_runs(settings: Settings, now: datetime) -> list[Problem]:
+    """Return a problem for each job and partitions whose newest failure later runs have not made good.
+
+    Raises `NotUp` or `psycopg2.Error` if Dagster's storage does not answer.
+    """
+    with closing(connect(dagster_url(settings), "ecommersss alerts")) as connection:
+        connection.autocommit = True
+        if _rows(connection, "SELECT to_regclass('runs') AS runs") == [{"runs": None}]:
+            return []  # nothing has run yet
+        failed = [_run(row) for row in _rows(connection, _FAILED)]
+        if not failed:
+            return []
+        planned = _rows(connection, _PLANNED, {"runs": [run.id for run in failed]})
+        assets = {row["run_id"]: frozenset(row["assets"]) for row in planned}
+        failed = [replace(run, assets=assets.get(run.id, frozenset())) for run in failed]
+        later = {"jobs": list({run.job for run in failed}), "after": failed[0].number}
+        succeeded = [_run(row) for row in _rows(connection, _SUCCEEDED, later)]
+        bad = not_made_good(failed, succeeded, now)
+        errors: dict[str, dict[str, str]] = {run.id: {} for run in bad}
+        for row in _rows(connection, _ERRORS, {"runs": list(errors)}):
+            errors[row["run_id"]][row["step"]] = _error(row["error"], row["message"])
+    return [
+        Problem(
+            kind="run_failed",
+            subject=f"{run.job} {run.partitions}".strip(),
+            summary=summary(run, errors[run.id]),
+            link=ui_link(settings, f"runs/{run.id}"),
+        )
+        for run in bad
+    ]
+
+
+def _run(row: Mapping[str, Any]) -> Run:
+    selection = row["assets"]
+    if isinstance(selection, dict):  # a set, as Dagster writes one
+        [selection] = [value for key, value in selection.items() if key.startswith("__")]
+    return Run(
+        number=row["number"],
+        id=row["run_id"],
+        job=row["pipeline_name"],
+        ended=datetime.fromtimestamp(row["end_time"] or 0, UTC),
+        tags=row["tags"] or {},
+        assets=None if selection is None else frozenset(json.dumps(key["path"]) for key in selection),
+    )
+
+
+def _error(error: str | None, message: str | None) -> str:
+    """Return the first line of the root cause: PostgreSQL quotes rows in others."""
+    cause = root_message(json.loads(error or "null", object_hook=lambda found: SimpleNamespace(**found)))
+    return without_secrets((cause or message or "").partition("\n")[0])[:LONGEST_ERROR]
+
+
+def _rows(connection: Connection, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        assert cursor.description
+        names = [column.name for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
