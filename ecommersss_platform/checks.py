@@ -1,8 +1,8 @@
-"""Asset checks on days: is the newest closed day materialised, and does it reconcile with its source?"""
+"""Asset checks on days: is the newest closed day in every table, and does a day reconcile with its source?"""
 
 # Annotations must be real here: Dagster inspects those of `context` and the resources.
-from collections.abc import Collection, Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
 
 from dagster import (
     AssetCheckExecutionContext,
@@ -11,22 +11,28 @@ from dagster import (
     AssetCheckSeverity,
     AssetCheckSpec,
     AssetKey,
+    AssetRecordsFilter,
+    DagsterInstance,
     DailyPartitionsDefinition,
     ResourceParam,
-    asset_check,
     multi_asset_check,
 )
 
 from ecommersss_platform.contracts import RAW_TABLES, RawTable
-from ecommersss_platform.days import DAY, Days
+from ecommersss_platform.freshness import (
+    EXPECTED,
+    ORDERS,
+    Expected,
+    due_at,
+    lateness,
+    missing_days,
+    newest_due_day,
+)
 from ecommersss_platform.partitions import days_to_check
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.reconciliation import reconcile
 from ecommersss_platform.warehouse import Warehouse
-from streaming.business_days import JAKARTA, business_day
-
-DUE = timedelta(hours=4)
-"""How long after midnight (Asia/Jakarta) a closed day may still be missing. It is loaded at 03:00."""
+from streaming.business_days import business_day
 
 NEWEST_CLOSED_DAY = "newest_closed_day_present"
 """The check of each table that speaks of today, not of the days of a run: no part of the daily job."""
@@ -35,15 +41,12 @@ FACTS = AssetKey(["silver", "fact_orders"])
 
 
 def day_checks(partitions_def: DailyPartitionsDefinition, pool: str | None) -> list[AssetChecksDefinition]:
-    """Return the checks of everything that is loaded by day. `pool` is `Warehouse.pool`.
+    """Return the reconciliation of the raw tables and the freshness of all. `pool` is `Warehouse.pool`.
 
     The reconciliations are blocking: facts and marts are built only from days whose rows and money agree in
     PostgreSQL and raw. That facts agree with raw is a test of dbt's.
     """
-    return [
-        *raw_checks(partitions_def, pool),
-        _freshness(FACTS, partitions_def),
-    ]
+    return [reconciliation(pool), freshness(partitions_def)]
 
 
 def checks_of_today(checks: Sequence[AssetChecksDefinition]) -> list[AssetChecksDefinition]:
@@ -51,59 +54,77 @@ def checks_of_today(checks: Sequence[AssetChecksDefinition]) -> list[AssetChecks
     return [check for check in checks if any(key.name == NEWEST_CLOSED_DAY for key in check.check_keys)]
 
 
-def raw_checks(
-    partitions_def: DailyPartitionsDefinition, pool: str | None, tables: Sequence[RawTable] = RAW_TABLES
-) -> list[AssetChecksDefinition]:
-    """Return the checks of these raw tables, two for each. One step reconciles all that a run loads."""
-    return [
-        *(_freshness(AssetKey([table.dataset, table.name]), partitions_def) for table in tables),
-        _reconciliation(tables, pool),
-    ]
+def freshness(
+    partitions_def: DailyPartitionsDefinition, expected: Sequence[Expected] = EXPECTED
+) -> AssetChecksDefinition:
+    """Return the check of each of these tables that the newest closed day is in it, all in one step.
 
+    `sensors.freshness_sensor` evaluates them every few minutes, without a run. People run them in the UI.
+    """
+    tables = {AssetKey.from_user_string(table.key): table for table in expected}
 
-def newest_due_day(now: datetime) -> date:
-    """Return the newest closed business day that should have been loaded by `now`."""
-    return business_day(now - DUE) - DAY
-
-
-def missing_days(first: date, newest_due: date, present: Collection[str]) -> list[date]:
-    """Return the due days, from the first on, that are not among the present partition keys."""
-    if newest_due < first:
-        return []
-    return [day for day in Days.between(first, newest_due) if day.isoformat() not in present]
-
-
-def _freshness(key: AssetKey, partitions_def: DailyPartitionsDefinition) -> AssetChecksDefinition:
-    @asset_check(
-        asset=key,
-        name=NEWEST_CLOSED_DAY,
-        description="The newest closed business day is materialised, once it has had time to load.",
+    @multi_asset_check(
+        name="freshness",
+        specs=[
+            AssetCheckSpec(
+                NEWEST_CLOSED_DAY,
+                asset=key,
+                description="The newest closed business day is in the table, once it has had time to load.",
+            )
+            for key in tables
+        ],
+        can_subset=True,
     )
-    def newest_closed_day_present(context: AssetCheckExecutionContext) -> AssetCheckResult:
-        # Look at materialised partitions, not at rows: a day without rows counts too.
-        present = context.instance.get_materialized_partitions(key)
-        return freshness_result(partitions_def.start.date(), newest_due_day(datetime.now(JAKARTA)), present)
+    def evaluate(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
+        first, now = partitions_def.start.date(), datetime.now(UTC)
+        for check in sorted(context.selected_asset_check_keys):
+            result = freshness_result(context.instance, tables[check.asset_key], first, now)
+            yield result._replace(asset_key=check.asset_key, check_name=check.name)
 
-    return newest_closed_day_present
+    return evaluate
 
 
-def freshness_result(first: date, newest_due: date, present: Collection[str]) -> AssetCheckResult:
-    """Return a warning if the newest due day is missing. Older gaps are only counted."""
-    missing = missing_days(first, newest_due, present)
-    late = newest_due in missing
+def freshness_result(
+    instance: DagsterInstance, table: Expected, first: date, now: datetime
+) -> AssetCheckResult:
+    """Return a warning if the newest due day is not in the table. Older gaps are only counted.
+
+    Looks at events of partitions, not at rows: a day without rows counts too.
+    """
+    key, day = AssetKey.from_user_string(table.key), newest_due_day(now, table.due)
+    partition = day.isoformat() if table.by_day else None
+    late = None
+    if day >= first:
+        loaded = _newest_event(
+            instance, AssetKey.from_user_string(ORDERS), day.isoformat(), due_at(day, table.due)
+        )
+        late = lateness(table, day, _newest_event(instance, key, partition), loaded)
+    metadata: dict[str, str | int] = {"newest_due_day": day.isoformat()}
+    if table.by_day:
+        present = instance.get_materialized_partitions(key)
+        metadata["newest_day"] = max(present, default="none")
+        metadata["missing_days"] = len(missing_days(first, day, present))
     return AssetCheckResult(
-        passed=not late,
-        severity=AssetCheckSeverity.WARN,
-        description=f"{newest_due} is not materialised: materialise it" if late else None,
-        metadata={
-            "newest_due_day": newest_due.isoformat(),
-            "newest_day": max(present, default="none"),
-            "missing_days": len(missing),
-        },
+        passed=late is None, severity=AssetCheckSeverity.WARN, description=late, metadata=metadata
     )
 
 
-def _reconciliation(tables: Sequence[RawTable], pool: str | None) -> AssetChecksDefinition:
+def _newest_event(
+    instance: DagsterInstance, key: AssetKey, partition: str | None, before: datetime | None = None
+) -> datetime | None:
+    """Return when a table, or a partition of it, was last built, or observed to need no build."""
+    chosen = AssetRecordsFilter(
+        key,
+        asset_partitions=None if partition is None else [partition],
+        before_timestamp=None if before is None else before.timestamp(),
+    )
+    pages = (instance.fetch_materializations(chosen, limit=1), instance.fetch_observations(chosen, limit=1))
+    times = [datetime.fromtimestamp(record.timestamp, UTC) for page in pages for record in page.records]
+    return max(times, default=None)
+
+
+def reconciliation(pool: str | None, tables: Sequence[RawTable] = RAW_TABLES) -> AssetChecksDefinition:
+    """Return the blocking check of each of these raw tables. One step reconciles all that a run loads."""
     contracts = {AssetKey([table.dataset, table.name]): table for table in tables}
 
     # One step, because each costs 0.2 s besides its work.

@@ -23,7 +23,7 @@ from ecommersss_platform.maintenance import maintenance_job
 from ecommersss_platform.partitions import daily_partitions
 from ecommersss_platform.resources import platform_resources
 from ecommersss_platform.schedules import daily_close, maintenance, marketplace_hourly, topic_retention
-from ecommersss_platform.sensors import label_sensor, order_stream_sensor
+from ecommersss_platform.sensors import freshness_sensor, label_sensor, order_stream_sensor
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topic_retention import retention_job
 from ecommersss_platform.warehouse import make_warehouse
@@ -61,6 +61,7 @@ defs = Definitions(
     sensors=[
         order_stream_sensor(daily_job, settings, first_day),
         label_sensor(daily_job, settings, first_day, sources=truth, labelled=labelled),
+        freshness_sensor(first_day),
         run_failure_alerts(settings),
     ],
     resources={**platform_resources(settings), "dbt": PlatformDbt(settings)},

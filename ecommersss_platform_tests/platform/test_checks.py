@@ -1,8 +1,8 @@
-"""What the checks decide: due days, the days to compare, and totals that differ."""
+"""What the reconciliations decide: the days to compare, and totals that differ."""
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -10,38 +10,12 @@ from typing import Any
 import pytest
 from dagster import PartitionKeyRange
 
-from ecommersss_platform.checks import FACTS, freshness_result, missing_days, newest_due_day
+from ecommersss_platform.checks import FACTS
 from ecommersss_platform.contracts import PARTITION_COLUMN, RAW_TABLES, RawTable, Type
 from ecommersss_platform.partitions import Days, days_to_check
 from ecommersss_platform.reconciliation import Total, differences
 
 DAY = date(2024, 6, 10)
-
-
-@pytest.mark.parametrize(
-    ("now", "due"),
-    [
-        (datetime(2024, 6, 10, 20, 59, tzinfo=UTC), date(2024, 6, 9)),  # 03:59 on the 11th in Jakarta
-        (datetime(2024, 6, 10, 21, 0, tzinfo=UTC), date(2024, 6, 10)),
-        (datetime(2024, 6, 11, 20, 59, tzinfo=UTC), date(2024, 6, 10)),
-    ],
-)
-def test_a_closed_day_is_due_four_hours_after_midnight_in_jakarta(now: datetime, due: date) -> None:
-    assert newest_due_day(now) == due
-
-
-def test_freshness_looks_at_the_newest_due_day() -> None:
-    first, due = date(2024, 6, 8), date(2024, 6, 10)
-    assert missing_days(first, due, {"2024-06-09"}) == [date(2024, 6, 8), due]
-    assert missing_days(due, first, set()) == []
-    fresh = freshness_result(first, due, {"2024-06-10", "2024-06-11"})
-    assert (fresh.passed, fresh.metadata["missing_days"].value, fresh.metadata["newest_day"].value) == (
-        True,
-        2,
-        "2024-06-11",
-    )
-    stale = freshness_result(first, due, {"2024-06-08", "2024-06-09"})
-    assert (stale.passed, stale.description) == (False, "2024-06-10 is not materialised: materialise it")
 
 
 @pytest.mark.parametrize("table", RAW_TABLES, ids=lambda table: table.name)

@@ -33,9 +33,10 @@ from dagster import (
 )
 
 from ecommersss_platform.assets.raw import extract, raw_assets
-from ecommersss_platform.checks import FACTS, day_checks, newest_due_day, raw_checks
+from ecommersss_platform.checks import FACTS, day_checks, freshness, reconciliation
 from ecommersss_platform.contracts import ORDERS, RAW_TABLES, USERS, Column, RawTable, Type
 from ecommersss_platform.dbt.sources import sources_yaml
+from ecommersss_platform.freshness import Expected, newest_due_day
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.postgres.source_schema import COLUMNS_SCHEMA
@@ -119,10 +120,14 @@ def definitions(
     warehouse: DuckDbWarehouse,
     *more: AssetsDefinition,
     tables: Sequence[RawTable] = RAW_TABLES,
+    expected: Sequence[Expected] = (),
 ) -> Definitions:
     return Definitions(
         assets=[*raw_assets(PARTITIONS, "duckdb", tables), *more],
-        asset_checks=raw_checks(PARTITIONS, "duckdb", tables),
+        asset_checks=[
+            reconciliation("duckdb", tables),
+            freshness(PARTITIONS, [*(Expected(f"raw/{t.name}", True) for t in tables), *expected]),
+        ],
         jobs=[define_asset_job("everything")],
         resources={
             POSTGRES: PostgresResource(url=database),
@@ -764,8 +769,7 @@ def test_the_newest_closed_day_must_be_in_the_facts_too(
     def facts() -> None:
         """Stand in for dbt's facts."""
 
-    of_facts = [c for c in day_checks(PARTITIONS, "duckdb") if {k.asset_key for k in c.check_keys} == {FACTS}]
-    defs = Definitions.merge(definitions(marketplace, warehouse, facts), Definitions(asset_checks=of_facts))
+    defs = definitions(marketplace, warehouse, facts, expected=[Expected("silver/fact_orders", True)])
     due = newest_due_day(datetime.now(UTC))
     for day, fresh in ((DAY_1, False), (due, True)):
         found = checks(run(defs, instance, Days.between(day, day)))[
