@@ -13,7 +13,9 @@ from ecommersss_platform.assets.analytics import analytics_assets, labelled_asse
 from ecommersss_platform.assets.fraud import fraud_assets
 from ecommersss_platform.assets.marketplace import marketplace_job
 from ecommersss_platform.assets.raw import raw_assets
+from ecommersss_platform.assets.sources import source_assets
 from ecommersss_platform.checks import checks_of_today, day_checks
+from ecommersss_platform.code_links import with_code_links
 from ecommersss_platform.contracts import DISPUTES, SHIPMENTS, VERDICTS
 from ecommersss_platform.dbt.project import label_maturity
 from ecommersss_platform.dbt.resource import PlatformDbt
@@ -35,6 +37,7 @@ first_day = settings.first_partition_day()
 days = daily_partitions(first_day)
 pool = make_warehouse(settings).pool
 
+sources = source_assets(settings.topic)
 raw = raw_assets(days, pool)
 analytics = analytics_assets(days, pool)
 fraud = fraud_assets(pool)
@@ -49,7 +52,7 @@ labelled = labelled_assets([analytics, *fraud])
 truth = [AssetKey([table.dataset, table.name]) for table in (SHIPMENTS, DISPUTES, VERDICTS)]
 
 defs = Definitions(
-    assets=[*raw, analytics, *fraud],
+    assets=with_code_links([*sources, *raw, analytics, *fraud], settings.code_url),
     asset_checks=checks,
     jobs=[daily_job, hourly_job, trim_job, prune_job],
     schedules=[

@@ -166,6 +166,12 @@ class Settings(BaseSettings):
         description="address of the Dagster UI in alerts, such as that of a reverse proxy; unset: the one of"
         " `up`",
     )
+    code_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="address of this code in your repository's web view, for links from assets to it, such as"
+        " https://git.example.com/platform/blob/main; unset: links to the files on this machine",
+    )
     ui_read_only: bool = Field(
         default=False, description="whether the UI only shows: no runs, no switches, no reports"
     )

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-GROUPS = ("raw", "bronze", "silver", "gold", "fraud")
+GROUPS = ("stream", "postgres", "raw", "bronze", "silver", "gold", "fraud")
 
 
 def lineage(page: Page, address: str) -> None:

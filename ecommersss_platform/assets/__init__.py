@@ -1,1 +1,1 @@
-"""Assets and jobs as thin shells: raw tables, dbt models, the hourly marketplace, the block list."""
+"""Assets and jobs as thin shells: sources, raw tables, dbt models, the hourly marketplace, the block list."""

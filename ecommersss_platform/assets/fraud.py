@@ -1,11 +1,17 @@
 """Fraud: what the marts found, fed back to the stream."""
 
 # Annotations must be real here: Dagster inspects those of the resources.
+import hashlib
+from pathlib import Path
+
 from dagster import AssetKey, AssetsDefinition, MaterializeResult, ResourceParam, asset
 
+from ecommersss_platform.assets.sources import BLOCK_LIST, USER_LISTS
+from ecommersss_platform.code_links import code_references
 from ecommersss_platform.jobs import RETRY
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.warehouse import Warehouse
+from ecommersss_platform.warehouse.metadata import column_schema
 from streaming.database.user_lists import Synchronised, block_for_platform
 from streaming.roles import Role
 
@@ -18,11 +24,11 @@ def fraud_assets(pool: str | None) -> list[AssetsDefinition]:
     """Return the asset of the block list. `pool` is `Warehouse.pool`."""
 
     @asset(
-        key=[GROUP, "user_lists"],
+        key=BLOCK_LIST,
         description=(
             "The platform's own entries in PostgreSQL's block list: users with the status Blacklist in"
             f" {USERS_AND_BLACKLIST}. The running consumer picks up changes. Entries made by people are left"
-            " alone, and an allow entry made by a person wins."
+            " alone, and an allow entry made by a person wins. Grain: one row per entry."
         ),
         deps=[AssetKey(USERS_AND_BLACKLIST.split("."))],
         pool=pool,
@@ -30,7 +36,12 @@ def fraud_assets(pool: str | None) -> list[AssetsDefinition]:
         kinds={"postgres", "table"},
         owners=["team:fraud-analytics"],
         retry_policy=RETRY,
-        metadata={"dagster/table_name": "user_lists"},
+        code_version=hashlib.sha1(BLACKLIST.encode(), usedforsecurity=False).hexdigest(),
+        metadata={
+            "dagster/table_name": USER_LISTS.name,
+            "dagster/column_schema": column_schema(USER_LISTS),
+            **code_references(Path(__file__)),
+        },
     )
     def user_lists(postgres: PostgresResource, warehouse: ResourceParam[Warehouse]) -> MaterializeResult:
         lists = block_blacklist(postgres, warehouse)

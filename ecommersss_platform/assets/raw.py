@@ -4,7 +4,9 @@ An asset only says which rows to read; the IO manager stages, audits and publish
 """
 
 # Annotations must be real here: Dagster inspects those of `context` and the resources.
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 from dagster import (
@@ -15,6 +17,9 @@ from dagster import (
     asset,
 )
 
+from ecommersss_platform import contracts
+from ecommersss_platform.assets.sources import upstream_of
+from ecommersss_platform.code_links import code_references
 from ecommersss_platform.contracts import RAW_TABLES, RawTable
 from ecommersss_platform.instance.home import pseudonym_key
 from ecommersss_platform.jobs import DAILY_PIPELINE, RETRY
@@ -44,20 +49,34 @@ def _raw_asset(
 ) -> AssetsDefinition:
     @asset(
         key=[table.dataset, table.name],
-        description=f"{table.description} {ONE_RUN}",
+        description=f"{table.description} Grain: one row per {', '.join(table.key)}. {ONE_RUN}",
+        deps=upstream_of(table),
         partitions_def=partitions_def,
         backfill_policy=SINGLE_RUN,
         pool=pool,
         group_name=GROUP,
+        owners=["team:data-engineering"],
         kinds={"postgres", "table"},
+        code_version=contract_version(table),
         io_manager_key=WAREHOUSE_IO_MANAGER,
         retry_policy=RETRY,
-        metadata={"dagster/table_name": full_name(table), "dagster/column_schema": column_schema(table)},
+        metadata={
+            "dagster/table_name": full_name(table),
+            "dagster/column_schema": column_schema(table),
+            **code_references(Path(__file__), Path(contracts.__file__)),
+        },
     )
     def rows(context: AssetExecutionContext, postgres: PostgresResource) -> pa.RecordBatchReader:
         return extract(table, Days.of_keys(context.partition_key_range), postgres)
 
     return rows
+
+
+def contract_version(table: RawTable) -> str:
+    """Return the version of what a load copies: another one if the source or the columns change."""
+    columns = [(c.name, c.type.name, c.nullable, c.keyed_hash_of) for c in table.columns]
+    text = f"{table.source} {table.instant} {table.key} {columns}"
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def extract(table: RawTable, days: Days, postgres: PostgresResource) -> pa.RecordBatchReader:

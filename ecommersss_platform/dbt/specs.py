@@ -22,6 +22,10 @@ from dagster import (
     TableSchema,
 )
 
+from ecommersss_platform.code_links import code_references
+from ecommersss_platform.dbt.project import PROJECT_DIR
+from ecommersss_platform.dbt.staged import SUFFIX
+
 UNIQUE_ID = "dagster_dbt/unique_id"
 MATERIALIZATION = "dagster-dbt/materialization_type"
 INCREMENTAL = "incremental"
@@ -96,9 +100,16 @@ def _model_spec(
             "dagster/column_schema": MetadataValue.table_schema(table_schema(node["columns"])),
             "dagster/table_name": f"{node['database']}.{node['schema']}.{node['alias']}",
             "dagster/storage_kind": warehouse,
+            **code_references(*_files(node)),
             **({DOCS: MetadataValue.path(f"{docs.as_uri()}#!/model/{node['unique_id']}")} if docs else {}),
         },
     )
+
+
+def _files(node: Mapping[str, Any]) -> list[Path]:
+    """Return the files of a model: its SQL, after that of the staged model that it publishes."""
+    file = PROJECT_DIR / node["original_file_path"]
+    return [file.with_stem(file.stem + SUFFIX), file]
 
 
 def _parents(node: Mapping[str, Any], but: str | None = None) -> list[str]:

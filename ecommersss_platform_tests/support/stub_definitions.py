@@ -112,7 +112,11 @@ def spec(key: str, *parents: str, partitioned: bool = False) -> AssetSpec:
 
 ASSETS = [
     *(
-        step(f"raw_{name}", [spec(f"raw/{name}", partitioned=True)], backfill_policy=SINGLE_RUN)
+        step(
+            f"raw_{name}",
+            [spec(f"raw/{name}", f"postgres/{name}", partitioned=True)],
+            backfill_policy=SINGLE_RUN,
+        )
         for name in ("users", "orders")
     ),
     step(
@@ -136,7 +140,7 @@ ASSETS = [
 JOB = daily_pipeline(ASSETS)
 
 defs = Definitions(
-    assets=ASSETS,
+    assets=[*(spec(f"postgres/{name}") for name in ("users", "orders")), *ASSETS],
     jobs=[JOB],
     schedules=[daily_close(JOB, FIRST_DAY, labelled=[], maturity=timedelta(days=36_500))],
     sensors=[order_stream_sensor(JOB, SETTINGS, FIRST_DAY), run_failure_alerts(SETTINGS)],

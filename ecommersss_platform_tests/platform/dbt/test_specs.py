@@ -10,6 +10,7 @@ import pytest
 from dagster import AssetKey, AssetsDefinition, DailyPartitionsDefinition
 from dagster_dbt import DagsterDbtTranslator, dbt_assets
 
+from ecommersss_platform.code_links import CODE_REFERENCES
 from ecommersss_platform.dbt.project import MANIFEST
 from ecommersss_platform.dbt.specs import DOCS, asset_key, model_specs
 from ecommersss_platform.dbt.specs import test_specs as check_specs
@@ -47,8 +48,18 @@ def test_models_are_the_assets_of_dagster_dbt(manifest: dict[str, Any], upstream
         for name in ("description", "group_name", "owners", "kinds", "code_version", "skippable"):
             assert getattr(spec, name) == getattr(other, name), (key, name)
         assert {dep.asset_key for dep in spec.deps} == {dep.asset_key for dep in other.deps}, key
-        for name, value in spec.metadata.items():
+        for name in spec.metadata.keys() - {CODE_REFERENCES}:
+            value = spec.metadata[name]
             assert other.metadata[name] == getattr(value, "schema", value), (key, name)
+
+
+def test_models_link_to_their_sql_and_published_ones_to_what_they_publish_first(
+    manifest: dict[str, Any],
+) -> None:
+    for spec in model_specs(manifest, DAYS):
+        files = [place.label for place in spec.metadata[CODE_REFERENCES].code_references]
+        staged = [f"{spec.key.path[-1]}_staged.sql"] if spec.partitions_def else []
+        assert files == [*staged, f"{spec.key.path[-1]}.sql"]
 
 
 def test_models_name_their_page_of_the_documentation_if_it_is_built(manifest: dict[str, Any]) -> None:
