@@ -42,6 +42,7 @@ from ecommersss_platform.dbt.results import (
 from ecommersss_platform.dbt.specs import UNIQUE_ID, model_specs, test_specs
 from ecommersss_platform.dbt.staged import SUFFIX, read_manifest, selection
 from ecommersss_platform.dbt.unchanged import BUILT_FROM, BuiltFrom, Reads, Target
+from ecommersss_platform.instance.files import file_address
 from ecommersss_platform.jobs import DAILY_PIPELINE
 from ecommersss_platform.partitions import SINGLE_RUN, Days, days_to_check
 from ecommersss_platform.postgres.resource import PostgresResource
@@ -64,10 +65,11 @@ def analytics_assets(
         raise DbtError(f"dbt's manifest {manifest} is missing: run `make setup`")
     models = read_manifest(manifest)
     reads = Reads.of(models)
+    docs = file_address("dbt", DOCS_PAGE.name) if DOCS_PAGE.exists() else None
 
     @multi_asset(
         name="dbt_models",
-        specs=model_specs(models, partitions_def, DOCS_PAGE if DOCS_PAGE.exists() else None),
+        specs=model_specs(models, partitions_def, docs),
         check_specs=test_specs(models),
         can_subset=True,
         backfill_policy=SINGLE_RUN,

@@ -39,11 +39,11 @@ def asset_key(node: Mapping[str, Any]) -> AssetKey:
 
 
 def model_specs(
-    manifest: Mapping[str, Any], partitions_def: PartitionsDefinition, docs: Path | None = None
+    manifest: Mapping[str, Any], partitions_def: PartitionsDefinition, docs: str | None = None
 ) -> list[AssetSpec]:
     """Return the spec of each model. The incremental ones have the partitions, the others none.
 
-    `docs`: the page of dbt's documentation that each spec names its model's part of; None: there is none.
+    `docs`: the address of dbt's documentation; each spec names its model's page of it. None: there is none.
     """
     models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
     return [_model_spec(node, manifest, partitions_def, docs) for node in models]
@@ -79,7 +79,7 @@ def _model_spec(
     node: Mapping[str, Any],
     manifest: Mapping[str, Any],
     partitions_def: PartitionsDefinition,
-    docs: Path | None,
+    docs: str | None,
 ) -> AssetSpec:
     materialized, dagster = node["config"]["materialized"], node["config"]["meta"]["dagster"]
     warehouse = manifest["metadata"]["adapter_type"]
@@ -101,7 +101,7 @@ def _model_spec(
             "dagster/table_name": f"{node['database']}.{node['schema']}.{node['alias']}",
             "dagster/storage_kind": warehouse,
             **code_references(*_files(node)),
-            **({DOCS: MetadataValue.path(f"{docs.as_uri()}#!/model/{node['unique_id']}")} if docs else {}),
+            **({DOCS: MetadataValue.url(f"{docs}#!/model/{node['unique_id']}")} if docs else {}),
         },
     )
 

@@ -11,18 +11,18 @@ import hashlib
 import json
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
+from ecommersss_platform.dbt.project import DOCS_PAGE
+from ecommersss_platform.instance.files import Folder, with_folders
 from ecommersss_platform.instance.home import ui_token
 from ecommersss_platform.settings import Settings
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _SAFE = ("GET", "HEAD", "OPTIONS")
@@ -112,7 +112,7 @@ def asks_for_the_version(body: bytes) -> bool:
     return "".join(str(content["query"]).split()) == "{version}"
 
 
-def guarded(app: App, hosts: frozenset[str], token: str) -> App:
+def guarded(app: ASGIApp, hosts: frozenset[str], token: str) -> ASGIApp:
     """Return the app behind the guard: what is refused gets 403 or 401, or for a WebSocket no connection.
 
     Without the secret, health checks may ask which version runs: GET /server_info, or the query `{version}`.
@@ -132,7 +132,7 @@ def guarded(app: App, hosts: frozenset[str], token: str) -> App:
             if not message.get("more_body") and asks_for_the_version(message.get("body", b"")):
                 messages = iter([message])
 
-                async def again() -> Mapping[str, Any]:
+                async def again() -> Message:
                     return next(messages, None) or await receive()
 
                 return await app(scope, again, send)
@@ -167,6 +167,12 @@ def _name(address: str) -> str | None:
         return None
 
 
+def folders() -> dict[str, Folder]:
+    """Return the folders of pages that are served at `/files/NAME/`."""
+    # dbt's page is an application that evaluates text as code.
+    return {"dbt": Folder(DOCS_PAGE.parent, "'unsafe-inline' 'unsafe-eval'", sandboxed=True)}
+
+
 def main() -> None:
     from dagster_webserver import app, cli
 
@@ -175,7 +181,7 @@ def main() -> None:
     create: Any = app.create_app_from_workspace_process_context
 
     def create_guarded(*arguments: Any, **options: Any) -> Any:
-        return guarded(create(*arguments, **options), hosts, token)
+        return guarded(with_folders(create(*arguments, **options), folders()), hosts, token)
 
     # Upstream has no hook for middleware: its command finds this name in its own module.
     cli.create_app_from_workspace_process_context = create_guarded

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import AssetKey, AssetsDefinition, DailyPartitionsDefinition
+from dagster import AssetKey, AssetsDefinition, DailyPartitionsDefinition, MetadataValue
 from dagster_dbt import DagsterDbtTranslator, dbt_assets
 
 from ecommersss_platform.code_links import CODE_REFERENCES
@@ -63,11 +62,9 @@ def test_models_link_to_their_sql_and_published_ones_to_what_they_publish_first(
 
 
 def test_models_name_their_page_of_the_documentation_if_it_is_built(manifest: dict[str, Any]) -> None:
-    page = Path("/home of docs/static_index.html")
-    for spec in model_specs(manifest, DAYS, page):
-        assert spec.metadata[DOCS].path == (
-            f"file:///home%20of%20docs/static_index.html#!/model/model.ecommersss.{spec.key.path[-1]}"
-        )
+    for spec in model_specs(manifest, DAYS, "/files/dbt/page.html"):
+        page = f"/files/dbt/page.html#!/model/model.ecommersss.{spec.key.path[-1]}"
+        assert spec.metadata[DOCS] == MetadataValue.url(page)
     assert [spec.key for spec in model_specs(manifest, DAYS) if DOCS in spec.metadata] == []
 
 
