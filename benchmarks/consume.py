@@ -58,7 +58,8 @@ class PerOrder:
         fraud = order.country != "ID" or order.amount >= 300_000_000 or order.quantity > 300
         with closing(psycopg2.connect(self.url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(
-                "INSERT INTO orders VALUES (%s, %s, %s, %s, %s, %s, %s, %s, '{}', '{}', %s, %s, now(), %s)",
+                "INSERT INTO orders"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, '{}', '{}', %s, %s, now(), %s, 0)",
                 (
                     *(order.id, order.user_id, order.product_id, order.quantity, order.amount),
                     *(order.payment_method, order.country, fraud, self.book.version),

@@ -74,7 +74,7 @@ class Shop:
                 SELECT (line->>'id')::bigint, (line->>'user_id')::int, (line->>'product_id')::int,
                        (line->>'quantity')::bigint, (line->>'amount')::numeric, line->>'payment_method',
                        line->>'country', false, '{}', '{}', 'past', (line->>'created_date')::timestamptz,
-                       now(), -1  -- before the topic: not part of the flagged stream
+                       now(), -1, 0  -- position -1, before the topic: not part of the flagged stream
                 FROM lines
                 """
             )

@@ -159,7 +159,8 @@ SELECT (1735689600000::bigint + n) * 4096,
        'a1b2c3d4e5f6',
        placed,
        placed + interval '0.3 s',
-       n * 240
+       n * 240,
+       0
 FROM (SELECT count(*) AS users FROM users) AS u,
      (SELECT count(*) AS products FROM products) AS p,
      generate_series(%(first)s::bigint, %(first)s::bigint + %(orders)s - 1) AS n,

@@ -198,6 +198,12 @@ ORDERS = RawTable(
         Column("fraud_reasons", Type.STRINGS, "Active rules that held, in rule order."),
         Column("shadow_reasons", Type.STRINGS, "Shadow rules that held, in rule order."),
         Column("rules_version", Type.STRING, "Version of the rule book that decided."),
+        Column(
+            "lists_version",
+            Type.INT64,
+            "Version of the user lists that decided; NULL if loaded before it was stored.",
+            nullable=True,
+        ),
         Column("created_date", Type.TIMESTAMP, "When the order was placed."),
         Column("flagged_at", Type.TIMESTAMP, "When the order was flagged."),
         Column("position", Type.INT64, "Position of the order in the topic."),

@@ -196,17 +196,22 @@ class Consumer(ConsumerLoop):
             self._finish_pending()
 
     def _decide(self, pending: _PendingBatch, look: bool) -> None:
-        """Decide about a batch; with `look` knowing which ids are stored, else taking them all for new."""
+        """Decide about a batch; with `look` knowing which ids are stored, else taking them all for new.
+
+        The clock is read before the catalogue, so what is recorded later counts as unknown
+        (`Catalogue.at`).
+        """
         pending.decision = Decision()
         if pending.decoded:
             orders = [candidate.order for candidate in pending.decoded]
+            flagged_at = self._clock()
             stored = self.store.stored([order.id for order in orders]) if look else {}
             catalogue = self.store.refresh(orders)
             with self.store.past_orders() as past_orders:
                 self.history.load(past_orders, orders)
             with self._watchdog.working(pending.batch.positions[0], len(pending.batch)):
                 pending.decision = decide_batch(
-                    pending.decoded, stored, catalogue, self.history, self.book, self._clock()
+                    pending.decoded, stored, catalogue, self.history, self.book, flagged_at
                 )
         pending.decision.rejected.extend(pending.invalid)
         pending.encode()
@@ -219,7 +224,7 @@ class Consumer(ConsumerLoop):
             pending.batch.next_position,
             pending.rows,
             decision.rejected,
-            decision.lists_version,
+            decision.book,
             LastLine.of(pending.batch),
         )
 
@@ -294,10 +299,10 @@ class _PendingBatch:
         interpreter's lock, and PostgreSQL would wait after each commit. Rows and lines are made of a few
         orders at a time, which a core's cache holds. That takes a third less time.
         """
-        orders = self.decision.orders
+        orders, lists_version = self.decision.orders, self.decision.lists_version
         text, lines = [], []
         for piece in chunks(orders, _PIECE):
-            text.append(copy_text(piece))
+            text.append(copy_text(piece, lists_version))
             lines.append(encode_all_flagged(piece))
-        self.rows = Rows(orders[0].position if orders else None, b"".join(text))
+        self.rows = Rows(orders[0] if orders else None, b"".join(text))
         self.lines = b"".join(lines)

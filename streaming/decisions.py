@@ -55,6 +55,8 @@ class Decision:
     """Duplicate and rejected lines whose id an earlier batch stored."""
     lists_version: int = 0
     """The version of the user lists that the decision used."""
+    book: RuleBook | None = None
+    """The rule book that the decision used."""
 
 
 class Catalogue(Protocol):
@@ -102,7 +104,7 @@ def decide_batch(
     `history` was loaded for the candidates; it observes those that are accepted, in topic order. An empty
     `stored` assumes that none of the ids is stored; the store finds out if that is wrong.
     """
-    decision = Decision(lists_version=catalogue.lists.version)
+    decision = Decision(lists_version=catalogue.lists.version, book=book)
     accepted: dict[int, Order] = {}
     users = catalogue.users
     for candidate in decoded:

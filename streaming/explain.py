@@ -1,4 +1,4 @@
-"""Explain an order's verdict by computing its features again, as of its position in the topic."""
+"""Explain an order's verdict: the rules of the book that decided, on what was known then."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from streaming.database import connect
 from streaming.database.catalogue import Catalogue
 from streaming.database.past_orders import PastOrders
-from streaming.database.rows import select_flagged
-from streaming.database.user_lists import read_lists, version_used
+from streaming.database.rows import lists_version_of, select_flagged
+from streaming.database.rule_books import kept_book
+from streaming.database.user_lists import read_lists
 from streaming.decisions import features
 from streaming.errors import PlatformError
 from streaming.history import MemoryHistory
 from streaming.orders import Flagged
 from streaming.rules import Explanation, FeatureRow, RuleBook
+
+
+class BookNotKept(PlatformError):
+    """The text of the rule book that decided about an order is not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +52,14 @@ class Explained:
         return self.reasons == (self.order.fraud_reasons, self.order.shadow_reasons)
 
 
-def explain(
-    url: str, order_id: int, book: RuleBook, topic: str = "orders", consumer: str = "fraud"
-) -> Explained:
-    """Evaluate a rule book on a stored order, with what was known when the order was decided.
+def explain(url: str, order_id: int, book: RuleBook | None = None) -> Explained:
+    """Evaluate a rule book on a stored order, by default the one that decided about it.
 
-    The user's sign-up and the product's prices are the current ones; the stream knew the same ones unless
-    they were loaded or corrected after the order. Raises `PlatformError` if the order is not stored.
+    The rules see what the consumer knew when it decided: the version of the user lists that the order
+    carries, the orders at earlier positions, and the sign-up and prices recorded by then (`Catalogue.at`).
+
+    Raises `PlatformError` if the order is not stored, and `BookNotKept` without a `book` if the one that
+    decided is not kept.
     """
     with closing(connect(url)) as connection, connection, connection.cursor() as cursor:
         connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
@@ -64,9 +70,15 @@ def explain(
                 " (`ecommersss rejected list`)"
             )
         order = found[0]
-        catalogue, history = Catalogue(), MemoryHistory()
-        catalogue.refresh(cursor, {order.user_id}, {order.product_id})
-        catalogue.lists = read_lists(cursor, version_used(cursor, topic, consumer, order.position))
+        book = book or kept_book(cursor, order.rules_version)
+        if book is None:
+            raise BookNotKept(
+                f"rule book {order.rules_version}, which decided about order {order_id}, is not kept: it last"
+                " decided before the platform kept rule books. Name its file with --book."
+            )
+        catalogue = Catalogue.at(cursor, order.flagged_at, order.user_id, order.product_id)
+        catalogue.lists = read_lists(cursor, lists_version_of(cursor, order_id))
+        history = MemoryHistory()
         history.load(PastOrders(cursor, before_position=order.position), [order])
         row = features(order, catalogue.users[order.user_id], catalogue, history.observe(order))
     return Explained(order, row, book.explain(row), book.version)

@@ -36,8 +36,8 @@ GRANTS: Final = f"""\
 GRANT USAGE ON SCHEMA public TO {_ALL};
 GRANT SELECT ON ecommersss_schema_version TO {_ALL};
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO {Role.CONSUMER}, {Role.READER};
-GRANT INSERT ON orders TO {Role.CONSUMER};
-GRANT INSERT, UPDATE ON rejected_orders, topic_positions, user_lists_used TO {Role.CONSUMER};
+GRANT INSERT ON orders, rule_books TO {Role.CONSUMER};
+GRANT INSERT, UPDATE ON rejected_orders, topic_positions TO {Role.CONSUMER};
 GRANT SELECT, USAGE ON SEQUENCE order_positions TO {Role.CONSUMER};
 GRANT SELECT, INSERT ON {_VERSIONED}, verdicts, marketplace_hours TO {Role.SIMULATOR};
 GRANT UPDATE ON products, shipments, disputes TO {Role.SIMULATOR};

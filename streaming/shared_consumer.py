@@ -109,7 +109,7 @@ class SharedConsumer(ConsumerLoop):
         users = {order.user_id for order in orders}
         for _ in range(COLLISIONS):
             positions = self.store.take_turn(users, len(batch))
-            decision = Decision()
+            decision, flagged_at = Decision(), self._clock()
             if decoded:
                 stored = self.store.stored([order.id for order in orders])
                 catalogue = self.store.refresh(orders)
@@ -117,11 +117,11 @@ class SharedConsumer(ConsumerLoop):
                     self.history.load(past_orders, orders)
                 placed = [Candidate(positions[c.position], c.line, c.order) for c in decoded]
                 with self._watchdog.working(positions[0], len(batch)):
-                    decision = decide_batch(placed, stored, catalogue, self.history, self.book, self._clock())
+                    decision = decide_batch(placed, stored, catalogue, self.history, self.book, flagged_at)
             decision.rejected.extend(line.at(positions[line.position]) for line in invalid)
             ids = dict(zip(positions, batch.message_ids, strict=True))
             try:
-                new = self.store.put(decision.orders, decision.rejected, ids)
+                new = self.store.put(decision.orders, decision.rejected, ids, decision.book)
             except Collision:
                 self.history.rolled_back()
             else:

@@ -25,6 +25,12 @@ BookOption = Annotated[
 ]
 
 
+_WITH_THE_CURRENT_ONE = (
+    "The rule book that decided is not kept: it last decided before the platform kept rule books."
+    " With the current one"
+)
+
+
 def _book(path: Path | None) -> RuleBook:
     from streaming.rules import RuleBook
 
@@ -72,19 +78,21 @@ def explain(
 ) -> None:
     """Show each rule's result for an order, with the values that the rule uses.
 
-    The values are those known when the consumer reached the order. With a book other than the one that
-    decided, the output shows what that book would have decided.
+    The rules are those of the book that decided, and the values are those known when the consumer reached the
+    order. With --book, the output shows what another book would have decided.
     """
-    from ecommersss_platform.topics import CONSUMER, TOPIC
-    from streaming.explain import explain
+    from streaming.explain import BookNotKept, explain
 
-    rules = _book(book)
+    given = _book(book) if book else None
     with open_database() as url:
-        explained = explain(url, order_id, rules, TOPIC, CONSUMER)
+        try:
+            explained = explain(url, order_id, given)
+        except BookNotKept:  # the platform's book may be the same; if not, its outcome is still of interest
+            explained = explain(url, order_id, _book(None))
     if style is not Format.TABLE:
         typer.echo(as_json(_as_object(explained), indent=2 if style is Format.JSON else None))
     else:
-        _print_explained(explained)
+        _print_explained(explained, given=given is not None)
 
 
 @app.command("test")
@@ -129,7 +137,7 @@ def _as_object(explained: Explained) -> dict[str, object]:
     }
 
 
-def _print_explained(explained: Explained) -> None:
+def _print_explained(explained: Explained, given: bool) -> None:
     order = explained.order
     typer.echo(
         f"Order {order.id} is {order.status}: {', '.join(order.fraud_reasons) or 'no active rule held'};"
@@ -150,15 +158,16 @@ def _print_explained(explained: Explained) -> None:
     print_rows(list(rows[0]), rows)
     fraud, shadow = explained.reasons
     if not explained.same_book:
+        with_which = "Another rule book decided. With this one" if given else _WITH_THE_CURRENT_ONE
         typer.echo(
-            f"Another rule book decided. With this one, {explained.rules_version}, the order would be"
+            f"{with_which}, {explained.rules_version}, the order would be"
             f" {'fraud: ' + ', '.join(fraud) if fraud else 'genuine'};"
             f" shadow rules: {', '.join(shadow) or 'none'}."
         )
     elif not explained.agrees:
         typer.echo(
-            "The stored reasons differ: the user's sign-up or the product's prices were loaded or corrected"
-            " after the order."
+            "The stored reasons differ. Either the user's sign-up or the product's price was changed in the"
+            " seconds in which the order was decided, or stored rows were changed by hand."
         )
 
 

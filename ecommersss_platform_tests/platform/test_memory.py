@@ -31,7 +31,7 @@ PLACE = f"""
     SELECT n, 1 + abs(hashint4(n)) %% {USERS}, 1 + n %% {PRODUCTS}, 1 + n %% 4, 1000 * (1 + n %% {PRODUCTS}),
         (ARRAY['Bank Transfer', 'Paylater', 'Credit Card', 'Gopay', 'OVO', 'DANA'])[1 + n %% 6], 'ID',
         n %% 30 = 0, CASE WHEN n %% 30 = 0 THEN ARRAY['foreign_country'] ELSE '{{}}' END, '{{}}', 'v1',
-        %(day)s::timestamp AT TIME ZONE 'Asia/Jakarta' + n * interval '0.04 s', now(), n
+        %(day)s::timestamp AT TIME ZONE 'Asia/Jakarta' + n * interval '0.04 s', now(), n, 0
     FROM generate_series(1, {ORDERS}) AS n
 """
 

@@ -291,6 +291,6 @@ def test_orders_are_stored_while_users_are_imported(database: str, write) -> Non
         execute(
             database,
             "SET LOCAL lock_timeout = '2s'; INSERT INTO orders "
-            "VALUES (1, 7, 1, 1, 5, 'OVO', 'ID', false, '{}', '{}', 'v', now(), now(), 0)",
+            "VALUES (1, 7, 1, 1, 5, 'OVO', 'ID', false, '{}', '{}', 'v', now(), now(), 0, 0)",
         )
     assert query(database, "SELECT user_id FROM orders") == [(7,)]

@@ -143,9 +143,10 @@ def outcome(url: str) -> dict[str, object]:
             query(
                 url,
                 "SELECT id, user_id, product_id, quantity, amount, payment_method, country, is_fraud,"
-                " fraud_reasons, shadow_reasons, rules_version, created_date FROM orders",
+                " fraud_reasons, shadow_reasons, rules_version, lists_version, created_date FROM orders",
             )
         ),
+        "books": query(url, "SELECT version, text FROM rule_books"),
         "rejected": Counter(
             (bytes(raw), reason, detail, missing_id)
             for raw, reason, detail, missing_id in query(

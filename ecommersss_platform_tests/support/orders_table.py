@@ -30,6 +30,7 @@ def order(id: int, day: date, /, **values: Any) -> dict[str, Any]:
         "fraud_reasons": [],
         "shadow_reasons": [],
         "rules_version": "abc",
+        "lists_version": 0,
         "created_date": placed,
         "flagged_at": placed + timedelta(milliseconds=5),
         "position": 100 * id,

@@ -121,6 +121,7 @@ def order(
         "fraud_reasons": list(active),
         "shadow_reasons": list(shadow),
         "rules_version": "v1",
+        "lists_version": 0,
         "created_date": placed,
         "flagged_at": placed,
         "position": id * 200,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -60,9 +59,9 @@ def add_orders(url: str, ids: Any) -> None:
     """Add genuine orders of user 1 for product 1, placed at `NOON`."""
     columns = (
         "id, user_id, product_id, quantity, amount, payment_method, country, is_fraud, fraud_reasons,"
-        " shadow_reasons, rules_version, created_date, flagged_at, position"
+        " shadow_reasons, rules_version, created_date, flagged_at, position, lists_version"
     )
-    rows = [(n, 1, 1, 1, 1000, "OVO", "ID", False, [], [], "book", NOON, NOON, n) for n in ids]
+    rows = [(n, 1, 1, 1, 1000, "OVO", "ID", False, [], [], "book", NOON, NOON, n, 0) for n in ids]
     write(url, f"INSERT INTO orders ({columns}) VALUES %s", rows)
 
 
@@ -164,12 +163,12 @@ def assert_judged_as_if_undisturbed(url: str, orders: list[Flagged], book: RuleB
     in_topic_order = sorted(orders, key=lambda o: o.position)
     by_definition = random.Random(1).sample(range(len(orders)), min(300, len(orders)))
     catalogue, history, nothing_before = Catalogue(), Unforgetting(), StoredInMemory()
-    lists = ListsAt(url)
+    lists = ListsOf(url)
     history.reset(nothing_before)
     for n, order in enumerate(in_topic_order):
         catalogue.users[order.user_id] = LONG_AGO
         catalogue._prices[order.product_id] = ([LONG_AGO], [PRICE])
-        catalogue.lists = lists(order.position)
+        catalogue.lists = lists(order.id)
         history.load(nothing_before, [order])
         velocity = history.observe(order)
         if n in by_definition:
@@ -186,14 +185,13 @@ class Unforgetting(MemoryHistory):
         pass
 
 
-class ListsAt:
-    """The user lists that were known at each position, as the consumer recorded them."""
+class ListsOf:
+    """The user lists that decided about each order, as the consumer recorded their version."""
 
     def __init__(self, url: str) -> None:
-        used = query(url, "SELECT position, version FROM user_lists_used ORDER BY position")
-        self._positions = [position for position, _ in used]
+        self._versions = dict(query(url, "SELECT id, lists_version FROM orders"))
         with closing(connect(url)) as connection, connection.cursor() as cursor:
-            self._lists = [UserLists(), *(read_lists(cursor, version) for _, version in used)]
+            self._lists = {version: read_lists(cursor, version) for version in set(self._versions.values())}
 
-    def __call__(self, position: int) -> UserLists:
-        return self._lists[bisect_right(self._positions, position)]
+    def __call__(self, order_id: int) -> UserLists:
+        return self._lists[self._versions[order_id]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from datetime import datetime
 from decimal import Decimal
+from operator import itemgetter
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -34,6 +35,16 @@ _PRICES = """
     WHERE p.id = ANY(%s::int[]) ORDER BY p.id, h.valid_from, h.version
 """
 
+# Whether a version was known at an instant. Versions from before migration 0008 have no time of their own.
+_USER_VERSIONS = """
+    SELECT created_date, coalesce(recorded_at, valid_from) <= %s
+    FROM users_history WHERE id = %s ORDER BY version
+"""
+_PRODUCT_VERSIONS = """
+    SELECT valid_from, price, coalesce(recorded_at, valid_from) <= %s
+    FROM products_history WHERE id = %s ORDER BY version
+"""
+
 
 class Catalogue:
     """The users, products and user lists as of the last `refresh`; a `streaming.decisions.Catalogue`.
@@ -50,6 +61,26 @@ class Catalogue:
         self._settled: tuple[int, int] | None = None
         """Versions of users and of products up to which no other can appear any more."""
         self._pending: tuple[int, tuple[int, int]] | None = None
+
+    @classmethod
+    def at(cls, cursor: Cursor, instant: datetime, user_id: int, product_id: int) -> Catalogue:
+        """Return what was recorded of one user and one product by an instant, with empty user lists.
+
+        Both exist. If no version of one was recorded by then, its first one counts: an order was accepted
+        at that instant, so a clock was wrong. A transaction that recorded a version before the instant and
+        committed after it counts as known, although it was not.
+        """
+        catalogue = cls()
+        cursor.execute(_USER_VERSIONS, (instant, user_id))
+        users = cursor.fetchall()
+        known = [signed_up for signed_up, recorded in users if recorded] or [users[0][0]]
+        catalogue.users[user_id] = known[-1]
+        cursor.execute(_PRODUCT_VERSIONS, (instant, product_id))
+        products = cursor.fetchall()
+        prices = [row[:2] for row in products if row[2]] or [products[0][:2]]
+        prices.sort(key=itemgetter(0))
+        catalogue._prices[product_id] = [starts for starts, _ in prices], [price for _, price in prices]
+        return catalogue
 
     def has_product(self, product_id: int) -> bool:
         return product_id in self._prices

@@ -15,7 +15,7 @@ from streaming.decisions import Rejected
 from streaming.orders import FIELDS, Flagged, Order, flag
 
 _VERDICT = ("is_fraud", "fraud_reasons", "shadow_reasons", "rules_version", "flagged_at", "position")
-COPY_ORDERS = f"COPY orders ({', '.join((*FIELDS, *_VERDICT))}) FROM STDIN"
+COPY_ORDERS = f"COPY orders ({', '.join((*FIELDS, *_VERDICT, 'lists_version'))}) FROM STDIN"
 SELECT_ORDERS = f"SELECT {', '.join(FIELDS)} FROM orders"  # noqa: S608
 SELECT_FLAGGED = f"SELECT {', '.join((*FIELDS, *_VERDICT[1:]))} FROM orders"  # noqa: S608
 
@@ -24,29 +24,30 @@ SELECT_FLAGGED = f"SELECT {', '.join((*FIELDS, *_VERDICT[1:]))} FROM orders"  # 
 class Rows:
     """Flagged orders as PostgreSQL takes them."""
 
-    first_position: int | None
-    """The first order's position in the topic; None without orders."""
+    first: Flagged | None
+    """The first order in the topic; None without orders."""
     text: bytes
-    """Lines for COPY in text format, columns as in `FIELDS` and then the verdict."""
+    """Lines for COPY in text format, columns as in `FIELDS`, then the verdict and the lists' version."""
 
     @classmethod
-    def of(cls, orders: Sequence[Flagged]) -> Rows:
+    def of(cls, orders: Sequence[Flagged], lists_version: int = 0) -> Rows:
         """Return these orders, which are in topic order, as rows."""
-        return cls(orders[0].position if orders else None, copy_text(orders))
+        return cls(orders[0] if orders else None, copy_text(orders, lists_version))
 
 
-def copy_text(orders: Sequence[Flagged]) -> bytes:
-    """Return the orders as lines for `COPY_ORDERS`."""
+def copy_text(orders: Sequence[Flagged], lists_version: int) -> bytes:
+    """Return the orders as lines for `COPY_ORDERS`; `lists_version` of the user lists decided about them."""
     # Formatting many instants together is several times as fast.
     placed = msgspec.to_builtins([o.created_date for o in orders])
     flagged_at = _Texts()
+    lists = str(lists_version)
     return "".join(
         [
             f"{o.id}\t{o.user_id}\t{o.product_id}\t{o.quantity}\t{o.amount}\t{_escaped(o.payment_method)}\t"
             f"{o.country}\t{placed_at}\t{'t' if o.fraud_reasons else 'f'}\t"
             f"{_array(*o.fraud_reasons) if o.fraud_reasons else '{}'}\t"
             f"{_array(*o.shadow_reasons) if o.shadow_reasons else '{}'}\t{_escaped(o.rules_version)}\t"
-            f"{flagged_at[o.flagged_at]}\t{o.position}\n"
+            f"{flagged_at[o.flagged_at]}\t{o.position}\t{lists}\n"
             for o, placed_at in zip(orders, placed, strict=True)
         ]
     ).encode()
@@ -91,6 +92,13 @@ def select_flagged(cursor: Cursor, ids: Sequence[int]) -> list[Flagged]:
     cursor.execute(f"{SELECT_FLAGGED} WHERE id = ANY(%s)", (list(ids),))
     found = {row[0]: flagged_from_row(row) for row in cursor}
     return [found[i] for i in ids if i in found]
+
+
+def lists_version_of(cursor: Cursor, order_id: int) -> int:
+    """Return the version of the user lists that decided about a stored order."""
+    cursor.execute("SELECT lists_version FROM orders WHERE id = %s", (order_id,))
+    [(version,)] = cursor.fetchall()
+    return int(version)
 
 
 def rejected_row(line: Rejected) -> tuple[int, bytes, str, str, int | None]:

@@ -39,6 +39,7 @@ from streaming.database.store import Collision, OrderStore
 from streaming.database.user_lists import TURN_LOCK
 from streaming.decisions import Rejected
 from streaming.orders import Flagged
+from streaming.rules import RuleBook
 
 # Lines are published again within a transaction, which takes at most a minute.
 _SESSION = """
@@ -111,28 +112,33 @@ class SharedOrderStore(OrderStore):
             return [position for (position,) in cursor]
 
     def put(
-        self, orders: Sequence[Flagged], rejected: Sequence[Rejected], message_ids: Mapping[int, str]
+        self,
+        orders: Sequence[Flagged],
+        rejected: Sequence[Rejected],
+        message_ids: Mapping[int, str],
+        book: RuleBook | None = None,
     ) -> set[int]:
         """Store what was decided since `take_turn`, and commit.
 
         `message_ids` maps the position of each rejected line to its message. A message that was rejected
-        before and is delivered again is not stored again. Returns the positions of the others.
+        before and is delivered again is not stored again. Returns the positions of the others. `book` is the
+        rule book that decided; the first batch that it decides keeps its text.
 
-        Raises `Collision` if an order cannot be stored (take a turn again). Then, as for any error, nothing
-        was stored. Only after a `psycopg2.OperationalError` it is unknown; a redelivery finds out.
+        Raises `PlatformError` if another text with the book's version is kept, and `Collision` if an order
+        cannot be stored (take a turn again). Then, as for any error, nothing was stored. Only after a
+        `psycopg2.OperationalError` it is unknown; a redelivery finds out.
         """
         try:
             with self._rollback_on_error(), self.connection.cursor() as cursor:
-                self._insert(cursor, Rows.of(orders), self.catalogue.lists.version)
+                rows = Rows.of(orders, self.catalogue.lists.version)
+                self._insert(cursor, rows)
                 new: list[tuple[int]] = []
                 if rejected:
                     # Always in the same order: two batches with the same messages must not deadlock.
-                    rows = [(*rejected_row(line), message_ids[line.position]) for line in rejected]
-                    rows.sort(key=lambda row: row[-1])
-                    new = execute_values(cursor, _REJECT, rows, fetch=True)
-                self.connection.commit()
-                if orders:
-                    self._used_lists = self.catalogue.lists.version
+                    lines = [(*rejected_row(line), message_ids[line.position]) for line in rejected]
+                    lines.sort(key=lambda line: line[-1])
+                    new = execute_values(cursor, _REJECT, lines, fetch=True)
+                self._commit(cursor, rows, book)
                 return {position for (position,) in new}
         except (errors.UniqueViolation, errors.ForeignKeyViolation) as error:
             self.catalogue.forget()

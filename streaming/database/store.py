@@ -31,9 +31,11 @@ from streaming.database.rows import (
     rejected_row,
     select_orders,
 )
+from streaming.database.rule_books import keep_book
 from streaming.decisions import Rejected
 from streaming.errors import PlatformError
 from streaming.orders import Flagged, Order
+from streaming.rules import RuleBook
 from streaming.topics import Batch
 
 logger = logging.getLogger(__name__)
@@ -56,14 +58,6 @@ _MOVE = """
 _LAST_LINE = """
     SELECT line_position, line_checksum FROM topic_positions
     WHERE (topic, consumer) = (%s, %s) AND line_end = position AND line_position IS NOT NULL
-"""
-_USED_LISTS = """
-    SELECT version FROM user_lists_used WHERE (topic, consumer) = (%s, %s) ORDER BY position DESC LIMIT 1
-"""
-_USE_LISTS = """
-    INSERT INTO user_lists_used (topic, consumer, position, version)
-    VALUES (%(topic)s, %(consumer)s, %(position)s, %(version)s)
-    ON CONFLICT (topic, consumer, position) DO UPDATE SET version = excluded.version
 """
 _LOCK_HOLDER = """
     SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'a local socket'), a.backend_start
@@ -118,7 +112,7 @@ class OrderStore:
         self._connection: Connection | None = None
         self._reading: Connection | None = None
         self._had_lock = False
-        self._used_lists = 0
+        self._kept_book: RuleBook | None = None
         # Identifies this store in pg_stat_activity (63 bytes at most). The token distinguishes it from
         # other stores of this process.
         self._application = (
@@ -136,7 +130,7 @@ class OrderStore:
         be used, and `psycopg2.OperationalError` if the server is not reached.
         """
         self.close()
-        self.catalogue = Catalogue()
+        self.catalogue, self._kept_book = Catalogue(), None
         self._connection = connect(self._url, application=self._application)
         try:
             self._connection.set_session(isolation_level="READ COMMITTED", autocommit=True)
@@ -146,8 +140,6 @@ class OrderStore:
                 self._check(cursor)
                 self._lock(cursor)
                 position = self._position(cursor)
-                cursor.execute(_USED_LISTS, (self.topic, self.consumer))
-                self._used_lists = (cursor.fetchone() or (0,))[0]
             self._connection.autocommit = False
             if self._separate_reads:
                 self._reading = connect(self._url, application=f"reading for {self._application}"[:63])
@@ -292,23 +284,24 @@ class OrderStore:
         next_position: int,
         orders: Sequence[Flagged] | Rows = (),
         rejected: Sequence[Rejected] = (),
-        lists_version: int = 0,
+        book: RuleBook | None = None,
         last_line: LastLine | None = None,
     ) -> None:
         """Store a batch and move the position from `position` to `next_position`, in one transaction.
 
-        `lists_version` is the version of the user lists that decided about `orders`. `last_line` is the line
-        that ends at `next_position`, if known.
+        `book` is the rule book that decided about `orders`; the first batch that it decides keeps its text.
+        `last_line` is the line that ends at `next_position`, if known.
 
-        Raises `Collision` if an order cannot be stored (call `catalogue.forget`, then `stored` and `refresh`,
-        and decide again), and `PositionMoved`. In both cases, as for any error, nothing was stored. Only
-        after a `psycopg2.OperationalError` it is unknown whether all or nothing was; `open` finds out.
+        Raises `PlatformError` if another text with the book's version is kept, and `PositionMoved`. Raises
+        `Collision` if an order cannot be stored: call `catalogue.forget`, then `stored` and `refresh`, and
+        decide again. In these cases, as for any error, nothing was stored. Only after a
+        `psycopg2.OperationalError` it is unknown whether all or nothing was; `open` finds out.
         """
         rows = orders if isinstance(orders, Rows) else Rows.of(orders)
         names = {"topic": self.topic, "consumer": self.consumer}
         try:
             with self._rollback_on_error(), self.connection.cursor() as cursor:
-                self._insert(cursor, rows, lists_version)
+                self._insert(cursor, rows)
                 if rejected:
                     execute_values(cursor, _REJECT, [rejected_row(line) for line in rejected])
                 at, checksum = last_line or (None, None)
@@ -320,23 +313,32 @@ class OrderStore:
                         f" {position}: another process moved it. Nothing was stored twice; start again to go"
                         " on from the new position."
                     )
-                self.connection.commit()
-                if rows.first_position is not None:
-                    self._used_lists = lists_version
+                self._commit(cursor, rows, book)
         except (errors.UniqueViolation, errors.ForeignKeyViolation) as error:
             raise Collision(str(error)) from error
 
-    def _insert(self, cursor: Cursor, rows: Rows, lists_version: int) -> None:
-        """Insert the orders of a batch, and the version of the lists that decided if it is a new one."""
-        if rows.first_position is None:
+    def _insert(self, cursor: Cursor, rows: Rows) -> None:
+        """Insert the orders of a batch."""
+        if rows.first is None:
             return
         # Measured: COPY is as fast as an array or VALUES insert for one order and twice as fast for fifty, so
         # small batches need no second way. It is sent in one piece: each piece waits for the interpreter's
         # lock.
         cursor.copy_expert(COPY_ORDERS, BytesIO(rows.text), size=len(rows.text))
-        if lists_version != self._used_lists:
-            names = {"topic": self.topic, "consumer": self.consumer}
-            cursor.execute(_USE_LISTS, {**names, "position": rows.first_position, "version": lists_version})
+
+    def _commit(self, cursor: Cursor, rows: Rows, book: RuleBook | None) -> None:
+        """Keep the book that decided about the rows, unless this store has kept it, and commit.
+
+        This comes last, because it may wait for another consumer that is just keeping the same book. That
+        one only commits, and waits for nothing that this one holds.
+        """
+        if rows.first is None or book is self._kept_book:
+            self.connection.commit()
+            return
+        if book is not None:
+            keep_book(cursor, book, rows.first.position, rows.first.flagged_at)
+        self.connection.commit()
+        self._kept_book = book
 
     @contextmanager
     def _rollback_on_error(self) -> Iterator[None]:

@@ -5,8 +5,7 @@ gold.users_and_blacklist is Blacklist). Since an allow entry always wins, a pers
 one.
 
 Entries never change: one is removed and another added, and each change makes a new version of the lists. So
-it stays known what the lists were when an order was decided. `user_lists_used` has the position from which a
-consumer decided with a version.
+it stays known what the lists were when an order was decided: the order has the version, `lists_version`.
 """
 
 from __future__ import annotations
@@ -42,10 +41,6 @@ _REMOVE = """
     UPDATE user_lists SET removed_at = now()
     WHERE (user_id, list, source) = (%s, %s, %s) AND removed_at IS NULL
 """
-_USED = """
-    SELECT version FROM user_lists_used
-    WHERE (topic, consumer) = (%s, %s) AND position <= %s ORDER BY position DESC LIMIT 1
-"""
 
 
 def read_lists(cursor: Cursor, version: int) -> UserLists:
@@ -55,12 +50,6 @@ def read_lists(cursor: Cursor, version: int) -> UserLists:
     for user_id, name, expires_at in cursor:
         lists.add(user_id, name, expires_at)
     return lists
-
-
-def version_used(cursor: Cursor, topic: str, consumer: str, position: int) -> int:
-    """Return the version of the lists with which a consumer decided at a position of its topic."""
-    cursor.execute(_USED, (topic, consumer, position))
-    return int((cursor.fetchone() or (0,))[0])
 
 
 @dataclass(frozen=True, slots=True)

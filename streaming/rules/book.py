@@ -88,14 +88,15 @@ class RuleBook:
     """A sequence of rules, compiled into one function.
 
     `evaluate(row)` returns the names of the active rules that hold and of the shadow rules that hold: two new
-    lists in rule order. `version` is a hash of the book's bytes.
+    lists in rule order. `text` is the book as written, `version` a hash of it in UTF-8.
     """
 
-    __slots__ = ("evaluate", "name", "rules", "version")
+    __slots__ = ("evaluate", "name", "rules", "text", "version")
 
-    def __init__(self, name: str, version: str, rules: tuple[Rule, ...]) -> None:
+    def __init__(self, name: str, text: str, rules: tuple[Rule, ...]) -> None:
         self.name: str = name
-        self.version: str = version
+        self.text: str = text
+        self.version: str = hashlib.sha256(text.encode()).hexdigest()[:VERSION_DIGITS]
         self.rules: tuple[Rule, ...] = rules
         self.evaluate: Evaluate = _compile_all(rules)
 
@@ -119,8 +120,7 @@ class RuleBook:
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise RuleError("not UTF-8", name, None, line) from None
-        rules = tuple(_BookReader(decoded, name).rules())
-        return cls(name, hashlib.sha256(data).hexdigest()[:VERSION_DIGITS], rules)
+        return cls(name, decoded, tuple(_BookReader(decoded, name).rules()))
 
     def explain(self, row: FeatureRow) -> list[Explanation]:
         """Return the outcome of every rule for a row, including rules that are off."""

@@ -72,7 +72,7 @@ class RuleFile:
         return None if digest == self._last_read else _Parsing(data, str(self.path), digest)
 
     def _use(self, book: RuleBook) -> bool:
-        if book.version == self.book.version:
+        if book.text == self.book.text:
             return False
         logger.info(
             "rule book changed: version %s, %d rules",

@@ -18,7 +18,7 @@ from streaming.consumer import Consumer
 from streaming.database import connect
 from streaming.database.user_lists import add_entry, block_for_platform, list_entries, remove_entry
 from streaming.errors import PlatformError
-from streaming.explain import explain
+from streaming.explain import BookNotKept, explain
 from streaming.orders import encode
 from streaming.rules import RULES_PATH, RuleBook
 from streaming.rules.examples import EXAMPLES_PATH
@@ -110,6 +110,7 @@ def test_explain_with_another_book_shows_what_it_would_decide(
     other.write_text("rules: [{name: any, description: d, mode: active, when: quantity > 1}]")
     shown = run("rules", "explain", "1", "--book", str(other))
     assert "Order 1 is genuine: no active rule held" in shown.output
+    assert "Another rule book decided. With this one, " in shown.output
     assert "would be fraud: any; shadow rules: none." in shown.output
 
 
@@ -120,11 +121,49 @@ def test_explain_refuses_an_order_that_is_not_stored(url: str) -> None:
         explain(url, 7, BOOK)
 
 
-def test_explain_mentions_a_later_correction(url: str, run: Run, consume: Callable[..., None]) -> None:
+def test_explain_agrees_whatever_changed_since(
+    url: str, run: Run, consume: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The book, the lists, and prices and sign-ups that are corrected for a time before the order."""
+    add_entry(url, 1, "block", "x")
+    consume(order(1, amount=Decimal("5.00")))
+    mine = tmp_path / "mine.yml"
+    mine.write_text("rules: [{name: any, description: d, mode: active, when: quantity > 1}]")
+    monkeypatch.setenv("ECOMMERSSS_RULES", str(mine))
+    remove_entry(url, 1, "block")
+    execute(
+        url,
+        "SELECT set_config('ecommersss.clock', '2025-06-01', true); UPDATE products SET price = 2.5;"
+        " UPDATE users SET created_date = '2026-03-01'",
+    )
+    found = json.loads(run("rules", "explain", "1", "--format", "json").output)
+    assert (found["agrees"], found["explained_with"]) == (True, BOOK.version)
+    assert found["shadow_reasons"] == ["price_mismatch", "blacklisted_user"]
+    row = explain(url, 1).row
+    assert (row.list_price, row.user_age_days, row.is_blacklisted) == (Decimal("1500.00"), 400, True)
+
+
+def test_explain_finds_a_verdict_that_was_changed_by_hand(
+    url: str, run: Run, consume: Callable[..., None]
+) -> None:
     consume(order(1))
-    execute(url, "SELECT set_config('ecommersss.clock', '2025-06-01', true); UPDATE products SET price = 7")
-    assert not explain(url, 1, BOOK).agrees
-    assert "The stored reasons differ" in run("rules", "explain", "1").output
+    execute(url, "UPDATE orders SET is_fraud = true, fraud_reasons = '{foreign_country}'")
+    assert "The stored reasons differ." in run("rules", "explain", "1").output
+
+
+def test_explain_without_the_book_that_decided_uses_the_current_one_and_says_so(
+    url: str, run: Run, consume: Callable[..., None]
+) -> None:
+    consume(order(1, country="SG"))
+    execute(url, "UPDATE orders SET rules_version = '0123456789abcdef'")
+    with pytest.raises(BookNotKept, match="rule book 0123456789abcdef, which decided about order 1, is not"):
+        explain(url, 1)
+    shown = run("rules", "explain", "1").output
+    assert "it last decided before the platform kept rule books" in shown
+    assert f"With the current one, {BOOK.version}, the order would be fraud: foreign_country;" in shown
+    execute(url, "ALTER TABLE rule_books DISABLE TRIGGER append_only; DELETE FROM rule_books")
+    execute(url, "UPDATE orders SET rules_version = %s", (BOOK.version,))
+    assert "With the" not in run("rules", "explain", "1").output, "the current book is the one that decided"
 
 
 def test_rules_check_list_and_test_use_the_book_of_the_settings(

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
+import psycopg2
 import pytest
 
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform_tests.support.migrations import downgrade
-from ecommersss_platform_tests.support.shop import add_orders, execute, open_shop, query
+from ecommersss_platform_tests.support.shop import execute, open_shop, query
 from streaming.database import migrate
 from streaming.roles import Role
 
 pytestmark = pytest.mark.integration
 
+OLD_ORDERS = """
+    INSERT INTO orders
+    SELECT n, 1, 1, 1, 1000, 'OVO', 'ID', false, '{}', '{}', 'book', now(), now(), 100 * n
+    FROM generate_series(1, 5) n
+"""
+"""Orders of an earlier schema, at positions 100 to 500."""
+
+
+def test_versions_of_lists_move_into_the_orders_and_back(database: str, postgres: EmbeddedPostgres) -> None:
+    downgrade(database, "0007")
+    open_shop(database)
+    execute(database, OLD_ORDERS)
+    used = [("orders", "fraud", 200, 3), ("orders", "fraud", 400, 5)]
+    insert = "INSERT INTO user_lists_used VALUES (%s, %s, %s, %s)"
+    for row in (*used, ("orders", "another", 300, 4)):
+        execute(database, insert, row)
+    migrate(database)
+    versions = "SELECT array_agg(lists_version ORDER BY id) FROM orders"
+    assert query(database, versions) == [([0, 3, 3, 5, 5],)]
+    assert query(database, "SELECT to_regclass('user_lists_used')") == [(None,)]
+    assert query(database, "SELECT DISTINCT recorded_at FROM users_history") == [(None,)]
+    with pytest.raises(psycopg2.errors.NotNullViolation):
+        execute(
+            database,
+            "INSERT INTO orders SELECT 6, 1, 1, 1, 1, 'OVO', 'ID', false, '{}', '{}', 'b', now(), now(), 600",
+        )
+    consumer = postgres.url(database.rpartition("/")[2], Role.CONSUMER)
+    execute(consumer, "INSERT INTO rule_books VALUES ('v', 'text', 600, now())")
+    downgrade(database, "0007")
+    assert query(database, "SELECT * FROM user_lists_used ORDER BY position") == used
+    assert query(database, "SELECT to_regclass('rule_books'), count(*) FROM orders") == [(None, 5)]
+    migrate(database)
+    assert query(database, versions) == [([0, 3, 3, 5, 5],)]
+
 
 def test_ground_truth_comes_and_goes_on_a_filled_database(database: str, postgres: EmbeddedPostgres) -> None:
     downgrade(database, "0006")
     open_shop(database)
-    add_orders(database, [1, 2])
+    execute(database, OLD_ORDERS)
     migrate(database)
     execute(database, "INSERT INTO shipments (order_id, status, packed_at) VALUES (1, 'packed', now())")
     execute(database, "INSERT INTO verdicts (order_id, verdict, reviewer) VALUES (2, 'fraud', 'Sari')")
@@ -26,7 +61,7 @@ def test_ground_truth_comes_and_goes_on_a_filled_database(database: str, postgre
     downgrade(database, "0006")
     assert query(database, "SELECT to_regclass('shipments'), to_regclass('verdicts')") == [(None, None)]
     assert query(database, "SELECT proname FROM pg_proc WHERE proname ~ '^keep_(shipment|dispute)'") == []
-    assert query(database, "SELECT array_agg(id ORDER BY id) FROM orders") == [([1, 2],)]
+    assert query(database, "SELECT array_agg(id ORDER BY id) FROM orders") == [([1, 2, 3, 4, 5],)]
     migrate(database)
     assert query(reader, versions) == []
 

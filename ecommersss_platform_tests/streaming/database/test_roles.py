@@ -62,6 +62,7 @@ ONLY_THE_OWNER = (
     "UPDATE users_history SET email = ''",
     "DELETE FROM shipments",
     "UPDATE verdicts SET verdict = 'genuine'",
+    "UPDATE rule_books SET text = ''",
     "UPDATE user_lists SET removed_at = now()",
     "INSERT INTO user_lists (user_id, list, reason, source) VALUES (1, 'allow', 'mine', 'person')",
     f"SET ROLE {Role.OWNER}",
@@ -76,6 +77,7 @@ ANOTHER = {
         "INSERT INTO users (id) VALUES (7)",
         "UPDATE products SET price = 1",
         "INSERT INTO orders (id) VALUES (7)",
+        "INSERT INTO rule_books (version) VALUES ('v')",
         "UPDATE topic_positions SET position = 0",
         "SELECT nextval('order_positions')",
     ),
@@ -122,7 +124,9 @@ def test_the_consumer_consumes_retries_and_uses_the_lists(
     add_users(database, [99])
     Consumer(url, topic, stream, RuleFile(RULES_PATH)).run(once=True)
     assert query(database, "SELECT array_agg(id ORDER BY id) FROM orders") == [([1, 2, 3],)]
-    assert query(database, "SELECT count(*) FROM user_lists_used") == [(1,)]
+    assert query(database, "SELECT DISTINCT lists_version > 0 FROM orders") == [(True,)]
+    kept = "SELECT version, first_position FROM rule_books"
+    assert query(database, kept) == [(RuleFile(RULES_PATH).book.version, 0)]
 
 
 def test_the_consumer_of_a_shared_topic_takes_positions(shop: str, postgres: EmbeddedPostgres) -> None:

@@ -23,6 +23,7 @@ from ecommersss_platform_tests.support.shop import (
     query,
 )
 from streaming.database import connect, store
+from streaming.database.catalogue import Catalogue
 from streaming.database.store import (
     Collision,
     ConsumerBusy,
@@ -207,6 +208,21 @@ class TestCatalogue:
             orders.commit(0, 0)
         slow.close()
 
+    def test_what_was_recorded_later_was_not_known(self, shop: str) -> None:
+        """Whatever time a load or a correction claims."""
+        moments = [now(shop)]
+        for price, back, signed_up in ((2, 30, 20), (3, 10, 40)):
+            reprice(shop, 1, Decimal(price), NOON - timedelta(days=back))
+            execute(shop, "UPDATE users SET created_date = %s", (NOON - timedelta(days=signed_up),))
+            moments.append(now(shop))
+        with connect(shop) as connection, connection.cursor() as cursor:
+            known = [Catalogue.at(cursor, moment, 1, 1) for moment in (LONG_AGO, *moments)]
+        connection.close()
+        assert [c.list_price(1, NOON) for c in known] == [PRICE, PRICE, 2, 3]
+        assert [c.list_price(1, NOON - timedelta(days=20)) for c in known] == [PRICE, PRICE, 2, 2]
+        days = [(NOON - c.users[1]).days for c in known]
+        assert days == [400, 400, 20, 40]
+
     def test_stays_within_its_bounds(self, orders: OrderStore, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("streaming.database.catalogue.MAX_CACHED", 4)
         for _ in range(3):  # until it keeps anything from batch to batch
@@ -217,6 +233,11 @@ class TestCatalogue:
         catalogue = orders.refresh([order(user_id=u, product_id=u) for u in (3, 4, 5)])
         assert catalogue.users.keys() == {3, 4, 5}
         assert [p for p in range(1, 6) if catalogue.has_product(p)] == [3, 4, 5]
+
+
+def now(url: str) -> datetime:
+    [(instant,)] = query(url, "SELECT clock_timestamp()")
+    return instant
 
 
 def reprice(url: str, product: int, price: Decimal, at: datetime) -> None:

@@ -116,14 +116,12 @@ TABLES = {
 def shop(database: str) -> str:
     """A database with 400 orders, a quarter of them fraudulent, and one that was not simulated."""
     open_shop(database, users=1, products=1)
-    columns = "id, user_id, product_id, quantity, amount, payment_method, country, is_fraud, fraud_reasons"
     write(
         database,
-        f"INSERT INTO orders ({columns}, shadow_reasons, rules_version, created_date, flagged_at, position)"
-        " VALUES %s",
+        "INSERT INTO orders VALUES %s",
         [
-            (o.id, 1, 1, 1, o.amount, "OVO", "ID", False, [], [], "v", o.created_date, o.created_date, o.id)
-            for o in (*ORDERS, PastOrder(9_999, Decimal(5), PLACED))
+            (n, 1, 1, 1, amount, "OVO", "ID", False, [], [], "v", placed, placed, n, 0)
+            for n, amount, placed in (*ORDERS, PastOrder(9_999, Decimal(5), PLACED))
         ],
     )
     return database
