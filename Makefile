@@ -64,6 +64,12 @@ lint: setup  ## check style and types with ruff and mypy
 	@echo "mypy"
 	@$(BIN)/mypy
 
+.PHONY: lint-sql
+lint-sql: setup  ## check the style of the models' SQL with sqlfluff, as DuckDB gets it; with FIX=1 rewrite it
+	@# In memory: the warehouse is neither opened nor waited for.
+	@ECOMMERSSS_WAREHOUSE=duckdb ECOMMERSSS_DUCKDB_PATH=:memory: DBT_TARGET_PATH=$(CURDIR)/build/sqlfluff \
+		$(BIN)/sqlfluff $(if $(FIX),fix,lint) --disable-progress-bar dbt_project/models
+
 .PHONY: format
 format: setup  ## format the code with ruff
 	@$(BIN)/ruff check --fix .

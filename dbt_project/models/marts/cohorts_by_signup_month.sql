@@ -39,22 +39,22 @@ newest as (
 -- Every cohort has a row for each month until that of the newest order, so that months without orders show.
 observed as (
     select
-        signup_month,
-        fraud_status,
-        cohort_users,
-        coalesce(newest_day, signup_month) as partition_date
+        cohorts.signup_month,
+        cohorts.fraud_status,
+        cohorts.cohort_users,
+        coalesce(newest.newest_day, cohorts.signup_month) as partition_date
     from cohorts
     cross join newest
 ),
 
 cohort_months as (
     select
-        observed.signup_month,
-        observed.fraud_status,
-        observed.cohort_users,
+        signup_month,
+        fraud_status,
+        cohort_users,
         months_since_signup
     from observed
-    {{ cross_join_unnest(numbers_to(months_since('observed.signup_month')), 'months_since_signup') }}
+    {{ cross_join_unnest(numbers_to(months_since('signup_month')), 'months_since_signup') }}
 ),
 
 orders_of_members as (
@@ -96,9 +96,10 @@ filled as (
         {{ money('coalesce(activity.revenue, 0)') }} as revenue
     from cohort_months
     left join activity
-        on cohort_months.signup_month = activity.signup_month
-        and cohort_months.fraud_status = activity.fraud_status
-        and cohort_months.months_since_signup = activity.months_since_signup
+        on
+            cohort_months.signup_month = activity.signup_month
+            and cohort_months.fraud_status = activity.fraud_status
+            and cohort_months.months_since_signup = activity.months_since_signup
 )
 
 select

@@ -41,7 +41,8 @@ windowed as (
     from orders
     cross join newest
     cross join time_windows
-    where time_windows.window_days is null
+    where
+        time_windows.window_days is null
         or {{ calendar_difference('day', 'orders.partition_date', 'newest.newest_day') }} < time_windows.window_days
 ),
 
@@ -63,7 +64,7 @@ favourites as (
         payment_method as favourite_payment_method,
         uses
     from methods
-    qualify row_number() over (partition by window_days, user_id order by uses desc, payment_method) = 1
+    qualify row_number() over (partition by window_days, user_id order by uses desc, payment_method asc) = 1
 ),
 
 per_user as (
@@ -105,11 +106,13 @@ filled as (
     cross join time_windows
     cross join newest
     left join per_user
-        on users.user_id = per_user.user_id
-        and coalesce(time_windows.window_days, 0) = coalesce(per_user.window_days, 0)
+        on
+            users.user_id = per_user.user_id
+            and coalesce(time_windows.window_days, 0) = coalesce(per_user.window_days, 0)
     left join favourites
-        on users.user_id = favourites.user_id
-        and coalesce(time_windows.window_days, 0) = coalesce(favourites.window_days, 0)
+        on
+            users.user_id = favourites.user_id
+            and coalesce(time_windows.window_days, 0) = coalesce(favourites.window_days, 0)
 ),
 
 -- Fifths of the users with sales in the window, 5 being the best; equal users go by their id.
@@ -117,7 +120,7 @@ scored as (
     select
         *,
         ntile(5) over (
-            partition by window_days, sales > 0 order by days_since_last_sale desc, user_id
+            partition by window_days, sales > 0 order by days_since_last_sale desc, user_id asc
         ) as recency_score,
         ntile(5) over (partition by window_days, sales > 0 order by sales, user_id) as frequency_score,
         ntile(5) over (partition by window_days, sales > 0 order by revenue, user_id) as monetary_score

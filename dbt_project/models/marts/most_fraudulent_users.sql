@@ -7,7 +7,7 @@ users as (
 )
 
 select
-    row_number() over (order by fraud_orders desc, fraud_loss desc, user_id) as fraud_rank,
+    row_number() over (order by fraud_orders desc, fraud_loss desc, user_id asc) as fraud_rank,
     user_id,
     username,
     masked_email,

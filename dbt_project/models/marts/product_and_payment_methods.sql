@@ -33,7 +33,7 @@ select
         order by
             per_product_and_method.total_orders desc,
             per_product_and_method.total_amount desc,
-            per_product_and_method.payment_method
+            per_product_and_method.payment_method asc
     ) as method_rank,
     per_product_and_method.total_orders,
     per_product_and_method.genuine_orders,

@@ -26,10 +26,10 @@ observed as (
 
 product_weeks as (
     select
-        observed.category,
+        category,
         weeks_since_launch
     from observed
-    {{ cross_join_unnest(numbers_to(weeks_since('observed.listed_on')), 'weeks_since_launch') }}
+    {{ cross_join_unnest(numbers_to(weeks_since('listed_on')), 'weeks_since_launch') }}
 ),
 
 category_weeks as (
@@ -84,8 +84,9 @@ filled as (
         {{ money('coalesce(activity.fraud_amount, 0)') }} as fraud_amount
     from category_weeks
     left join activity
-        on category_weeks.category = activity.category
-        and category_weeks.weeks_since_launch = activity.weeks_since_launch
+        on
+            category_weeks.category = activity.category
+            and category_weeks.weeks_since_launch = activity.weeks_since_launch
 )
 
 select

@@ -39,23 +39,21 @@ books as (
 
 active as (
     select
-        labelled.*,
-        rule_name,
+        *,
         'active' as mode,
-        array_length(labelled.fraud_reasons) = 1 as is_only_reason
+        array_length(fraud_reasons) = 1 as is_only_reason
     from labelled
-    {{ cross_join_unnest('labelled.fraud_reasons', 'rule_name') }}
+    {{ cross_join_unnest('fraud_reasons', 'rule_name') }}
 ),
 
 -- A shadow rule changes no status. It is the only reason if no active rule held either.
 shadow as (
     select
-        labelled.*,
-        rule_name,
+        *,
         'shadow' as mode,
-        array_length(labelled.shadow_reasons) = 1 and not labelled.is_fraud as is_only_reason
+        array_length(shadow_reasons) = 1 and not is_fraud as is_only_reason
     from labelled
-    {{ cross_join_unnest('labelled.shadow_reasons', 'rule_name') }}
+    {{ cross_join_unnest('shadow_reasons', 'rule_name') }}
 ),
 
 held as (
