@@ -45,6 +45,7 @@ WHOLE = (
     *("silver/dim_users", "silver/dim_products", "silver/dim_users_history", "silver/dim_products_history"),
     *("silver/fact_shipments", "silver/order_outcomes"),
     *("gold/users_and_blacklist", "gold/most_fraudulent_users", "gold/payment_fraud_critical_time"),
+    "gold/rule_totals",
     *("gold/product_and_users", "gold/product_and_payment_methods"),
     *("gold/customer_lifetime_value", "gold/cohorts_by_signup_month", "gold/product_freshness"),
     "gold/fulfilment",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ecommersss_platform.cli.output import print_rows
 from ecommersss_platform.cli.warehouse import materialize_with_progress
+from ecommersss_platform.dbt.project import label_maturity
 from ecommersss_platform.progress import progress_bars
 from streaming.business_days import business_day
 from streaming.errors import PlatformError
@@ -21,43 +23,52 @@ if TYPE_CHECKING:
     from ecommersss_platform.settings import Settings
 
 MARTS = {
-    "users_and_blacklist": "fraud_orders DESC, total_orders DESC, user_id",
-    "most_fraudulent_users": "fraud_rank",
-    "payment_fraud_critical_time": "fraud_orders DESC, total_orders DESC, payment_method",
-    "product_and_users": "fraud_orders DESC, total_orders DESC, product_id, user_id",
-    "product_and_payment_methods": "product_id, method_rank",
-    "customer_lifetime_value": "revenue DESC, user_id, window_days",
-    "fulfilment": "total_orders DESC, product_id, fraud_status",
-    "cohorts_by_signup_month": "signup_month, fraud_status, months_since_signup",
-    "product_freshness": "category, weeks_since_launch",
-    "daily_fraud_summary": "business_day",
+    "users_and_blacklist": (
+        "user_id, username, status, total_orders, fraud_orders, fraud_loss",
+        "fraud_orders DESC, fraud_loss DESC, user_id",
+    ),
+    "most_fraudulent_users": (
+        "fraud_rank, user_id, username, fraud_orders, fraud_percentage, fraud_loss",
+        "fraud_rank",
+    ),
+    "payment_fraud_critical_time": (
+        "payment_method, total_orders, fraud_orders, fraud_percentage, fraud_amount",
+        "fraud_orders DESC, total_orders DESC, payment_method",
+    ),
+    "product_and_users": (
+        "user_id, username, product_name, total_orders, fraud_orders",
+        "fraud_orders DESC, total_orders DESC, product_id, user_id",
+    ),
+    "product_and_payment_methods": (
+        "product_name, payment_method, method_rank, total_orders, genuine_amount",
+        "product_id, method_rank",
+    ),
+    "customer_lifetime_value": (
+        "user_id, username, sales, active_days, revenue, rfm_segment",
+        "window_days, revenue DESC, user_id",
+    ),
+    "fulfilment": (
+        "product_name, total_orders, delivery_hours_p50, delivery_hours_p90, return_percentage",
+        "total_orders DESC, product_id, fraud_status",
+    ),
+    "cohorts_by_signup_month": (
+        "signup_month, fraud_status, months_since_signup, cohort_users, retention_percentage",
+        "cohort_users DESC, signup_month, fraud_status, months_since_signup",
+    ),
+    "product_freshness": (
+        "category, weeks_since_launch, products, total_orders, fraud_percentage, revenue",
+        "category, weeks_since_launch",
+    ),
+    "daily_fraud_summary": (
+        "business_day, total_orders, fraud_percentage, labelled_fraud, dispute_loss",
+        "business_day",
+    ),
+    "rule_performance": (
+        "business_day, rule_name, mode, flagged_orders, precision, recall",
+        "business_day, mode, rule_name, rules_version",
+    ),
 }
-"""The marts that are shown, each with the order of its rows."""
-
-RULES = """
-    SELECT
-        rule_name,
-        mode,
-        sum(flagged_orders) AS flagged,
-        sum(labelled_fraud) AS fraud,
-        sum(labelled_genuine) AS genuine,
-        sum(CASE WHEN is_mature THEN flagged_orders END) AS mature,
-        round(
-            100.0 * sum(CASE WHEN is_mature THEN labelled_fraud END)
-            / sum(CASE WHEN is_mature THEN flagged_orders END), 1
-        ) AS precision_percent,
-        round(
-            100.0 * sum(CASE WHEN is_mature THEN labelled_fraud END)
-            / nullif(sum(CASE WHEN is_mature THEN labelled_fraud + missed_fraud END), 0), 1
-        ) AS recall_percent,
-        sum(fraud_caught_amount) AS caught,
-        sum(genuine_flagged_amount) AS genuine_flagged,
-        sum(fraud_missed_amount) AS missed
-    FROM gold.rule_performance
-    GROUP BY rule_name, mode
-    ORDER BY mode, rule_name
-"""
-"""What each rule was worth: orders, precision and recall over mature days, and rupiah."""
+"""The marts that are shown, each with some of its columns and the order of its rows."""
 
 
 @contextmanager
@@ -66,6 +77,44 @@ def _step(number: int, title: str) -> Iterator[None]:
     began = time.monotonic()
     yield
     typer.echo(f"   took {time.monotonic() - began:.1f} s")
+
+
+def print_rules(rules: Sequence[Mapping[str, Any]]) -> None:
+    """Print what each rule was worth, from rows of gold.rule_totals: percentages, and millions of rupiah."""
+    age = label_maturity().days
+    shown = [
+        {
+            "rule": rule["rule_name"],
+            "mode": rule["mode"],
+            "flagged": rule["flagged_orders"],
+            "precision %": _percentages(rule, "precision"),
+            "recall %": _percentages(rule, "recall"),
+            "caught": _millions(rule["fraud_caught_amount"]),
+            "wrongly": _millions(rule["genuine_flagged_amount"]),
+            "missed": _millions(rule["fraud_missed_amount"]),
+        }
+        for rule in rules
+    ]
+    print_rows(list(shown[0]) if shown else ["rule"], shown, title="The rules: gold.rule_totals")
+    typer.echo(
+        f"Flagged are orders of all days. All else is of days that are {age} days old: precision and recall\n"
+        "with 95 % intervals; fraud that was caught, genuine orders that were wrongly flagged, and fraud\n"
+        "that was missed, in millions of rupiah."
+    )
+    if all(rule["precision"] is None for rule in rules):
+        typer.echo(f"No day is {age} days old yet: `ecommersss demo --days {2 * age}` has some.")
+
+
+def _percentages(rule: Mapping[str, Any], name: str) -> str | None:
+    """Return a share and its interval as percentages: `76 (71-80)`; None if the share is unknown."""
+    if rule[name] is None:
+        return None
+    share, low, high = (round(100 * rule[column]) for column in (name, f"{name}_low", f"{name}_high"))
+    return f"{share} ({low}-{high})"
+
+
+def _millions(amount: Decimal | None) -> Decimal | None:
+    return None if amount is None else (amount / 1_000_000).quantize(Decimal(1))
 
 
 def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -> None:
@@ -118,13 +167,12 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
             materialize_with_progress(settings, first, today)
         warehouse = make_warehouse(settings)
         typer.secho("\n6. The marts", bold=True)
-        for mart, order in MARTS.items():
-            head = warehouse.query(f"SELECT * FROM gold.{mart} ORDER BY {order} LIMIT {rows}")  # noqa: S608
+        for mart, (columns, order) in MARTS.items():
+            head = warehouse.query(f"SELECT {columns} FROM gold.{mart} ORDER BY {order} LIMIT {rows}")  # noqa: S608
             total = warehouse.query(f"SELECT count(*) AS n FROM gold.{mart}").to_pylist()[0]["n"]  # noqa: S608
             print_rows(head.column_names, head.to_pylist(), title=f"gold.{mart}: {total:,} rows")
-        rules = warehouse.query(RULES)
-        title = "The rules, from gold.rule_performance; precision and recall over days that are 60 days old"
-        print_rows(rules.column_names, rules.to_pylist(), title=title)
+        rules = warehouse.query("SELECT * FROM gold.rule_totals ORDER BY mode, rule_name").to_pylist()
+        print_rules(rules)
     typer.echo(
         "\nStart this platform with the Dagster UI: `ecommersss up`. Query its tables: `ecommersss query"
         ' "SELECT * FROM gold.most_fraudulent_users"`.'

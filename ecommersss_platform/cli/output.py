@@ -15,6 +15,7 @@ from typing import Any, Literal, TextIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ecommersss_platform.terminal import visible, visible_json
 from streaming.business_days import JAKARTA
@@ -172,17 +173,58 @@ def unique_names(columns: Sequence[str]) -> list[str]:
 
 
 def _print_table(columns: Sequence[str], rows: list[Sequence[Any]], out: TextIO, title: str | None) -> None:
-    table = Table(show_lines=False)
-    for index, name in enumerate(columns):
-        numeric = any(isinstance(row[index], int | float | Decimal) for row in rows)
-        justify: Literal["left", "right"] = "right" if numeric else "left"
-        # A number that is broken in two reads as two numbers.
-        table.add_column(visible(name), justify=justify, overflow="fold", no_wrap=numeric)
-    for row in rows:
-        table.add_row(*(_shown(value) for value in row))
+    """Print a table; one that is too wide for the terminal is turned: each row becomes a column."""
     # A pipe has no width, so a table gets plenty of room.
     console = Console(file=out, width=None if out.isatty() else 200, markup=False, highlight=False)
     if title is not None:
         # Not the table's own title, which is broken at the width of a narrow table.
         console.print(title, style="bold")
-    console.print(table)
+    names = [Text(visible(name)) for name in columns]
+    cells = [[_text(value) for value in row] for row in rows]
+    least = [max(map(_least_width, column)) for column in zip(names, *cells, strict=True)]
+    if sum(least) + 3 * len(least) + 1 <= console.width:
+        table = Table()
+        for index, name in enumerate(names):
+            numeric = any(row[index].no_wrap for row in cells)
+            justify: Literal["left", "right"] = "right" if numeric else "left"
+            table.add_column(name, justify=justify, overflow="fold", min_width=least[index])
+        for row in cells:
+            table.add_row(*row)
+        console.print(table)
+        return
+    for block in _blocks(cells, console.width - max(name.cell_len for name in names) - 4):
+        turned = Table(show_header=False)
+        turned.add_column(no_wrap=True)
+        for _ in block:
+            turned.add_column(overflow="fold", max_width=_WIDEST_TURNED)
+        for cells_of_name in zip(names, *block, strict=True):
+            turned.add_row(*cells_of_name)
+        console.print(turned)
+
+
+_FOLDED_TO, _WIDEST_TURNED = 20, 40
+"""Longer texts are folded: to no less than this width in a table, and to this width in a turned one."""
+
+
+def _text(value: object) -> Text:
+    """Return a cell. A number is not folded, because one that is broken in two reads as two numbers."""
+    is_number = isinstance(value, int | float | Decimal)
+    return Text(_shown(value), justify="right" if is_number else None, no_wrap=is_number or None)
+
+
+def _least_width(cell: Text) -> int:
+    return cell.cell_len if cell.no_wrap else min(cell.cell_len, _FOLDED_TO)
+
+
+def _blocks(rows: list[list[Text]], room: int) -> Iterator[list[list[Text]]]:
+    """Yield as many rows at a time as stand side by side in this width, and at least one."""
+    block: list[list[Text]] = []
+    used = 0
+    for row in rows:
+        width = min(max(cell.cell_len for cell in row), _WIDEST_TURNED) + 3
+        if block and used + width > room:
+            yield block
+            block, used = [], 0
+        block.append(row)
+        used += width
+    yield block

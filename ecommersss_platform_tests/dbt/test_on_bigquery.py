@@ -54,6 +54,7 @@ MODELS = (
     *("gold.payment_fraud_critical_time", "gold.product_and_payment_methods"),
     *("gold.product_and_users", "gold.users_and_blacklist"),
     *("gold.cohorts_by_signup_month", "gold.product_freshness", "silver.fact_shipments"),
+    "gold.rule_totals",
     *("silver.order_outcomes", "gold.customer_lifetime_value", "gold.fulfilment"),
 )
 FACTS = "silver.fact_orders"

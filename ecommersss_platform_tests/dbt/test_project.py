@@ -58,6 +58,7 @@ MODELS = {
         "product_freshness",
         "rule_performance",
         "rule_performance_staged",
+        "rule_totals",
         "users_and_blacklist",
     ],
 }

@@ -124,6 +124,7 @@ MARTS = {
     "gold/users_and_blacklist",
     "gold/most_fraudulent_users",
     "gold/payment_fraud_critical_time",
+    "gold/rule_totals",
     "gold/product_and_users",
     "gold/product_and_payment_methods",
 }

@@ -55,6 +55,7 @@ MARTS = {
     *("gold/cohorts_by_signup_month", "gold/product_freshness"),
     *("gold/customer_lifetime_value", "gold/fulfilment"),
     "gold/most_fraudulent_users",
+    "gold/rule_totals",
     "gold/payment_fraud_critical_time",
     "gold/product_and_payment_methods",
     "gold/product_and_users",
@@ -283,6 +284,7 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
         "gold/product_and_users": 5,
         "gold/product_freshness": 1,
         "gold/rule_performance": 8,
+        "gold/rule_totals": 6,
         "gold/users_and_blacklist": 4,
         "silver/order_labels": 10,
     }

@@ -21,6 +21,7 @@ import duckdb
 import psycopg2
 import pytest
 
+from ecommersss_platform.cli.demo import MARTS
 from ecommersss_platform.instance.databases import embedded_server
 from ecommersss_platform_tests.support.home import Home
 from streaming.business_days import business_day
@@ -222,17 +223,27 @@ def shown(home: Home) -> str:
     return home.call("demo", "--days", "2", "--orders-per-day", "1500", "--rows", "6").stdout
 
 
-def test_demo_shows_every_mart(shown: str) -> None:
+def test_demo_shows_every_mart(home: Home, shown: str) -> None:
     assert "gold/most_fraudulent_users" in shown, "the run's table of assets"
-    for mart in (
-        *("users_and_blacklist", "most_fraudulent_users", "payment_fraud_critical_time"),
-        *("product_and_users", "product_and_payment_methods"),
-        *("cohorts_by_signup_month", "product_freshness"),
-    ):
-        assert f"gold.{mart}: " in shown
+    for mart in MARTS:
+        [row] = home.rows("query", f"SELECT count(*) AS n FROM gold.{mart}")
+        assert f"gold.{mart}: {row['n']:,} rows\n" in shown
     _, _, users = shown.partition("gold.most_fraudulent_users: ")
     ranks = re.findall(r"^│ +(\d+) │", users.partition("gold.")[0], re.MULTILINE)
     assert ranks == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_demo_ends_with_the_rules(shown: str, database: psycopg2.extensions.connection) -> None:
+    """With what each flagged, and the reason why the rest is empty after two days."""
+    _, _, rules = shown.partition("The rules: gold.rule_totals")
+    flagged = dict(re.findall(r"^│ (\w+) +│ (?:active|shadow) │ +(\d+) │ +│", rules, re.MULTILINE))
+    with database.cursor() as cursor:
+        cursor.execute(
+            "SELECT rule, count(*) FROM orders, unnest(fraud_reasons || shadow_reasons) AS rule GROUP BY rule"
+        )
+        assert {rule: int(orders) for rule, orders in flagged.items()} == dict(cursor.fetchall())
+    assert "foreign_country" in flagged
+    assert "No day is 60 days old yet: `ecommersss demo --days 120` has some." in rules
 
 
 def test_status_reports_topic_partitions_and_rejected_lines(home: Home, shown: str) -> None:

@@ -122,6 +122,34 @@ def test_numbers_and_titles_are_not_broken_in_a_crowded_table() -> None:
     assert out.getvalue().startswith(f"{title}\n")
 
 
+def test_a_table_wider_than_the_terminal_is_turned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No column vanishes, and no name or number is broken: rows stand side by side, as many as fit."""
+    monkeypatch.setenv("COLUMNS", "80")
+    columns = ["user", *(f"amount_of_the_month_{n}" for n in range(6)), "note"]
+    rows = [[f"user {n}", *[Decimal(n) + Decimal("1234567.50")] * 6, None] for n in range(5)]
+    write_rows(columns, rows, QueryFormat.TABLE, out := Terminal())
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert cells[0] == ["user", "user 0", "user 1", "user 2"]
+    assert cells[1] == ["amount_of_the_month_0", "1,234,567.50", "1,234,568.50", "1,234,569.50"]
+    assert cells[7] == ["note", "", "", ""]
+    assert cells[8] == ["user", "user 3", "user 4"]
+    assert len(cells) == 2 * 8
+
+
+@pytest.mark.parametrize("rows", [[], [["word " * 40, 1]]])
+def test_long_texts_are_folded_in_a_table_that_fits(
+    rows: list[list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    write_rows(["text", "number"], rows, QueryFormat.TABLE, out := Terminal())
+    lines = out.getvalue().splitlines()
+    assert "text" in lines[1]
+    assert "number" in lines[1]
+    assert max(map(len, lines[2:])) <= 80
+
+
 def test_last_instant_of_python_is_shown_in_a_table() -> None:
     assert "9999-12-31 23:00:00+00:00" in written("SELECT TIMESTAMPTZ '9999-12-31 23:00:00+00' AS t", "table")
 
