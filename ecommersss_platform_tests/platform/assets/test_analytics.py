@@ -174,6 +174,7 @@ def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: AssetsDefini
         ("gold/fulfilment", "fulfilment_counts_every_order"),
         ("gold/users_and_blacklist", "users_and_blacklist_hold_every_rupiah"),
         ("silver/order_labels", "order_labels_label_every_order"),
+        ("gold/rule_totals", "rule_totals_count_every_flagged_order"),
     }
     # Each model's key is unique and not null, by a check of its own.
     keyed = {check.asset_key.to_user_string() for check in assets.check_keys}
