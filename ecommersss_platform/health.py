@@ -96,7 +96,16 @@ def shared_consumer_problem(here: str, connected: Sequence[Connected], patience:
     `here` is the machine's name.
     """
     own = [consumer.quiet for consumer in connected if here.startswith(consumer.host)]
-    if not own:
-        return f"no consumer of this machine ({here}) is connected to the database"
-    quiet = min(own)
-    return None if quiet <= patience else f"the consumer has said nothing to the database for {quiet:.0f} s"
+    return consumers_problem(own, patience, f" of this machine ({here})")
+
+
+def consumers_problem(quiet: Sequence[float], patience: float, which: str = "") -> str | None:
+    """Return None if one of these consumers used its database connection within `patience` seconds.
+
+    `quiet`: the seconds since each of them last did. `which`: says of whom they are, for the sentence.
+    """
+    if not quiet:
+        return f"no consumer{which} is connected to the database"
+    if min(quiet) <= patience:
+        return None
+    return f"the consumer has said nothing to the database for {min(quiet):.0f} s"

@@ -43,6 +43,18 @@ class RetainedStream:
     """The position that each reader has read to; None where that is unknown."""
 
 
+class ConsumerLook(NamedTuple):
+    """What one look at the consumers shows.
+
+    `position` and `lag` are in units of the topic; None where only the queue knows them. `problem`: what is
+    wrong for certain, or None.
+    """
+
+    position: int | None
+    lag: int | None
+    problem: str | None = None
+
+
 class ProgressTable(NamedTuple):
     """The progress of the topic, for printing."""
 
@@ -74,8 +86,12 @@ class OrderBroker(Protocol):
         """Return what is wrong with the consumer on this machine, or None. `connection` is in autocommit."""
         ...
 
-    def producer_problem(self) -> str | None:
-        """Return what is wrong with the producer on this machine, or None."""
+    def look_at_consumers(self, connection: Connection) -> ConsumerLook:
+        """Return where the consumers are, wherever they run, without waiting. `connection`: in autocommit."""
+        ...
+
+    def producer_problem(self, patience: float = health.PRODUCER_PATIENCE) -> str | None:
+        """Return what is wrong with the producer on this machine, or None. `patience`: seconds."""
         ...
 
     def retained_streams(self, connection: Connection) -> list[RetainedStream]:
@@ -124,8 +140,13 @@ class DiskBroker:
             lambda: _positions(connection).get(CONSUMER, topic.start()), topic.end, health.CONSUMER_PATIENCE
         )
 
-    def producer_problem(self) -> str | None:
-        return health.producer_problem(self.settings.orders_topic_dir)
+    def look_at_consumers(self, connection: Connection) -> ConsumerLook:
+        topic = self.topic()
+        position = _positions(connection).get(CONSUMER, topic.start())
+        return ConsumerLook(position, topic.end() - position)
+
+    def producer_problem(self, patience: float = health.PRODUCER_PATIENCE) -> str | None:
+        return health.producer_problem(self.settings.orders_topic_dir, patience)
 
     def retained_streams(self, connection: Connection) -> list[RetainedStream]:
         consumers: dict[str, int | None] = {
@@ -197,8 +218,14 @@ class PubSubBroker:
             socket.gethostname(), connected(connection, CONSUMER), health.SHARED_CONSUMER_PATIENCE
         )
 
-    def producer_problem(self) -> str | None:
-        return health.shared_producer_problem(self.settings.ground_truth_path)
+    def look_at_consumers(self, connection: Connection) -> ConsumerLook:
+        from streaming.database.shared import connected
+
+        quiet = [consumer.quiet for consumer in connected(connection, CONSUMER)]
+        return ConsumerLook(None, None, health.consumers_problem(quiet, health.SHARED_CONSUMER_PATIENCE))
+
+    def producer_problem(self, patience: float = health.PRODUCER_PATIENCE) -> str | None:
+        return health.shared_producer_problem(self.settings.ground_truth_path, patience)
 
     def retained_streams(self, connection: Connection) -> list[RetainedStream]:
         return [_retained_flagged_stream(self.settings)]  # Pub/Sub keeps the orders itself

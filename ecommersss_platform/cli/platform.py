@@ -15,11 +15,13 @@ from ecommersss_platform.cli.common import (
     read_settings,
 )
 from ecommersss_platform.cli.output import Format, as_json
+from ecommersss_platform.terminal import visible
 
 
 class Watched(StrEnum):
     CONSUMER = "consumer"
     PRODUCER = "producer"
+    PLATFORM = "platform"
 
 
 def up(
@@ -105,15 +107,26 @@ def env() -> None:
         typer.echo(f"export {name}={shlex.quote(str(path))}")
 
 
-def health(process: Annotated[Watched, typer.Argument(help="the process to check")]) -> None:
-    """Check that a process does its work, for containers and monitoring.
+def health(process: Annotated[Watched, typer.Argument(help="the process to check, or all of it")]) -> None:
+    """Check that a process, or the whole platform, does its work, for containers and monitoring.
 
     The exit code is 0, or 1 with a sentence that says what is wrong. A consumer is healthy if it has
     committed the whole topic or commits more of it within five seconds, and if its rule book can be used. A
-    producer is healthy if it has published within two minutes.
+    producer is healthy if it has published within two minutes. The platform is healthy if nothing is wrong
+    that `ecommersss alerts` would tell: each problem is a line, also while PostgreSQL or the daemon is down.
     """
-    from ecommersss_platform.cli.health import check
+    from ecommersss_platform.cli.health import check, look_at_platform
 
-    problem = check(process.value, read_settings())
-    typer.echo(problem or f"the {process.value} is healthy")
-    raise typer.Exit(1 if problem else 0)
+    settings = read_settings()
+    if process is Watched.PLATFORM:
+        found = look_at_platform(settings)
+        for problem in found.problems:
+            typer.echo(visible(f"{problem.kind} ({problem.subject}): {problem.summary}"))
+        if not found.problems:
+            typer.echo("the platform is healthy")
+        if found.unknown:
+            typer.echo(f"cannot be seen now: {', '.join(sorted(found.unknown))}")
+        raise typer.Exit(1 if found.problems else 0)
+    problem_of_process = check(process.value, settings)
+    typer.echo(problem_of_process or f"the {process.value} is healthy")
+    raise typer.Exit(1 if problem_of_process else 0)

@@ -117,7 +117,8 @@ def running(settings: Settings) -> dict[str, Any] | None:
 
     Keys: `pid`, `started` (ISO 8601, UTC), `state` (preparing, starting, ready, stopping), `ui` (address, or
     None until it answers), `metrics` (address of the consumer's, or None), `processes`: rows with `name`,
-    `pid`, `state`, `restarts`, `what`, `log`, `problem` (why it ended last, or None after a minute).
+    `pid`, `state`, `restarts`, `restarted_at` (the latest), `what`, `log`, `problem` (why it ended last,
+    or None after a minute).
     """
     status = _read_status(settings)
     if status is None or not is_same(status["pid"], status["created"]):

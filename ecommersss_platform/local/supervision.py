@@ -11,8 +11,10 @@ import os
 import signal
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +30,7 @@ Say = Callable[[str, str], None]
 """Receives a message: the name of the process it is about, and the text."""
 
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY_AFTER = 1.0, 60.0, 60.0  # seconds
+_REMEMBERED = 10
 
 
 def after_end(failures: int, uptime: float) -> tuple[int, float]:
@@ -88,6 +91,8 @@ class Record:
     pid: int | None = None
     started: float = 0.0
     restarts: int = 0
+    restarted_at: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    """When it ended and was to be restarted lately, in ISO 8601: who watches judges how often that may be."""
     failures: int = 0
     start_at: float = 0.0
     log_start: int = 0
@@ -101,6 +106,7 @@ class Record:
             "pid": self.pid,
             "state": self.state.value,
             "restarts": self.restarts,
+            "restarted_at": list(self.restarted_at),
             "what": self.process.what,
             "log": str(self.process.log),
             "problem": self.problem or None,
@@ -213,6 +219,7 @@ class Supervisor:
         uptime = self._clock() - record.started
         record.failures, delay = after_end(record.failures, uptime)
         record.restarts += 1
+        record.restarted_at.append(datetime.now(UTC).isoformat(timespec="seconds"))
         record.pid, record.state, record.start_at = None, State.WAITING, self._clock() + delay
         times = f", {record.failures} times in a row" if record.failures > 1 else ""
         last = tail(record.process.log, record.log_start, 1) if with_log else []

@@ -84,7 +84,7 @@ def test_failed_run_is_a_problem_with_its_error_until_its_job_succeeds(
     administer(postgres, "CREATE DATABASE dagster_of_failed_runs")
     url = postgres.url("dagster_of_failed_runs")
     settings = Settings(home=tmp_path, dagster_url=url, ui_url="https://dagster.example.com/")  # type: ignore[arg-type]
-    assert observe(settings, NOW).problems == [], "no run yet, not even a table"
+    assert failed_runs(settings, NOW) == [], "no run yet, not even a table"
     with dagster_instance(settings, url) as instance:
         result = materialize(
             [broken, sound],

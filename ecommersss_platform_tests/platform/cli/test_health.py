@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from ecommersss_platform import health
-from ecommersss_platform.cli.health import check
+from ecommersss_platform.cli.health import check, look_at_platform
+from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import CONSUMER, TOPIC, orders_topic
+from ecommersss_platform_tests.support.home import Home
 from streaming.database import connect
 
 pytestmark = pytest.mark.integration
@@ -57,3 +59,21 @@ def test_consumer_without_its_database_is_unhealthy(tmp_path: Path) -> None:
     assert problem is not None
     assert problem.startswith("PostgreSQL is unreachable: ")
     assert "Connection refused" in problem
+
+
+def test_platform_that_is_down_is_one_problem_that_says_how_to_start_it(tmp_path: Path) -> None:
+    output = Home(tmp_path / "home").call("health", "platform", exit_code=1).stdout.splitlines()
+    assert [line.split(":")[0] for line in output] == ["postgres_down (PostgreSQL)", "cannot be seen now"]
+    assert "ecommersss up" in output[0]
+    assert "freshness_missed, " in output[1]
+
+
+def test_consumer_that_lags_is_looked_at_again_after_five_seconds(
+    database: str, postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path, database_url=database, dagster_url=postgres.url("dagster"))
+    orders_topic(settings).publish([b"{}"])
+    waited: list[float] = []
+    found = look_at_platform(settings, waited.append)
+    assert waited == [5.0]
+    assert "consumer_stalled" in found.unknown, "no time has passed on the clock"

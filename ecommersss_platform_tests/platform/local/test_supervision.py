@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
+from ecommersss_platform.alerts.processes import recent_restarts
 from ecommersss_platform.local.supervision import State, Supervisor, after_end
 from streaming.errors import PlatformError
 
@@ -119,6 +121,7 @@ def test_dead_process_is_restarted_after_the_backoff(tmp_path: Path) -> None:
     stage.tick(seconds=12)
     assert stage.supervisor.rows()[0]["state"] == "waiting"
     assert stage.supervisor.rows()[0]["pid"] is None
+    assert recent_restarts(stage.supervisor.rows()[0], datetime.now(UTC)) == 1
     [line] = [line for line in stage.said if "SIGKILL" in line]
     assert "killed by SIGKILL, 12 s after its start; restarting it in 1 s" in line
     assert line.endswith(":\n    all is well\n    Traceback\n    boom: 7")

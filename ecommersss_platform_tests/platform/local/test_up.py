@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from benchmarks.stack import Platform, platform, wait_until
+from ecommersss_platform.cli.health import look_at_platform
 from ecommersss_platform.instance.home import ui_token
 from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.local import stack, ui
@@ -58,6 +59,25 @@ def test_code_server_is_shared_and_private_and_its_runs_survive_it() -> None:
         )
         assert row(running, "webserver")["restarts"] == row(running, "daemon")["restarts"] == 0
         dagster.run(job, tags, assets)
+        assert_consumer_that_dies_again_and_again_is_told(running)
+
+
+def assert_consumer_that_dies_again_and_again_is_told(running: Platform) -> None:
+    """Kill the consumer three times: one problem, until it has run for a minute."""
+
+    def told() -> list[str]:
+        return [problem.kind for problem in look_at_platform(running.settings).problems]
+
+    assert told() == []
+    for times in (1, 2, 3):
+        psutil.Process(row(running, "consumer")["pid"]).kill()
+        wait_until(
+            lambda times=times: (
+                row(running, "consumer")["restarts"] == times and row(running, "consumer")["pid"]
+            ),
+            "the consumer is not restarted",
+        )
+    assert told() == ["consumer_restarting"]
 
 
 @pytest.mark.parametrize(
