@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ecommersss_platform.cli import books
 from ecommersss_platform.cli.common import FormatOption, open_database, read_settings
 from ecommersss_platform.cli.output import Format, as_json, print_rows
 from streaming.orders import MAX_ID
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from streaming.rules import RuleBook
 
 app = typer.Typer(help="The fraud rule book.", no_args_is_help=True)
+app.add_typer(books.app, name="books")
 
 BookOption = Annotated[
     Path | None, typer.Option("--book", help="a rule book instead of the platform's", dir_okay=False)

@@ -6,10 +6,13 @@ The exceptions are orders that were decided before migration 0008, by a book tha
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
 
 from psycopg2.extensions import cursor as Cursor
 
+from streaming.database import connect
 from streaming.errors import PlatformError
 from streaming.rules import RuleBook
 
@@ -18,6 +21,56 @@ _KEEP = """
     ON CONFLICT (version) DO NOTHING
 """
 _TEXT = "SELECT text FROM rule_books WHERE version = %s"
+# PostgreSQL reads a million orders in a fifth of a second; an index would make each of them dearer to store.
+_LIST = """
+    SELECT version, text, first_position, first_used_at, coalesce(decided.orders, 0)
+    FROM rule_books FULL JOIN
+        (SELECT rules_version AS version, count(*) AS orders FROM orders GROUP BY rules_version) AS decided
+        USING (version)
+    ORDER BY first_used_at NULLS FIRST, first_position, version
+"""
+_FIND = "SELECT version, text FROM rule_books WHERE starts_with(version, %s) ORDER BY version LIMIT 6"
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A rule book that decided about orders. All but its version is unknown if it is not kept."""
+
+    version: str
+    text: str | None
+    first_position: int | None
+    """The position of the first order of the first batch that was committed with it."""
+    first_used_at: datetime | None
+    orders: int
+    """The number of stored orders that it decided."""
+
+    def parse(self) -> RuleBook | None:
+        """Return the book; None if it is not kept. Raises as `kept_book` does."""
+        return None if self.text is None else _parse(self.version, self.text)
+
+
+def list_books(url: str) -> list[Decided]:
+    """Return every book that decided, by its first use; those that are not kept come first."""
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(_LIST)
+        return [Decided(*row) for row in cursor]
+
+
+def find_book(url: str, prefix: str) -> RuleBook:
+    """Return the kept book whose version begins with `prefix`.
+
+    Raises `PlatformError` unless there is exactly one, and as `kept_book` does.
+    """
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(_FIND, (prefix.lower(),))
+        found = cursor.fetchall()
+    which = f"a version that begins with {prefix!r}"
+    if not found:
+        raise PlatformError(f"no kept rule book has {which}: see `ecommersss rules books list`")
+    if len(found) > 1:
+        versions = ", ".join(version for version, _ in found)
+        raise PlatformError(f"more than one kept rule book has {which}: {versions}. Type more of it.")
+    return _parse(*found[0])
 
 
 def keep_book(cursor: Cursor, book: RuleBook, position: int, used_at: datetime) -> None:
@@ -40,8 +93,10 @@ def kept_book(cursor: Cursor, version: str) -> RuleBook | None:
     platform does not accept it.
     """
     text = _text(cursor, version)
-    if text is None:
-        return None
+    return None if text is None else _parse(version, text)
+
+
+def _parse(version: str, text: str) -> RuleBook:
     book = RuleBook.parse(text, f"kept rule book {version}")
     if book.version != version:
         raise PlatformError(

@@ -16,6 +16,7 @@ from ecommersss_platform.cli import app as cli
 from ecommersss_platform_tests.support.shop import NOON, execute, open_shop, order, query
 from streaming.consumer import Consumer
 from streaming.database import connect
+from streaming.database.rule_books import find_book
 from streaming.database.user_lists import add_entry, block_for_platform, list_entries, remove_entry
 from streaming.errors import PlatformError
 from streaming.explain import BookNotKept, explain
@@ -198,6 +199,69 @@ def test_broken_book_is_one_clear_message(
         f"ecommersss: {broken}:1:68: rule any: division by a possible zero: write quantity /"
         " NULLIF(quantity, 0)\n"
     )
+
+
+def test_books_are_listed_shown_and_compared(
+    url: str, run: Run, consume: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("rules", "books", "list").output == "No book has decided about an order.\n"
+    consume(order(1), order(2))
+    execute(url, "INSERT INTO rule_books VALUES ('fedcba9876543210', 'rules: older', 7, '2026-01-01')")
+    execute(url, "UPDATE orders SET rules_version = '0123' WHERE id = 2")
+    unkept, older, shipped = json.loads(run("rules", "books", "list", "--format", "json").output)
+    assert unkept == {
+        "version": "0123",
+        "first_used_at": None,
+        "first_position": None,
+        "active": None,
+        "shadow": None,
+        "off": None,
+        "orders": 1,
+        "current": False,
+    }
+    assert (older["version"], older["active"], older["orders"]) == ("fedcba9876543210", None, 0)
+    assert {name: value for name, value in shipped.items() if name != "first_used_at"} == {
+        "version": BOOK.version,
+        "first_position": 0,
+        "active": 4,
+        "shadow": 6,
+        "off": 0,
+        "orders": 1,
+        "current": True,
+    }
+    assert BOOK.version in run("rules", "books", "list").output
+
+    assert run("rules", "books", "show", BOOK.version[:5]).stdout_bytes == RULES_PATH.read_bytes()
+    assert run("rules", "books", "diff", BOOK.version[:5]).output.endswith("the same book\n")
+    mine = tmp_path / "mine.yml"
+    mine.write_text(
+        BOOK.text.replace("name: extreme_order", "name: huge_order", 1).replace("<> 'ID'", "= 'SG'")
+    )
+    monkeypatch.setenv("ECOMMERSSS_RULES", str(mine))
+    found = json.loads(run("rules", "books", "diff", BOOK.version, "--format", "json").output)
+    assert (found["before"], found["after"]) == (BOOK.version, RuleBook.load(mine).version)
+    assert [(change["change"], change["rule"]) for change in found["changes"]] == [
+        ("changed", "foreign_country"),
+        ("added", "huge_order"),
+        ("removed", "extreme_order"),
+    ]
+    assert found["changes"][0]["before"]["when"] == "country <> 'ID'"
+    assert found["changes"][2]["after"] is None
+    shown = run("rules", "books", "diff", BOOK.version).output
+    assert "changed foreign_country\n    when\n      - country <> 'ID'\n      + country = 'SG'\n" in shown
+    assert "added huge_order (active)\n" in shown
+    other = run("rules", "books", "diff", str(mine), BOOK.version.upper()).output
+    assert "removed huge_order (active)\n" in other
+    mine.write_text(BOOK.text + "# a comment\n")
+    assert "only comments or layout differ" in run("rules", "books", "diff", BOOK.version).output
+
+
+def test_a_kept_book_is_found_by_the_beginning_of_its_version(url: str) -> None:
+    execute(url, "INSERT INTO rule_books VALUES ('aa01', 'x', 7, now()), ('aa02', 'x', 8, now())")
+    with pytest.raises(PlatformError, match="more than one kept rule book has .* 'aa': aa01, aa02"):
+        find_book(url, "aa")
+    with pytest.raises(PlatformError, match="no kept rule book has a version that begins with 'b'"):
+        find_book(url, "b")
 
 
 def test_lists_show_add_and_remove(url: str, run: Run) -> None:
