@@ -258,7 +258,7 @@ def test_books_are_listed_shown_and_compared(
 
 def test_a_kept_book_is_found_by_the_beginning_of_its_version(url: str) -> None:
     execute(url, "INSERT INTO rule_books VALUES ('aa01', 'x', 7, now()), ('aa02', 'x', 8, now())")
-    with pytest.raises(PlatformError, match="more than one kept rule book has .* 'aa': aa01, aa02"):
+    with pytest.raises(PlatformError, match=r"more than one kept rule book has .* 'aa': aa01, aa02"):
         find_book(url, "aa")
     with pytest.raises(PlatformError, match="no kept rule book has a version that begins with 'b'"):
         find_book(url, "b")
