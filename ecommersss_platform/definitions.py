@@ -5,6 +5,7 @@ no warehouse, and does not run dbt.
 """
 
 import os
+from functools import partial
 
 from dagster import AssetKey, Definitions
 
@@ -22,6 +23,7 @@ from ecommersss_platform.dbt.resource import PlatformDbt
 from ecommersss_platform.environment import check_dagster_home
 from ecommersss_platform.jobs import EXECUTOR, daily_pipeline
 from ecommersss_platform.maintenance import maintenance_job
+from ecommersss_platform.observations import record_closed_day
 from ecommersss_platform.partitions import daily_partitions
 from ecommersss_platform.resources import platform_resources
 from ecommersss_platform.schedules import daily_close, maintenance, marketplace_hourly, topic_retention
@@ -56,7 +58,7 @@ defs = Definitions(
     asset_checks=checks,
     jobs=[daily_job, hourly_job, trim_job, prune_job],
     schedules=[
-        daily_close(daily_job, first_day, labelled, label_maturity()),
+        daily_close(daily_job, first_day, labelled, label_maturity(), partial(record_closed_day, settings)),
         marketplace_hourly(hourly_job),
         topic_retention(trim_job),
         maintenance(prune_job),

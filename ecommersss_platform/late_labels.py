@@ -7,8 +7,9 @@ written about, and of no other days.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
 import msgspec
@@ -22,8 +23,10 @@ from ecommersss_platform.order_stream import (
     SETTLED_AFTER,
     Outcome,
     Request,
+    reason,
     settle,
 )
+from ecommersss_platform.reasons import counted
 from streaming.business_days import JAKARTA, business_day
 
 LOAD, LABEL = "load:", "label:"
@@ -52,6 +55,8 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     """Days of orders that can be labelled, but for which no run was asked yet."""
     labels: tuple[Request, ...] = ()
     """Runs that label days of orders."""
+    orders: dict[date, int] = {}
+    """How many orders of a day can have another label since a run was last asked for to label it."""
 
     @classmethod
     def parse(cls, text: str | None) -> Cursor:
@@ -75,8 +80,8 @@ class Changes:
     read_to: dict[str, int]
     written: frozenset[date] = frozenset()
     """Business days on which it was written."""
-    ordered: frozenset[date] = frozenset()
-    """Business days of the orders it can give another label."""
+    ordered: Mapping[date, int] = field(default_factory=dict)
+    """Business days of the orders it can give another label, with their number."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class Decision:
     loads: tuple[Request, ...]
     labels: tuple[Request, ...]
     notes: tuple[str, ...]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why each run is asked for, by its key."""
 
 
 def plan_labels(
@@ -108,6 +115,8 @@ def plan_labels(
     today = business_day(now)
     written = _days((*cursor.written, *changes.written), first_day, today)
     ordered = _days((*cursor.ordered, *changes.ordered), first_day, today)
+    orders = Counter(cursor.orders)
+    orders.update({day: n for day, n in changes.ordered.items() if first_day <= day <= today})
     is_new = bool(changes.written or changes.ordered)
     first, last = cursor.first or (now if is_new else None), now if is_new else cursor.last
     position = sum(changes.read_to.values())
@@ -139,6 +148,13 @@ def plan_labels(
     ranges = contiguous(day for day in due if day not in busy)[: room - len(asked_labels)]
     asked_labels += [Request(days.first, days.last, 1, read_to=position) for days in ranges]
     asked_days = {day for days in ranges for day in days}
+    reasons = {
+        LOAD + it.key: reason(it, f"shipments, disputes or verdicts of {counted(len(it.days), 'day')}")
+        for it in asked_loads
+    }
+    for request in asked_labels:
+        count = sum(orders.pop(day, 0) for day in request.days)
+        reasons[LABEL + request.key] = reason(request, f"labels of {counted(count, 'order')}")
 
     if not notes and not (loads or asked_loads or labels or asked_labels):
         notes.append("no new shipments, disputes or verdicts")
@@ -154,10 +170,12 @@ def plan_labels(
             loading=loading,
             due=tuple(day for day in due if day not in asked_days),
             labels=(*labels, *label_again[room:], *asked_labels),
+            orders=dict(orders),
         ),
         tuple(asked_loads),
         tuple(asked_labels),
         tuple(notes),
+        reasons,
     )
 
 
@@ -174,23 +192,22 @@ def _days(days: Iterable[date], first_day: date, today: date) -> tuple[date, ...
 
 _TABLES = {
     # Today's shipments change no label: they are loaded with the next run of today.
-    "shipments_history": (
-        "version",
-        "valid_from",
-        "false",
-        "valid_from < date_trunc('day', now(), %(zone)s)",
-    ),
-    "disputes_history": ("version", "valid_from", "true", "true"),
-    "verdicts": ("id", "recorded_at", "true", "true"),
+    "shipments_history": ("version", "valid_from", "valid_from < date_trunc('day', now(), %(zone)s)"),
+    "disputes_history": ("version", "valid_from", "true"),
+    "verdicts": ("id", "recorded_at", "true"),
 }
-"""Of each table: the number of a row, when it was written, and whether it is about labels or to be loaded."""
+"""Of each table: the number of a row, when it was written, and whether it is to be loaded."""
 
 _CHANGES = """
     SELECT coalesce(max(w.{number}), %(after)s),
-           array_agg(DISTINCT (w.{written} AT TIME ZONE %(zone)s)::date) FILTER (WHERE {loaded}),
-           array_agg(DISTINCT (o.created_date AT TIME ZONE %(zone)s)::date) FILTER (WHERE {labels})
-    FROM {table} w JOIN orders o ON o.id = w.order_id
-    WHERE w.{number} > %(after)s
+           array_agg(DISTINCT (w.{written} AT TIME ZONE %(zone)s)::date) FILTER (WHERE {loaded})
+    FROM {table} w WHERE w.{number} > %(after)s
+"""
+_ORDERED = """
+    SELECT (created_date AT TIME ZONE %(zone)s)::date, count(*) FROM orders WHERE id IN (
+        SELECT order_id FROM disputes_history WHERE version > %(disputes_history)s
+        UNION SELECT order_id FROM verdicts WHERE id > %(verdicts)s
+    ) GROUP BY 1
 """
 
 
@@ -200,7 +217,7 @@ def read_changes(connection: Connection, read_to: dict[str, int]) -> Changes | N
     Rows are numbered before their transaction commits. So the read waits for writers, a second at most: after
     it no smaller number can appear.
     """
-    found, written, ordered = {}, set[date](), set[date]()
+    found, written, after = {}, set[date](), {table: read_to.get(table, 0) for table in _TABLES}
     with connection, connection.cursor() as cursor:
         cursor.execute("SET LOCAL lock_timeout = '1s'")
         try:
@@ -208,10 +225,13 @@ def read_changes(connection: Connection, read_to: dict[str, int]) -> Changes | N
         except psycopg2.errors.LockNotAvailable:
             connection.rollback()
             return None
-        for table, (number, at, labels, loaded) in _TABLES.items():
-            statement = _CHANGES.format(table=table, number=number, written=at, labels=labels, loaded=loaded)
-            cursor.execute(statement, {"after": read_to.get(table, 0), "zone": str(JAKARTA)})
-            [(found[table], write_days, order_days)] = cursor.fetchall()
-            written.update(write_days or ())
-            ordered.update(order_days or ())
-    return Changes(found, frozenset(written), frozenset(ordered))
+        for table, (number, at, loaded) in _TABLES.items():
+            statement = _CHANGES.format(table=table, number=number, written=at, loaded=loaded)
+            cursor.execute(statement, {"after": after[table], "zone": str(JAKARTA)})
+            [(found[table], days)] = cursor.fetchall()
+            written.update(days or ())
+        ordered = {}
+        if any(found[table] > after[table] for table in ("disputes_history", "verdicts")):
+            cursor.execute(_ORDERED, {**after, "zone": str(JAKARTA)})
+            ordered = dict(cursor.fetchall())
+    return Changes(found, frozenset(written), ordered)

@@ -27,6 +27,8 @@ from streaming.errors import PlatformError
 from streaming.rejected import remove_rejected
 
 MAINTENANCE = "maintenance"
+OBSERVATION_DAYS = 14
+"""The days that observations of the sources are kept at most: some hundred are made a day."""
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -43,6 +45,14 @@ def keep_from(settings: Settings, now: datetime | None = None) -> datetime:
     if not settings.run_retention_days:
         return datetime.min.replace(tzinfo=UTC)
     return (now or datetime.now(UTC)) - timedelta(days=settings.run_retention_days)
+
+
+def keep_observations_from(settings: Settings, now: datetime | None = None) -> datetime:
+    """Return the instant before which the observations of sources are not kept, as they are many."""
+    if not settings.run_retention_days:
+        return keep_from(settings)
+    now = now or datetime.now(UTC)
+    return max(keep_from(settings, now), now - timedelta(days=OBSERVATION_DAYS))
 
 
 def remove_old(paths: list[Path], before: datetime) -> Removed:
@@ -97,7 +107,9 @@ def maintenance_job(settings: Settings) -> JobDefinition:
         from ecommersss_platform.instance.pruning import prune_instance
 
         try:
-            pruned = prune_instance(context.instance, keep_from(settings))
+            pruned = prune_instance(
+                context.instance, keep_from(settings), observed_before=keep_observations_from(settings)
+            )
         except PlatformError as error:
             raise Failure(str(error), allow_retries=False) from error
         context.log.info(f"removed {pruned.runs_removed} old runs; {pruned.runs_kept} runs are left")

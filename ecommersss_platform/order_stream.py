@@ -23,6 +23,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ecommersss_platform.days import Days, contiguous
+from ecommersss_platform.reasons import counted
 from streaming.business_days import JAKARTA, business_day
 
 MOST_REQUESTS = 8
@@ -44,7 +45,12 @@ class Outcome(Enum):
     FAILED = "failed or cancelled"
 
 
-class NewOrders(msgspec.Struct, frozen=True):
+FIRST_READING = "the flagged stream is read for the first time"
+MOST_USERS = 10
+"""How many users of new orders are told apart. Of more it is only known that there are more."""
+
+
+class NewOrders(msgspec.Struct, frozen=True, omit_defaults=True):
     """The orders of a day that came since its last request."""
 
     begin: int
@@ -53,6 +59,8 @@ class NewOrders(msgspec.Struct, frozen=True):
     first: datetime
     """When the first of them was written to the stream."""
     last: datetime
+    users: frozenset[int] = frozenset()
+    """Who placed them: of more than `MOST_USERS`, one more than these."""
 
     def __add__(self, other: NewOrders) -> NewOrders:
         return NewOrders(
@@ -60,7 +68,21 @@ class NewOrders(msgspec.Struct, frozen=True):
             self.count + other.count,
             min(self.first, other.first),
             max(self.last, other.last),
+            frozenset(sorted(self.users | other.users)[: MOST_USERS + 1]),
         )
+
+
+class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The flagged orders that were read since the last observation of the stream."""
+
+    orders: int = 0
+    fraud: int = 0
+    newest: datetime | None = None
+    """When the newest of them was placed."""
+
+    def __add__(self, other: Seen) -> Seen:
+        placed = [at for at in (self.newest, other.newest) if at is not None]
+        return Seen(self.orders + other.orders, self.fraud + other.fraud, max(placed, default=None))
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -101,6 +123,9 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     """The new orders of the days that no run was asked for since."""
     today_asked_at: datetime | None = None
     """When the last run was asked for that included the day it was."""
+    seen: Seen = Seen()
+    observed_at: datetime | None = None
+    """When the sources were last observed."""
 
     @classmethod
     def parse(cls, text: str | None) -> Cursor:
@@ -136,6 +161,8 @@ class Window:
     """Lines that are not flagged orders."""
     note: str = ""
     """Why the stretch does not begin at the requested position; empty if it does."""
+    seen: Seen = field(default_factory=Seen)
+    """The orders of all days together."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +172,8 @@ class Decision:
     cursor: Cursor
     requests: tuple[Request, ...]
     notes: tuple[str, ...]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why each request is made, by its key."""
 
 
 def retry_delay(attempt: int) -> timedelta:
@@ -183,9 +212,14 @@ def plan_tick(
         if day not in busy
     }
     room = max(0, MOST_REQUESTS - sum(request.again_at is None for request in pending))
+    new_orders = dict(waiting)
     asked = [_ask_again(request, waiting, window.end) for request in retries[:room]]
     due = contiguous(day for day, at in due_at.items() if at <= now)
     asked += [_ask(days, 1, waiting, window.end) for days in due[: room - len(asked)]]
+    is_first = cursor.read_to == 0
+    reasons = {
+        it.key: reason(it, FIRST_READING if is_first else _why(it.days, new_orders, today)) for it in asked
+    }
     _note_waiting({day: due_at[day] for day in due_at.keys() & waiting.keys()}, waiting, today, now, notes)
 
     pending = sorted([*pending, *retries[room:], *asked], key=lambda request: request.first)
@@ -199,10 +233,27 @@ def plan_tick(
             pending=tuple(pending),
             waiting=waiting,
             today_asked_at=now if any(today in request.days for request in asked) else cursor.today_asked_at,
+            seen=cursor.seen + window.seen,
+            observed_at=cursor.observed_at,
         ),
         tuple(asked),
         tuple(notes),
+        reasons,
     )
+
+
+def _why(days: Days, new: Mapping[date, NewOrders], today: date) -> str:
+    """Return whose late orders, and how many orders of today, have come for these days."""
+    late = [new[day] for day in days if day in new and day != today]
+    parts = [f"late orders of {_users(late)}"] if late else []
+    if today in new and today in days:
+        parts.append(f"{counted(new[today].count, 'new order')} of today")
+    return " and ".join(parts)
+
+
+def _users(orders: Iterable[NewOrders]) -> str:
+    users = frozenset[int]().union(*(new.users for new in orders))
+    return f"more than {MOST_USERS} users" if len(users) > MOST_USERS else counted(len(users), "user")
 
 
 def _due_at(day: date, new: NewOrders, today: date, cursor: Cursor, today_interval: timedelta) -> datetime:
@@ -281,6 +332,11 @@ def _note_waiting(
         )
     if full := sum(at <= now for day, at in due_at.items() if day != today):
         notes.append(f"{full} more days are asked for when runs that are under way have ended")
+
+
+def reason(request: Request, why: str) -> str:
+    """Return why a run is asked for: `why`, or because an earlier attempt failed."""
+    return why if request.attempt <= 1 else f"attempt {request.attempt}, because the one before failed"
 
 
 def _clock(at: datetime) -> str:

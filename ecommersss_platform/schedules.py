@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
 from dagster import (
     AssetKey,
+    DagsterInstance,
     DefaultScheduleStatus,
     JobDefinition,
     RunRequest,
@@ -19,6 +20,7 @@ from dagster import (
 )
 
 from ecommersss_platform.days import DAY
+from ecommersss_platform.reasons import reason_tag
 from streaming.business_days import JAKARTA, business_day
 
 if TYPE_CHECKING:
@@ -30,13 +32,21 @@ TOPIC_RETENTION_CRON = "30 4 * * *"
 MAINTENANCE_CRON = "45 4 * * *"
 
 
+Observe = Callable[[DagsterInstance, date], None]
+"""Records what the sources came to on a closed day."""
+
+
 def daily_close(
-    job: UnresolvedAssetJobDefinition, first_day: date, labelled: Sequence[AssetKey], maturity: timedelta
+    job: UnresolvedAssetJobDefinition,
+    first_day: date,
+    labelled: Sequence[AssetKey],
+    maturity: timedelta,
+    observe: Observe | None = None,
 ) -> ScheduleDefinition:
     """Return the schedule that materialises yesterday at 03:00, when late orders have arrived.
 
     It also labels the day whose orders are now old enough (`maturity`) to be genuine unless somebody says
-    otherwise. `labelled`: the assets that this changes.
+    otherwise. `labelled`: the assets that this changes. `observe`, if any, is called with the closed day.
 
     It is not built from the job's partitions: these include today, so the newest one is never the day to
     close.
@@ -55,13 +65,22 @@ def daily_close(
         today = business_day(context.scheduled_execution_time)
         if today - DAY < first_day:
             return SkipReason(f"{today - DAY} is before the first partition, {first_day}")
-        requests = [RunRequest(run_key=f"closed:{today}", partition_key=(today - DAY).isoformat())]
+        if observe is not None:
+            observe(context.instance, today - DAY)
+        requests = [
+            RunRequest(
+                run_key=f"closed:{today}",
+                partition_key=(today - DAY).isoformat(),
+                tags=reason_tag("daily close"),
+            )
+        ]
         if (matures := today - maturity) >= first_day:
             requests.append(
                 RunRequest(
                     run_key=f"matured:{today}",
                     partition_key=matures.isoformat(),
                     asset_selection=list(labelled),
+                    tags=reason_tag("labels of the day that matures"),
                 )
             )
         return requests
@@ -88,7 +107,9 @@ def marketplace_hourly(job: JobDefinition) -> ScheduleDefinition:
         hour = last_closed_hour(context.scheduled_execution_time)
         if hour < partitions.start:
             return SkipReason(f"the first hour, {partitions.start:%Y-%m-%d %H:%M}, has not ended yet")
-        return RunRequest(partition_key=hour.strftime(partitions.fmt))
+        return RunRequest(
+            partition_key=hour.strftime(partitions.fmt), tags=reason_tag("an hour of the marketplace")
+        )
 
     return hourly
 
@@ -114,6 +135,7 @@ def _daily(job: JobDefinition, cron: str, description: str) -> ScheduleDefinitio
         execution_timezone=str(JAKARTA),
         default_status=DefaultScheduleStatus.RUNNING,
         description=description,
+        tags=reason_tag("daily, by its schedule"),
     )
 
 

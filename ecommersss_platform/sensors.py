@@ -16,6 +16,7 @@ from dagster import (
     AssetCheckEvaluation,
     AssetCheckResult,
     AssetKey,
+    AssetObservation,
     DagsterInstance,
     DagsterRunStatus,
     DefaultSensorStatus,
@@ -27,6 +28,7 @@ from dagster import (
     SkipReason,
     sensor,
 )
+from msgspec.structs import replace
 
 from ecommersss_platform.alerts.run_failures import append
 from ecommersss_platform.checks import NEWEST_CLOSED_DAY, freshness_result
@@ -35,7 +37,9 @@ from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.late_labels import LABEL, LOAD, plan_labels, read_changes
 from ecommersss_platform.late_labels import Cursor as LabelCursor
-from ecommersss_platform.order_stream import Cursor, Outcome, plan_tick
+from ecommersss_platform.observations import is_due, observe
+from ecommersss_platform.order_stream import Cursor, Outcome, Seen, plan_tick
+from ecommersss_platform.reasons import reason_tag
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.stream_window import read_window
 from ecommersss_platform.topics import flagged_stream
@@ -70,10 +74,12 @@ def order_stream_sensor(
         default_status=DefaultSensorStatus.RUNNING,
         description="Reads the flagged stream from its cursor and materialises again the days of new orders:"
         " closed days when their late orders have settled, today every"
-        f" {settings.today_interval_seconds} seconds. Failed days are asked for again, with growing delays.",
+        f" {settings.today_interval_seconds} seconds. Failed days are asked for again, with growing delays."
+        " Every five minutes it also observes the sources that have changed.",
     )
     def order_stream(context: SensorEvaluationContext) -> SensorResult:
-        if held_back := budget_used_up(settings, datetime.now(UTC)):
+        now = datetime.now(UTC)
+        if held_back := budget_used_up(settings, now):
             return SensorResult(skip_reason=SkipReason(held_back), cursor=context.cursor)
         decision = plan_tick(
             Cursor.parse(context.cursor),
@@ -82,18 +88,32 @@ def order_stream_sensor(
                 flagged_stream(settings), position, settings.flagged_max_bytes_per_tick
             ),
             first_day=first_day,
-            now=datetime.now(UTC),
+            now=now,
             today_interval=timedelta(seconds=settings.today_interval_seconds),
         )
         for note in decision.notes:
             context.log.info(note)
+        cursor, observations = decision.cursor, list[AssetObservation]()
+        if is_due(cursor.observed_at, now):
+            observations, problem = observe(context.instance, settings, cursor.seen)
+            if problem is not None:
+                context.log.warning(problem)
+            cursor = replace(cursor, observed_at=now, seen=Seen() if problem is None else cursor.seen)
         return SensorResult(
             run_requests=[
-                RunRequest(run_key=request.key, tags={**PRIORITY, **range_tags(request.days)})
+                RunRequest(
+                    run_key=request.key,
+                    tags={
+                        **PRIORITY,
+                        **range_tags(request.days),
+                        **reason_tag(decision.reasons[request.key]),
+                    },
+                )
                 for request in decision.requests
             ],
             skip_reason=None if decision.requests else SkipReason("; ".join(decision.notes)),
-            cursor=decision.cursor.text(),
+            cursor=cursor.text(),
+            asset_events=observations,
         )
 
     return order_stream
@@ -148,7 +168,11 @@ def label_sensor(
             run_requests=[
                 RunRequest(
                     run_key=prefix + request.key,
-                    tags={**PRIORITY, **range_tags(request.days)},
+                    tags={
+                        **PRIORITY,
+                        **range_tags(request.days),
+                        **reason_tag(decision.reasons[prefix + request.key]),
+                    },
                     asset_selection=list(assets),
                 )
                 for prefix, assets, request in asked

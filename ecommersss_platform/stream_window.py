@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 
-from ecommersss_platform.order_stream import NewOrders, Window
+from msgspec.structs import replace
+
+from ecommersss_platform.order_stream import MOST_USERS, NewOrders, Seen, Window
 from streaming.business_days import business_day
 from streaming.orders import decode_flagged
 from streaming.topics.jsonl import JsonlTopic
@@ -34,7 +36,9 @@ def read_window(topic: JsonlTopic, position: int, max_bytes: int) -> Window:
 
 def _read(topic: JsonlTopic, position: int, max_bytes: int, note: str) -> Window:
     orders: dict[date, NewOrders] = {}
-    unreadable = read = 0
+    users: dict[date, set[int]] = {}
+    unreadable = read = fraud = 0
+    newest: datetime | None = None
     begin = position
     reader = topic.reader(position)
     try:
@@ -51,8 +55,14 @@ def _read(topic: JsonlTopic, position: int, max_bytes: int, note: str) -> Window
                     unreadable += 1
                     continue
                 day = business_day(order.created_date)
+                fraud += order.status == "fraud"
+                newest = max(newest or order.created_date, order.created_date)
                 new = NewOrders(begin, 1, order.flagged_at, order.flagged_at)
                 orders[day] = orders[day] + new if day in orders else new
+                if len(who := users.setdefault(day, set())) <= MOST_USERS:
+                    who.add(order.user_id)
     finally:
         reader.close()
-    return Window(begin, position, orders, unreadable, note)
+    orders = {day: replace(new, users=frozenset(users[day])) for day, new in orders.items()}
+    seen = Seen(sum(new.count for new in orders.values()), fraud, newest)
+    return Window(begin, position, orders, unreadable, note, seen)

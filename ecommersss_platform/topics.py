@@ -293,6 +293,14 @@ def progress_tables(progress: dict[str, Any]) -> list[ProgressTable]:
     ]
 
 
+def progress_figures(progress: dict[str, Any]) -> dict[str, int]:
+    """Return what `OrderBroker.progress` reported, as figures that can be plotted."""
+    if progress["kind"] == "jsonl":
+        return {"end": progress["end"], "lag": max((row["lag"] for row in progress["consumers"]), default=0)}
+    names = ("last_position", "not_in_flagged_stream")
+    return {name: progress[name] for name in names if progress[name] is not None}
+
+
 def _positions(connection: Connection) -> dict[str, int]:
     """Return the committed position of each consumer of the topic, by name."""
     with connection.cursor() as cursor:

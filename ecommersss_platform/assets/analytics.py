@@ -46,6 +46,7 @@ from ecommersss_platform.instance.files import file_address
 from ecommersss_platform.jobs import DAILY_PIPELINE
 from ecommersss_platform.partitions import SINGLE_RUN, Days, days_to_check
 from ecommersss_platform.postgres.resource import PostgresResource
+from ecommersss_platform.reasons import reason_metadata
 from ecommersss_platform.usage import UsageLog
 from ecommersss_platform.warehouse import Warehouse, WarehouseError
 
@@ -90,7 +91,7 @@ def analytics_assets(
             if context.job_name == DAILY_PIPELINE:
                 before = look(context, warehouse, parsed_name(dbt.settings), reads, _targets(context))
                 if before.why_build is None:
-                    yield from before.observations()
+                    yield from before.observations(context.run.tags)
                     return
                 context.log.info(f"dbt builds, because {before.why_build}")
             yield from build(context, dbt, sign_in, before.now)
@@ -209,10 +210,11 @@ def _materialised(
         for day in days:
             rows = {"dagster/partition_row_count": rows_per_day.get(str(day), 0)}
             context.add_asset_metadata(rows | billed, key, str(day))
+    reason = reason_metadata(context.run.tags)
     if days and len(days) > 1:
         metadata, totals = split_totals(metadata)
         context.log.info(f"{key.to_user_string()}, {days}: {totals}")
-    return MaterializeResult(asset_key=key, metadata=metadata)
+    return MaterializeResult(asset_key=key, metadata={**metadata, **reason})
 
 
 def split_totals(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

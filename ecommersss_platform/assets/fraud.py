@@ -1,15 +1,16 @@
 """Fraud: what the marts found, fed back to the stream."""
 
-# Annotations must be real here: Dagster inspects those of the resources.
+# Annotations must be real here: Dagster inspects those of `context` and the resources.
 import hashlib
 from pathlib import Path
 
-from dagster import AssetKey, AssetsDefinition, MaterializeResult, ResourceParam, asset
+from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, ResourceParam, asset
 
 from ecommersss_platform.assets.sources import BLOCK_LIST, USER_LISTS
 from ecommersss_platform.code_links import code_references
 from ecommersss_platform.jobs import RETRY
 from ecommersss_platform.postgres.resource import PostgresResource
+from ecommersss_platform.reasons import reason_metadata
 from ecommersss_platform.warehouse import Warehouse
 from ecommersss_platform.warehouse.metadata import column_schema
 from streaming.database.user_lists import Synchronised, block_for_platform
@@ -43,7 +44,9 @@ def fraud_assets(pool: str | None) -> list[AssetsDefinition]:
             **code_references(Path(__file__)),
         },
     )
-    def user_lists(postgres: PostgresResource, warehouse: ResourceParam[Warehouse]) -> MaterializeResult:
+    def user_lists(
+        context: AssetExecutionContext, postgres: PostgresResource, warehouse: ResourceParam[Warehouse]
+    ) -> MaterializeResult:
         lists = block_blacklist(postgres, warehouse)
         return MaterializeResult(
             metadata={
@@ -51,6 +54,7 @@ def fraud_assets(pool: str | None) -> list[AssetsDefinition]:
                 "added": lists.added,
                 "removed": lists.removed,
                 "users_unknown_to_postgres": lists.unknown,
+                **reason_metadata(context.run.tags),
             }
         )
 

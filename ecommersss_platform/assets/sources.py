@@ -101,9 +101,23 @@ USER_LISTS = RawTable(
     ),
 )
 
+RULE_BOOKS = RawTable(
+    name="rule_books",
+    description="Every rule book that ever decided an order, stored with the first batch that it decided.",
+    source="rule_books",
+    instant="first_used_at",
+    key=("version",),
+    columns=(
+        Column("version", Type.STRING, "Version of the rule book: a hash of its text."),
+        Column("text", Type.STRING, "The rule book as it was written."),
+        Column("first_position", Type.INT64, "Position of the first order that it decided."),
+        Column("first_used_at", Type.TIMESTAMP, "When it decided that order."),
+    ),
+)
+
 _CATALOGUE = [table_key("users"), table_key("products")]
 _DEPS = {
-    "orders": [ORDERS_TOPIC, *_CATALOGUE],
+    "orders": [ORDERS_TOPIC, *_CATALOGUE, table_key("rule_books")],
     "rejected_orders": [ORDERS_TOPIC],
     "shipments": [table_key("orders")],
     "disputes": [table_key("orders")],
@@ -111,12 +125,12 @@ _DEPS = {
     "user_lists": [BLOCK_LIST],
 }
 """What each table is written from. That the consumer reads the lists is left out: a graph has no cycles."""
-_ANALYSTS_TABLES = {"disputes", "verdicts", "user_lists"}
+_ANALYSTS_TABLES = {"disputes", "verdicts", "user_lists", "rule_books"}
 
 
 def source_tables() -> list[RawTable]:
     """Return the PostgreSQL tables behind the raw tables, and those that no raw table copies."""
-    return [*(_current(table) for table in RAW_TABLES), REJECTED_ORDERS, USER_LISTS]
+    return [*(_current(table) for table in RAW_TABLES), REJECTED_ORDERS, USER_LISTS, RULE_BOOKS]
 
 
 def source_assets(topic: str) -> list[AssetSpec]:

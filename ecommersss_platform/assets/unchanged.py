@@ -19,6 +19,7 @@ from ecommersss_platform.dbt.unchanged import (
     why_build,
 )
 from ecommersss_platform.instance.builds import newest_builds
+from ecommersss_platform.reasons import reason_metadata
 from ecommersss_platform.warehouse import QueryError, TableNotFound, Warehouse
 from ecommersss_platform.warehouse.load_log import LoadedDay, loaded_days
 from streaming.business_days import business_day
@@ -38,8 +39,8 @@ class State:
     why_build: str | None = "this is not a run of the daily job"
     """A clause; None if all targets are up to date."""
 
-    def observations(self) -> Iterator[AssetObservation]:
-        """Yield for each target that it is as its newest build left it.
+    def observations(self, tags: Mapping[str, str]) -> Iterator[AssetObservation]:
+        """Yield for each target that it is as its newest build left it. `tags`: of the run that found it so.
 
         No materialisation, because nothing was built: the checks of the newest build still speak for it.
         """
@@ -51,6 +52,7 @@ class State:
                 description="Not built again: no raw row and no code has changed since its newest build.",
                 metadata={
                     UNCHANGED: True,
+                    **reason_metadata(tags),
                     "built_by": MetadataValue.dagster_run(self.builds[key, day].run_id),
                     "newest_change_of_raw": MetadataValue.timestamp(newest),
                 },

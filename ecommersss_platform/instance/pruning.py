@@ -68,12 +68,21 @@ _REMOVE_EXECUTIONS = f"""
     WHERE coalesce(evaluation_event_timestamp, create_timestamp) < :before
         AND NOT EXISTS (SELECT FROM needed WHERE needed.id = execution.id)
 """  # noqa: S608
-# An empty run id marks an event without a run, such as a materialisation that a person reports in the UI.
+# An empty run id marks an event without a run, such as a materialisation that a person reports in the UI, and
+# the observations of the sources, which are many: their newest ones stay, and the others for a shorter time.
 _REMOVE_EVENTS = f"""
-    WITH needed AS ({_NEEDED_EVENTS}),
+    WITH needed AS (
+        {_NEEDED_EVENTS}
+        UNION
+        SELECT max(id) FROM event_logs WHERE run_id = '' AND dagster_event_type = 'ASSET_OBSERVATION'
+        GROUP BY asset_key
+    ),
     removed AS (
         DELETE FROM event_logs AS event
-        WHERE run_id = '' AND timestamp < :before
+        WHERE run_id = ''
+            AND timestamp < CASE dagster_event_type
+                WHEN 'ASSET_OBSERVATION' THEN CAST(:observed_before AS timestamp)
+                ELSE CAST(:before AS timestamp) END
             AND NOT EXISTS (SELECT FROM needed WHERE needed.id = event.id)
         RETURNING id
     ),
@@ -107,9 +116,15 @@ class Pruned:
     snapshots_removed: int
 
 
-def prune_instance(instance: DagsterInstance, before: datetime, most_runs: int = MOST_RUNS) -> Pruned:
+def prune_instance(
+    instance: DagsterInstance,
+    before: datetime,
+    most_runs: int = MOST_RUNS,
+    observed_before: datetime | None = None,
+) -> Pruned:
     """Remove what ended before this instant and tells nothing about today's state, and return what that was.
 
+    `observed_before`: the same for observations that no run made, if it is another instant.
     Safe beside runs, and after a kill at any moment: the next call continues. Raises `PlatformError` for a
     storage that it was not tested with.
     """
@@ -122,7 +137,9 @@ def prune_instance(instance: DagsterInstance, before: datetime, most_runs: int =
         instance.run_storage.delete_run(run_id)
     with _connection(instance) as connection:
         executions = connection.execute(text(_REMOVE_EXECUTIONS), {"before": before}).rowcount
-        events = connection.execute(text(_REMOVE_EVENTS), {"before": before}).scalar_one()
+        events = connection.execute(
+            text(_REMOVE_EVENTS), {"before": before, "observed_before": observed_before or before}
+        ).scalar_one()
         used = _used_snapshots(instance, connection)
         snapshots = connection.execute(text(_REMOVE_SNAPSHOTS), {"used": used}).rowcount
     return Pruned(

@@ -1,7 +1,7 @@
 """Dagster's runs in PostgreSQL, as the list of runs should show them.
 
 The list shows the tag `dagster/partition`, but hides the two tags that name a range of days. So a run over a
-range gets its days in a tag that the list shows.
+range gets its days in a tag that the list shows. Every run gets a tag that says why it happened.
 
 A run keeps its partitions twice: in tags, and as a subset that Dagster derives from them. Dagster 1.13
 applies the subset to every asset and check of the run, partitioned or not: whole tables and checks are
@@ -21,19 +21,21 @@ from dagster_postgres import PostgresRunStorage
 
 from ecommersss_platform.instance.storage import KeepsConnection, be_the_only_daemon, runs_the_daemon
 from ecommersss_platform.jobs import RANGE_END_TAG, RANGE_START_TAG
+from ecommersss_platform.reasons import reason_of, reason_tag
 from ecommersss_platform.settings import Settings
 
 DAYS_TAG = "days"
 
 
 class PlatformRunStorage(KeepsConnection, PostgresRunStorage):
-    """A run storage that adds the tag `days` to runs over a range and stores no subset of partitions.
+    """A run storage that adds the tags `days` and `reason` to runs and stores no subset of partitions.
 
     It also holds the heartbeats of Dagster's daemon: a second daemon of the home waits here.
     """
 
     def add_run(self, dagster_run: DagsterRun) -> DagsterRun:
-        tags = {**dagster_run.tags, **days_tag(dagster_run.tags)}
+        given = dagster_run.tags
+        tags = {**given, **days_tag(given), **reason_tag(reason_of(given))}
         return super().add_run(dagster_run._replace(tags=tags, partitions_subset=None))
 
     @classmethod

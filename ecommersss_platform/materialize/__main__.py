@@ -19,8 +19,14 @@ def execute(definitions: str, run_id: str, days: Days, *, rebuild: bool) -> bool
     from ecommersss_platform.dbt.unchanged import REBUILD_TAG
     from ecommersss_platform.instance.runs import HOST_TAG
     from ecommersss_platform.jobs import DAILY_PIPELINE, range_tags
+    from ecommersss_platform.reasons import ON_THE_COMMAND_LINE, reason_tag
 
-    tags = {**range_tags(days), HOST_TAG: socket.gethostname(), **({REBUILD_TAG: "true"} if rebuild else {})}
+    tags = {
+        **range_tags(days),
+        HOST_TAG: socket.gethostname(),
+        **reason_tag(ON_THE_COMMAND_LINE),
+        **({REBUILD_TAG: "true"} if rebuild else {}),
+    }
     job = import_module(definitions).defs.resolve_job_def(DAILY_PIPELINE)
     with DagsterInstance.get() as instance:
         result = job.execute_in_process(

@@ -17,6 +17,7 @@ from dagster import AssetKey, DataVersion, Failure, InputContext, IOManager, Out
 
 from ecommersss_platform.contracts import PARTITION_COLUMN, RAW_TABLES, Column, RawTable, Type
 from ecommersss_platform.days import Days
+from ecommersss_platform.reasons import reason_metadata
 from ecommersss_platform.warehouse.arrow import PreviewReader
 from ecommersss_platform.warehouse.errors import AuditError, SchemaError
 from ecommersss_platform.warehouse.metadata import (
@@ -59,7 +60,9 @@ class WarehouseIOManager(IOManager):
             # No retry: the same rows would fail again until the source or the contract changes.
             raise Failure(str(error), metadata=failure_metadata(error), allow_retries=False) from error
         # Each day has an event of its own, so what the load was as a whole is metadata of a single day only.
-        context.add_output_metadata(table_metadata(table, published))
+        context.add_output_metadata(
+            table_metadata(table, published) | reason_metadata(context.step_context.dagster_run.tags)
+        )
         if days and len(days) > 1:
             context.log.info(load_text(published))
         else:

@@ -96,14 +96,22 @@ def billed_metadata(published: Published) -> dict[str, Any]:
 
 
 def day_metadata(table: RawTable, published: Published, day: date) -> dict[str, Any]:
-    """Return the metadata of one day: its rows, by the contract's word for each status, zeros included."""
-    counts = published.statuses.get(day, {})
+    """Return the metadata of one day: its rows, by the contract's word for each status, zeros included.
+
+    Of statuses with words of their own, the first has its share as well: the percentage of fraud.
+    """
+    rows, counts = published.rows_per_day[day], published.statuses.get(day, {})
     words = dict(table.status_words) or {value: value for value in counts}
     return {
-        "dagster/partition_row_count": published.rows_per_day[day],
+        "dagster/partition_row_count": rows,
         "checksum": published.checksums[day],
         **billed_metadata(published),
         **{f"rows_{word}": counts.get(value, 0) for value, word in words.items()},
+        **{
+            f"{word}_percentage": round(100 * counts.get(value, 0) / rows, 2)
+            for value, word in table.status_words[:1]
+            if rows
+        },
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -28,7 +29,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def changes(*ordered: date, written: date = TODAY, position: int = 1) -> Changes:
-    return Changes({"disputes_history": position}, frozenset([written]), frozenset(ordered))
+    return Changes({"disputes_history": position}, frozenset([written]), Counter(ordered))
 
 
 def nothing(cursor: Cursor) -> Changes:
@@ -67,6 +68,8 @@ def test_raw_days_are_loaded_first_and_then_exactly_the_days_of_the_orders_are_l
     assert (waits.loads, waits.labels) == ((), ())
     labels = tick(waits.cursor, at=3 * MINUTE, load=Outcome.SUCCEEDED)
     assert (labels.loads, days(labels.labels)) == ((), ["2026-03-04", "2026-03-09"])
+    assert list(loads.reasons.values()) == ["shipments, disputes or verdicts of 1 day"]
+    assert list(labels.reasons.values()) == ["labels of 1 order", "labels of 1 order"]
     done = tick(labels.cursor, at=4 * MINUTE, label=Outcome.SUCCEEDED)
     assert (done.loads, done.labels) == ((), ())
     assert done.notes == ("no new shipments, disputes or verdicts",)
@@ -169,13 +172,37 @@ def test_only_what_was_written_since_is_read(shop: str) -> None:
     assert first == Changes(
         {"shipments_history": 0, "disputes_history": 1, "verdicts": 0},
         frozenset([today]),
-        frozenset([date(2026, 3, 5)]),
+        {date(2026, 3, 5): 1},
     )
     assert read(shop, first.read_to) == Changes(first.read_to)
     execute(shop, "INSERT INTO verdicts (order_id, verdict, reviewer) VALUES (2, 'fraud', 'Sari')")
     second = read(shop, first.read_to)
     assert second.read_to == {**first.read_to, "verdicts": 1}
-    assert second.ordered == frozenset([date(2026, 3, 5)])
+    assert second.ordered == {date(2026, 3, 5): 1}
+
+
+@pytest.mark.integration
+def test_an_order_with_a_dispute_and_a_verdict_is_counted_once(shop: str) -> None:
+    dispute = "INSERT INTO disputes (id, order_id, kind, amount, opened_at) VALUES (%s, 2, 'fraud', 1, now())"
+    for number in (7, 8):
+        execute(shop, dispute, [number])
+    execute(shop, "INSERT INTO verdicts (order_id, verdict, reviewer) VALUES (2, 'fraud', 'Sari')")
+    assert read(shop, {}).ordered == {date(2026, 3, 5): 1}
+
+
+def test_orders_are_counted_until_their_day_is_labelled() -> None:
+    cursor = tick(Cursor(), changes(OLD, OLD)).cursor
+    cursor = tick(cursor, changes(OLD, OLD + timedelta(days=1)), at=MINUTE / 2).cursor
+    cursor = tick(cursor, at=2 * MINUTE).cursor
+    labels = tick(cursor, at=3 * MINUTE, load=Outcome.SUCCEEDED)
+    assert (days(labels.labels), list(labels.reasons.values())) == (
+        ["2026-03-04 to 2026-03-05"],
+        ["labels of 4 orders"],
+    )
+    assert labels.cursor.orders == {}
+    again = tick(labels.cursor, at=5 * MINUTE, label=Outcome.FAILED)
+    again = tick(again.cursor, at=9 * MINUTE, label=Outcome.FAILED)
+    assert list(again.reasons.values()) == ["attempt 2, because the one before failed"]
 
 
 @pytest.mark.integration
@@ -188,7 +215,7 @@ def test_shipments_label_nothing_and_only_those_of_closed_days_are_loaded(shop: 
         " INSERT INTO shipments (order_id, status, packed_at) VALUES (2, 'packed', now())",
     )
     assert read(shop, {}).written == frozenset([date(2026, 3, 10)])
-    assert read(shop, {}).ordered == frozenset()
+    assert read(shop, {}).ordered == {}
 
 
 @pytest.mark.integration

@@ -16,11 +16,13 @@ from ecommersss_platform.order_stream import (
     FIRST_RETRY,
     LONGEST_RETRY,
     MOST_REQUESTS,
+    MOST_USERS,
     Cursor,
     Decision,
     NewOrders,
     Outcome,
     Request,
+    Seen,
     Window,
     plan_tick,
     retry_delay,
@@ -316,6 +318,45 @@ def test_failures_beyond_the_limit_wait_their_turn_and_count_as_one_attempt() ->
     assert [r.attempt for r in decision.requests] == [2] * MOST_REQUESTS
     assert [r.attempt for r in decision.cursor.pending] == [2] * MOST_REQUESTS + [1] * 7
     assert [r.first for r in decision.cursor.pending] == days
+
+
+# ---- why
+
+
+def users(*ids: int) -> frozenset[int]:
+    return frozenset(ids)
+
+
+def test_a_request_says_whose_late_orders_and_how_many_of_today_have_come() -> None:
+    def came(position: int) -> Window:
+        new = {
+            day(5): NewOrders(10, 4, LONG_AGO, LONG_AGO, users(7, 8)),
+            day(20): NewOrders(10, 30, LONG_AGO, LONG_AGO, users(*range(MOST_USERS + 1))),
+            day(30): NewOrders(10, 1, LONG_AGO, LONG_AGO, users(3)),
+            TODAY: NewOrders(10, 2, LONG_AGO, LONG_AGO, users(1)),
+        }
+        return Window(position, 40, new)
+
+    decision = tick(Cursor(10, 10), came)
+    assert [decision.reasons[request.key] for request in decision.requests] == [
+        "late orders of 2 users",
+        "late orders of more than 10 users",
+        "late orders of 1 user and 2 new orders of today",
+    ]
+    first = tick(Cursor(), came)
+    assert set(first.reasons.values()) == {"the flagged stream is read for the first time"}
+    failed = tick(decision.cursor, outcome=Outcome.FAILED)
+    later = tick(failed.cursor, outcome=Outcome.FAILED, now=NOW + timedelta(hours=1))
+    assert set(later.reasons.values()) == {"attempt 2, because the one before failed"}
+
+
+def test_what_was_seen_adds_up_until_it_is_observed() -> None:
+    def read(position: int) -> Window:
+        return Window(position, position + 10, seen=Seen(2, 1, NOW))
+
+    cursor = tick(tick(Cursor(observed_at=NOW), read).cursor, read).cursor
+    assert (cursor.seen, cursor.observed_at) == (Seen(4, 2, NOW), NOW)
+    assert Cursor.parse(cursor.text()) == cursor
 
 
 # ---- what cannot be materialised

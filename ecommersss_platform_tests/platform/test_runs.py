@@ -40,6 +40,7 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from msgspec.structs import replace
 
+from ecommersss_platform.assets.sources import FLAGGED_STREAM
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.environment import child_environment
 from ecommersss_platform.instance.dagster_home import announce_pool, dagster_instance, ensure_dagster_home
@@ -401,7 +402,9 @@ def test_run_over_a_range_shows_its_days_and_each_check_once(platform: Platform)
         "days",
         "ecommersss/host",
         "ecommersss/rebuild",
+        "reason",
     ]
+    assert tags["reason"] == "asked for on the command line"
     events = [event for event in shown["logsForRun"]["events"] if event]
     made = Counter("/".join(event["assetKey"]["path"]) for event in events if "partition" in event)
     planned = Counter("/".join(event["assetKey"]["path"]) for event in events if "partition" not in event)
@@ -606,6 +609,10 @@ def test_the_order_stream_sensor_in_the_daemon(platform: Platform) -> None:
     assert {run.tags["dagster/priority"] for run in runs.values()} == {"-1"}
     assert {run.tags["dagster/partition"] for run in runs.values()} == {str(late), str(today)}
     assert set(runs) == {request.key for request in requests}
+    assert {run.tags["reason"] for run in runs.values()} == {"the flagged stream is read for the first time"}
+    [seen] = platform.instance.fetch_observations(FLAGGED_STREAM, limit=5).records
+    assert seen.asset_observation is not None
+    assert seen.asset_observation.metadata["orders"].value == 3
 
     # While they are under way nothing more is asked for, however many orders come.
     stream.publish(lines(today))

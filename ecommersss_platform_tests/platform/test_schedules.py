@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 from dagster import (
     AssetKey,
+    DagsterInstance,
     DefaultScheduleStatus,
     HourlyPartitionsDefinition,
     RunRequest,
@@ -78,13 +80,22 @@ def test_the_night_before_the_first_day_is_skipped() -> None:
 def test_it_labels_the_day_that_matures_and_nothing_else_of_it() -> None:
     requests = CLOSE(build_schedule_context(scheduled_execution_time=datetime(2025, 3, 2, 3, tzinfo=JAKARTA)))
     assert isinstance(requests, list)
-    assert [(r.partition_key, r.asset_selection) for r in requests] == [
-        ("2025-03-01", None),
-        ("2025-01-01", [LABELS]),
+    assert [(r.partition_key, r.asset_selection, r.tags["reason"]) for r in requests] == [
+        ("2025-03-01", None, "daily close"),
+        ("2025-01-01", [LABELS], "labels of the day that matures"),
     ]
     before = CLOSE(build_schedule_context(scheduled_execution_time=datetime(2025, 3, 1, 3, tzinfo=JAKARTA)))
     assert isinstance(before, list)
     assert [r.partition_key for r in before] == ["2025-02-28"]
+
+
+def test_the_sources_are_observed_with_the_day_that_is_closed(tmp_path: Path) -> None:
+    observed: list[date] = []
+    close = daily_close(DAYS, FIRST_DAY, [LABELS], timedelta(days=60), lambda _, day: observed.append(day))
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        for moment in (datetime(2025, 1, 1, 3, tzinfo=JAKARTA), datetime(2025, 1, 2, 3, tzinfo=JAKARTA)):
+            close(build_schedule_context(instance, scheduled_execution_time=moment))
+    assert observed == [date(2025, 1, 1)]
 
 
 def test_the_hour_that_has_just_ended_is_applied() -> None:
@@ -111,5 +122,6 @@ def test_the_hour_that_has_just_ended_is_applied() -> None:
         request = hourly(build_schedule_context(scheduled_execution_time=moment))
         assert isinstance(request, RunRequest)
         assert request.partition_key == hour
+        assert request.tags["reason"] == "an hour of the marketplace"
     first = hourly(build_schedule_context(scheduled_execution_time=datetime(2025, 1, 1, tzinfo=JAKARTA)))
     assert isinstance(first, SkipReason)

@@ -8,8 +8,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from ecommersss_platform.order_stream import NewOrders, Window
+from ecommersss_platform.order_stream import MOST_USERS, NewOrders, Seen, Window
 from ecommersss_platform.stream_window import LINES_PER_READ, read_window
 from streaming.orders import Order, encode_flagged, flag
 from streaming.topics.jsonl import JsonlTopic
@@ -53,6 +54,36 @@ def test_orders_are_counted_by_jakartas_day(topic: JsonlTopic) -> None:
     assert read_window(topic, end, EVERYTHING) == Window(end, end)
 
 
+def test_the_share_of_fraud_and_the_newest_order_are_those_of_all_days(topic: JsonlTopic) -> None:
+    placed = [noon(5), noon(31), noon(7)]
+    topic.publish(
+        [
+            encode_flagged(
+                flag(
+                    Order(n, 1, 1, 1, Decimal(1), "OVO", "ID", at),
+                    ["a_rule"] * (n == 1),
+                    [],
+                    "v1",
+                    noon(31),
+                    n,
+                )
+            )
+            for n, at in enumerate(placed)
+        ][1:]
+    )
+    assert read_window(topic, 0, EVERYTHING).seen == Seen(2, 1, noon(31))
+
+
+def test_only_a_few_users_of_a_day_are_told_apart(topic: JsonlTopic) -> None:
+    order = Order(1, 1, 1, 1, Decimal(1), "OVO", "ID", noon(5))
+    for user in range(1, 3 * MOST_USERS):
+        event = flag(replace(order, id=user, user_id=user), [], [], "v1", noon(5), user)
+        topic.publish([encode_flagged(event)])
+    [new] = read_window(topic, 0, EVERYTHING).orders.values()
+    assert new.users == frozenset(range(1, MOST_USERS + 2))
+    assert (new + new).users == new.users
+
+
 def test_new_orders_of_a_day_tell_when_they_were_written_and_where_they_begin(topic: JsonlTopic) -> None:
     before = topic.publish([line(noon(1))])
     written = [noon(31) + timedelta(minutes=n) for n in (3, 1, 2)]
@@ -63,7 +94,7 @@ def test_new_orders_of_a_day_tell_when_they_were_written_and_where_they_begin(to
         ]
     )
     window = read_window(topic, before, EVERYTHING)
-    assert window.orders == {date(2025, 1, 5): NewOrders(before, 3, written[1], written[0])}
+    assert window.orders == {date(2025, 1, 5): NewOrders(before, 3, written[1], written[0], frozenset([1]))}
 
 
 def test_a_tick_reads_no_more_than_its_bytes_and_the_next_goes_on_there(topic: JsonlTopic) -> None:

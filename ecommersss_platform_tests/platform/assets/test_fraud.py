@@ -56,7 +56,9 @@ def metadata(result: ExecuteInProcessResult) -> dict[str, object]:
     assert result.success
     [event] = result.asset_materializations_for_node("fraud__user_lists")
     assert event.asset_key == KEY
-    return {name: value.value for name, value in event.metadata.items()}
+    shown = {name: value.value for name, value in event.metadata.items()}
+    assert shown.pop("reason") == "asked for by a person"
+    return shown
 
 
 def test_the_blacklist_is_blocked_and_no_longer_when_it_is_not(url: str, tmp_path: Path) -> None:

@@ -320,9 +320,10 @@ def test_each_day_of_a_range_shows_its_own_rows_and_no_total_of_the_range(
     result = run(defs, instance, Days.between(DAY_1, DAY_2))
     shown = metadata(result, "orders")
     own = ("dagster/row_count", "dagster/partition_row_count", "rows_fraud", "rows_genuine")
+    own += ("fraud_percentage", "reason")
     assert {day: tuple(m[name] for name in own) for day, m in shown.items()} == {
-        "2024-06-10": (4, 2, 0, 2),
-        "2024-06-11": (4, 1, 1, 0),
+        "2024-06-10": (4, 2, 0, 2, 0, "asked for by a person"),
+        "2024-06-11": (4, 1, 1, 0, 100, "asked for by a person"),
     }
     assert [m["checksum"] for m in shown.values()] == warehouse.query(
         "SELECT checksum FROM raw.load_log WHERE table_name = 'raw.orders' AND partition_date < '2024-06-12'"

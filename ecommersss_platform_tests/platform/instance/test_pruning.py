@@ -16,6 +16,7 @@ from dagster import (
     AssetCheckResult,
     AssetKey,
     AssetMaterialization,
+    AssetObservation,
     DagsterEventType,
     DagsterInstance,
     DagsterRun,
@@ -44,6 +45,7 @@ from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.instance.pruning import prune_instance
 from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.local.postgres import EmbeddedPostgres
+from ecommersss_platform.maintenance import OBSERVATION_DAYS, keep_from, keep_observations_from
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.conftest import administer
@@ -264,6 +266,39 @@ def test_three_months_of_runs_leave_a_flat_storage_that_knows_every_partition(
     assert simulation.rows(WITHOUT_A_RUN) == 1, "the one that a person reported"
     old = f"evaluation_event_timestamp < '{(simulation.now - timedelta(days=KEPT_DAYS)).astimezone(UTC)}'"
     assert simulation.rows(f"SELECT count(*) FROM asset_check_executions WHERE {old}") == 0
+
+
+def test_observations_of_sources_stay_for_two_weeks_and_the_newest_of_each_for_ever(
+    simulation: Simulation,
+) -> None:
+    """Three months, in which one source changes every eight hours and another only on the first day."""
+    busy, quiet = AssetKey(["stream", "orders"]), AssetKey(["postgres", "products"])
+    instance, most = simulation.instance, 0
+    settings = Settings(run_retention_days=KEPT_DAYS)
+    for number in range(90):
+        for hour in (1, 9, 17):
+            simulation.move(FIRST + timedelta(days=number), hour)
+            instance.report_runless_asset_event(AssetObservation(busy, metadata={"end": 3 * number + hour}))
+        if number == 0:
+            instance.report_runless_asset_event(AssetObservation(quiet, metadata={"writes": 7}))
+        simulation.run(days_job(0), Days.between(FIRST, FIRST)) if number == 1 else None
+        prune_instance(
+            instance,
+            keep_from(settings, simulation.now),
+            observed_before=keep_observations_from(settings, simulation.now),
+        )
+        most = max(most, simulation.rows("SELECT count(*) FROM event_logs WHERE run_id = ''"))
+    assert most == 3 * OBSERVATION_DAYS + 3 + 1 - 2, (
+        "the days, the one that has not ended, and the quiet source"
+    )
+    [last] = instance.fetch_observations(quiet, limit=5).records
+    assert last.asset_observation
+    assert last.asset_observation.metadata["writes"].value == 7
+    [newest] = instance.fetch_observations(busy, limit=1).records
+    assert newest.asset_observation
+    assert newest.asset_observation.metadata["end"].value == 3 * 89 + 17
+    for_ever = settings.model_copy(update={"run_retention_days": 0})
+    assert keep_observations_from(for_ever) == keep_from(for_ever)
 
 
 def test_a_second_pruning_finds_nothing_and_so_does_one_after_a_kill(

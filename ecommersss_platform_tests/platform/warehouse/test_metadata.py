@@ -49,6 +49,7 @@ def test_day_metadata_has_every_status() -> None:
         "checksum": "00ff",
         "rows_fraud": 0,
         "rows_genuine": 3,
+        "fraud_percentage": 0.0,
     }
 
 
