@@ -14,6 +14,7 @@ from ecommersss_platform.assets.analytics import analytics_assets, labelled_asse
 from ecommersss_platform.assets.fraud import fraud_assets
 from ecommersss_platform.assets.marketplace import marketplace_job
 from ecommersss_platform.assets.raw import raw_assets
+from ecommersss_platform.assets.reports import report_assets
 from ecommersss_platform.assets.sources import source_assets
 from ecommersss_platform.checks import checks_of_today, day_checks
 from ecommersss_platform.code_links import with_code_links
@@ -43,18 +44,19 @@ sources = source_assets(settings.topic)
 raw = raw_assets(days, pool)
 analytics = analytics_assets(days, pool)
 fraud = fraud_assets(pool)
+reports = report_assets(days, pool, settings)
 checks = day_checks(days, pool)
 
-daily_job = daily_pipeline([*raw, analytics, *fraud], without=checks_of_today(checks))
+daily_job = daily_pipeline([*raw, analytics, *fraud, *reports], without=checks_of_today(checks))
 hourly_job = marketplace_job(first_day, settings.ground_truth_path)
 trim_job = retention_job(settings)
 prune_job = maintenance_job(settings)
 
-labelled = labelled_assets([analytics, *fraud])
+labelled = labelled_assets([analytics, *fraud, *reports])
 truth = [AssetKey([table.dataset, table.name]) for table in (SHIPMENTS, DISPUTES, VERDICTS)]
 
 defs = Definitions(
-    assets=with_code_links([*sources, *raw, analytics, *fraud], settings.code_url),
+    assets=with_code_links([*sources, *raw, analytics, *fraud, *reports], settings.code_url),
     asset_checks=checks,
     jobs=[daily_job, hourly_job, trim_job, prune_job],
     schedules=[

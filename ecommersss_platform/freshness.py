@@ -33,17 +33,22 @@ class Expected:
     due: timedelta = DUE
 
     @property
-    def is_raw(self) -> bool:
-        return self.key.startswith("raw/")
+    def follows_loads(self) -> bool:
+        """Whether it must be newer than the load of the day's orders.
+
+        Raw tables are loaded with them, and a report is not made again for the same rows.
+        """
+        return not self.key.startswith(("raw/", "reports/"))
 
 
 BY_DAY = (
     *("raw/users", "raw/products", ORDERS, "raw/shipments", "raw/disputes", "raw/verdicts"),
     *("silver/fact_orders", "silver/order_labels", "gold/daily_fraud_summary", "gold/rule_performance"),
+    "reports/fraud_report",
 )
 WHOLE = (
     *("silver/dim_users", "silver/dim_products", "silver/dim_users_history", "silver/dim_products_history"),
-    *("silver/fact_shipments", "silver/order_outcomes"),
+    *("silver/fact_disputes", "silver/fact_shipments", "silver/order_outcomes"),
     *("gold/users_and_blacklist", "gold/most_fraudulent_users", "gold/payment_fraud_critical_time"),
     "gold/rule_totals",
     *("gold/product_and_users", "gold/product_and_payment_methods"),
@@ -89,7 +94,7 @@ def lateness(expected: Expected, day: date, updated: datetime | None, loaded: da
     begun = f"{day} was" if expected.by_day else "it was"
     if updated < closed:
         return f"{begun} last built at {_local(updated)}, before {day} was over: materialise {day}"
-    if loaded is not None and not expected.is_raw and updated < loaded:
+    if loaded is not None and expected.follows_loads and updated < loaded:
         return (
             f"{begun} last built at {_local(updated)}, before the orders of {day} were loaded at"
             f" {_local(loaded)}: materialise {day}"

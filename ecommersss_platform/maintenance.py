@@ -1,9 +1,12 @@
 """Maintenance: the daily job that removes what is older than `ECOMMERSSS_RUN_RETENTION_DAYS`.
 
+Only the fraud reports are kept for longer, for `ECOMMERSSS_REPORT_RETENTION_DAYS`.
+
 | what | where it is removed |
 |---|---|
 | runs, events, check executions, snapshots | `instance/pruning.py` |
 | compute logs and step outputs, dbt artefacts, log files | here |
+| fraud reports | `reports/folder.py` |
 | rejected orders | `streaming/rejected.py` |
 """
 
@@ -13,7 +16,7 @@ import re
 import shutil
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from dagster import Failure, JobDefinition, OpExecutionContext, job, op
@@ -22,6 +25,7 @@ from ecommersss_platform.dbt.project import artifacts_dir, parsed_name
 from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.jobs import EXECUTOR
 from ecommersss_platform.settings import Settings
+from streaming.business_days import business_day
 from streaming.database import connect
 from streaming.errors import PlatformError
 from streaming.rejected import remove_rejected
@@ -134,6 +138,14 @@ def maintenance_job(settings: Settings) -> JobDefinition:
             {f"{name}_{figure}": n for name, what in found.items() for figure, n in asdict(what).items()}
         )
 
+    @op(description="Removes old fraud reports.")
+    def prune_reports(context: OpExecutionContext) -> None:
+        from ecommersss_platform.reports.folder import remove_old_pages
+
+        days = settings.report_retention_days
+        before = business_day(datetime.now(UTC)) - timedelta(days=days) if days else date.min
+        context.add_output_metadata({"reports_removed": remove_old_pages(settings.reports_dir, before)})
+
     @op(description="Removes old rejected orders.")
     def prune_rejected_orders(context: OpExecutionContext) -> None:
         with closing(connect(database_url(settings), "ecommersss maintenance")) as connection:
@@ -149,6 +161,7 @@ def maintenance_job(settings: Settings) -> JobDefinition:
     def maintenance() -> None:
         prune_runs()
         prune_files()
+        prune_reports()
         prune_rejected_orders()
 
     return maintenance

@@ -41,6 +41,23 @@ def differences(source: Mapping[date, Total], target: Mapping[date, Total]) -> l
     ]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Days of a table in PostgreSQL, up to the high-water mark of the load, and in the warehouse."""
+
+    source: Mapping[date, Total]
+    target: Mapping[date, Total]
+    late: Mapping[date, int]
+    """The rows of each day above the mark: they were written after the load."""
+
+
+def compare(table: RawTable, days: Days, postgres: PostgresResource, warehouse: Warehouse) -> Comparison:
+    """Return the totals of these days on both sides. A day without rows is missing."""
+    target, mark = _warehouse_totals(table, days, warehouse)
+    source, late = _postgres_totals(table, days, postgres, mark)
+    return Comparison(source, target, late)
+
+
 def reconcile(
     table: RawTable, days: Days, postgres: PostgresResource, warehouse: Warehouse, today: date
 ) -> AssetCheckResult:
@@ -49,14 +66,13 @@ def reconcile(
     A difference up to the mark is an error. Rows above it were written after the load: they are no
     difference, but on a closed day they are a warning, because the day needs to be materialised again.
     """
-    target, mark = _warehouse_totals(table, days, warehouse)
-    source, late = _postgres_totals(table, days, postgres, mark)
-    wrong = differences(source, target)
-    late_closed = {day: rows for day, rows in late.items() if day < today}
+    compared = compare(table, days, postgres, warehouse)
+    wrong = differences(compared.source, compared.target)
+    late_closed = {day: rows for day, rows in compared.late.items() if day < today}
     metadata: dict[str, Any] = {
         "days": str(days),
-        "rows": sum(total.rows for total in target.values()),
-        "rows_since_the_load": sum(late.values()),
+        "rows": sum(total.rows for total in compared.target.values()),
+        "rows_since_the_load": sum(compared.late.values()),
     }
     if wrong:
         return AssetCheckResult(

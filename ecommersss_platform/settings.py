@@ -204,6 +204,12 @@ class Settings(BaseSettings):
         description="days that runs, their events, checks and logs, and rejected orders are kept; runs that"
         " tell the state of a partition or a check stay; 0: for ever",
     )
+    report_retention_days: int = Field(
+        default=400,
+        ge=0,
+        le=36_500,
+        description="days that the page of a business day is kept among the fraud reports; 0: for ever",
+    )
     stream_interval_seconds: int = Field(
         default=30,
         ge=1,
@@ -318,6 +324,10 @@ class Settings(BaseSettings):
     @property
     def alerts_path(self) -> Path:
         return self.home / "alerts.jsonl"
+
+    @property
+    def reports_dir(self) -> Path:
+        return self.home / "reports"
 
     @property
     def dagster_home(self) -> Path:

@@ -20,6 +20,7 @@ from ecommersss_platform.cli import (
     platform,
     prepare,
     rejected,
+    report,
     rules,
     topics,
     warehouse,
@@ -58,6 +59,7 @@ app.add_typer(rejected.app, name="rejected")
 app.add_typer(rules.app, name="rules")
 app.add_typer(lists.app, name="lists")
 app.add_typer(warehouse.app, name="warehouse")
+app.add_typer(report.app, name="report")
 app.add_typer(prepare.app, name="prepare")
 
 

@@ -69,6 +69,7 @@ def _instant(text: str) -> datetime:
     return named_instant(text, business_today())
 
 
+DayArgument = Annotated[date | None, typer.Argument(parser=_day, metavar="[DAY]", help=FORMS)]
 FromOption = Annotated[
     date | None,
     typer.Option("--from", parser=_day, metavar="DAY", help=f"the first business day: {FORMS}"),

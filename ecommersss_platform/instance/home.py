@@ -64,6 +64,7 @@ def _made(settings: Settings) -> Iterator[Path]:
     """Yield what the platform makes in its home, the contents of directories included."""
     files = [settings.ground_truth_path, settings.alerts_path, settings.first_day_path]
     directories = [settings.orders_topic_dir.parent, settings.dagster_home, settings.logs_dir]
+    directories.append(settings.reports_dir)
     if settings.warehouse_path.parent == settings.home:
         files += settings.home.glob(f"{settings.warehouse_path.name}*")
     yield from (*files, *directories)

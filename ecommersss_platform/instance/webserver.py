@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 from ecommersss_platform.dbt.project import DOCS_PAGE
 from ecommersss_platform.instance.files import Folder, with_folders
 from ecommersss_platform.instance.home import ui_token
+from ecommersss_platform.reports.serving import REPORTS, script_source
 from ecommersss_platform.settings import Settings
 
 if TYPE_CHECKING:
@@ -167,10 +168,13 @@ def _name(address: str) -> str | None:
         return None
 
 
-def folders() -> dict[str, Folder]:
+def folders(settings: Settings) -> dict[str, Folder]:
     """Return the folders of pages that are served at `/files/NAME/`."""
-    # dbt's page is an application that evaluates text as code.
-    return {"dbt": Folder(DOCS_PAGE.parent, "'unsafe-inline' 'unsafe-eval'", sandboxed=True)}
+    return {
+        # dbt's page is an application that evaluates text as code.
+        "dbt": Folder(DOCS_PAGE.parent, "'unsafe-inline' 'unsafe-eval'", sandboxed=True),
+        REPORTS: Folder(settings.reports_dir, script_source()),
+    }
 
 
 def main() -> None:
@@ -181,7 +185,7 @@ def main() -> None:
     create: Any = app.create_app_from_workspace_process_context
 
     def create_guarded(*arguments: Any, **options: Any) -> Any:
-        return guarded(with_folders(create(*arguments, **options), folders()), hosts, token)
+        return guarded(with_folders(create(*arguments, **options), folders(settings)), hosts, token)
 
     # Upstream has no hook for middleware: its command finds this name in its own module.
     cli.create_app_from_workspace_process_context = create_guarded

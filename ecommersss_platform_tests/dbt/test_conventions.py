@@ -6,14 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ecommersss_platform.assets.fraud import fraud_assets
+from ecommersss_platform.assets.reports import report_assets
 from ecommersss_platform.dbt.project import PROJECT_DIR, ensure_manifest
 from ecommersss_platform.dbt.specs import asset_key
+from ecommersss_platform.partitions import daily_partitions
+from ecommersss_platform.settings import Settings
 
 CONFIG = PROJECT_DIR / "dbt-bouncer.yml"
 BOUNCER = [sys.executable, "-c", "from dbt_bouncer.main import app; app()", "run", "--show-all-failures"]
@@ -87,10 +91,19 @@ def test_dagster_shows_the_groups_as_owners(manifest: dict[str, Any]) -> None:
         assert node["config"]["meta"]["dagster"]["owners"] == [f"team:{node['group']}"], node["name"]
 
 
-def test_the_block_list_is_an_exposure_of_what_it_is_made_of(manifest: dict[str, Any]) -> None:
-    [asset] = fraud_assets(None)
-    exposure = manifest["exposures"]["exposure.ecommersss.block_list"]
+@pytest.mark.parametrize("name", ["block_list", "fraud_report"])
+def test_what_is_made_of_the_marts_is_an_exposure_of_them(
+    manifest: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    days = daily_partitions(date(2025, 1, 1))
+    made = {
+        "block_list": fraud_assets(None),
+        "fraud_report": report_assets(days, None, Settings(home=tmp_path)),
+    }
+    [asset] = made[name]
+    exposure = manifest["exposures"][f"exposure.ecommersss.{name}"]
+    marts = {asset_key(node) for node in manifest["nodes"].values() if node.get("access") == "public"}
     upstream = {asset_key(manifest["nodes"][name]) for name in exposure["depends_on"]["nodes"]}
-    assert upstream == {dep.asset_key for spec in asset.specs for dep in spec.deps}
+    assert upstream == {dep.asset_key for spec in asset.specs for dep in spec.deps} & marts
     assert asset.key.to_user_string() in exposure["description"]
     assert [f"team:{exposure['owner']['name']}"] == list(asset.owners_by_key[asset.key])

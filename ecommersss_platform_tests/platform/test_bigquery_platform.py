@@ -166,7 +166,8 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
         *("gold/payment_fraud_critical_time", "gold/product_and_payment_methods"),
         *("gold/product_and_users", "gold/users_and_blacklist", "fraud/user_lists"),
         *("gold/cohorts_by_signup_month", "gold/product_freshness"),
-        *("silver/fact_shipments", "silver/order_outcomes"),
+        *("silver/fact_disputes", "silver/fact_shipments", "silver/order_outcomes"),
+        "reports/fraud_report",
         *("gold/customer_lifetime_value", "gold/fulfilment", "gold/rule_totals"),
     }
     assert metadata["silver/fact_orders"]["dagster/row_count"] == "15"

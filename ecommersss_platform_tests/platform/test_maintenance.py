@@ -22,12 +22,15 @@ from ecommersss_platform.maintenance import (
     remove_old,
     remove_old_logs,
 )
+from ecommersss_platform.reports.folder import page_name, pages, write_page
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.conftest import administer
 from ecommersss_platform_tests.support.shop import execute, query
+from streaming.business_days import business_day
 
 NOW = datetime.now(UTC)
 DAY = 24 * 3600
+YOUNG_DAY = business_day(NOW) - timedelta(days=400)
 OLD_RUN, YOUNG_RUN = "0b5c7e0a-0000-4000-8000-000000000001", "0b5c7e0a-0000-4000-8000-000000000002"
 
 
@@ -79,7 +82,7 @@ def test_old_logs_are_emptied_for_whoever_has_them_open_and_old_copies_removed(t
 
 @pytest.fixture
 def settings(database: str, postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[Settings]:
-    """A platform with two runs' folders, two rejected orders and two logs, the first of each old."""
+    """A platform with two runs' folders, two rejected orders, logs and reports, one of each old."""
     name = f"dagster_{database.rpartition('/')[2]}"
     administer(postgres, f"CREATE DATABASE {name}")
     settings = Settings(home=tmp_path, database_url=database, dagster_url=postgres.url(name))
@@ -92,6 +95,8 @@ def settings(database: str, postgres: EmbeddedPostgres, tmp_path: Path) -> Itera
             "INSERT INTO rejected_orders VALUES (%s, '{', 'malformed_json', '', %s)",
             (days, NOW - timedelta(days=days)),
         )
+    for day in (YOUNG_DAY, YOUNG_DAY - timedelta(days=1)):
+        write_page(settings.reports_dir, page_name(day), "")
     file(settings.dagster_home / "storage" / "not_a_run" / "result", 31)
     for kept in (parsed_name(settings), "parsed-old.msgpack", ".parse.lock"):
         file(settings.home / "dbt" / kept, 31)
@@ -120,6 +125,8 @@ def test_job_removes_what_is_old_and_says_how_much(settings: Settings) -> None:
     counts = {name: files[f"{name}_removed"] for name in ("run_folders", "dbt_artefacts", "logs")}
     assert counts == {"run_folders": 1, "dbt_artefacts": 2, "logs": 1}
     assert files["logs_bytes"] == 5
+    assert metadata(result, "prune_reports") == {"reports_removed": 1}
+    assert list(pages(settings.reports_dir)) == [YOUNG_DAY]
     assert metadata(result, "prune_rejected_orders") == {"rejected_orders_removed": 1}
     assert not (settings.dagster_home / "storage" / OLD_RUN).exists()
     assert (settings.dagster_home / "storage" / YOUNG_RUN / "out").exists()
@@ -132,10 +139,10 @@ def test_job_removes_what_is_old_and_says_how_much(settings: Settings) -> None:
 
 @pytest.mark.integration
 def test_job_removes_nothing_if_everything_is_kept(settings: Settings) -> None:
-    result = run_job(settings.model_copy(update={"run_retention_days": 0}))
+    result = run_job(settings.model_copy(update={"run_retention_days": 0, "report_retention_days": 0}))
     assert result.success
     found = metadata(result, "prune_files") | metadata(result, "prune_rejected_orders")
-    assert set(found.values()) == {0}
+    assert set((found | metadata(result, "prune_reports")).values()) == {0}
     assert (settings.dagster_home / "storage" / OLD_RUN / "out").exists()
 
 

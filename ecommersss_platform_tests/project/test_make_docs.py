@@ -14,6 +14,7 @@ import pytest
 from ecommersss_platform.dbt.project import DOCS_PAGE, PROJECT_DIR
 from ecommersss_platform.instance import webserver
 from ecommersss_platform.instance.files import file_address, with_folders
+from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.support.project import PROJECT
 
 pytestmark = pytest.mark.integration
@@ -45,7 +46,7 @@ def address(page: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     from starlette.responses import HTMLResponse
 
     monkeypatch.setattr(webserver, "DOCS_PAGE", page)
-    app = with_folders(HTMLResponse("the UI"), webserver.folders())
+    app = with_folders(HTMLResponse("the UI"), webserver.folders(Settings()))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

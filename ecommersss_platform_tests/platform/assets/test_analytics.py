@@ -65,9 +65,14 @@ BY_DAY = {
     *("silver/fact_orders", "silver/order_labels"),
     *("gold/daily_fraud_summary", "gold/rule_performance"),
 }
-OUTCOMES = {"silver/fact_shipments", "silver/order_outcomes"}
+OUTCOMES = {"silver/fact_disputes", "silver/fact_shipments", "silver/order_outcomes"}
 NOT_LABELLED = {
-    *("silver/fact_orders", "silver/fact_shipments", "gold/payment_fraud_critical_time"),
+    *(
+        "silver/fact_orders",
+        "silver/fact_disputes",
+        "silver/fact_shipments",
+        "gold/payment_fraud_critical_time",
+    ),
     *("gold/product_and_payment_methods", "gold/product_and_users"),
 }
 BRONZE_OF_LABELS = {
@@ -94,7 +99,9 @@ def selected(*names: str) -> AssetSelection:
     return AssetSelection.assets(*(name.split("/") for name in names))
 
 
-NOT_MARTS = selected(*BRONZE, *DIMENSIONS, "silver/fact_shipments", "silver/fact_orders")
+NOT_MARTS = selected(
+    *BRONZE, *DIMENSIONS, "silver/fact_disputes", "silver/fact_shipments", "silver/fact_orders"
+)
 FACTS_AND_MARTS = selected(*BY_DAY, "silver/order_outcomes", *MARTS)
 
 
@@ -254,7 +261,7 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
 
     made = materialised(result)
     # What no fact is made of is built at any time.
-    anytime = HISTORIES | BRONZE_OF_LABELS | {"silver/fact_shipments"}
+    anytime = HISTORIES | BRONZE_OF_LABELS | {"silver/fact_disputes", "silver/fact_shipments"}
     later = MARTS | OUTCOMES | BY_DAY - {"silver/fact_orders"}
     facts_at = made.index(("silver/fact_orders", str(DAYS.first)))
     assert {key for key, _ in made[:facts_at]} - anytime == (BRONZE | DIMENSIONS) - anytime

@@ -257,6 +257,30 @@ def test_status_reports_topic_partitions_and_rejected_lines(home: Home, shown: s
     assert "fraud" in home.call("status").stdout
 
 
+def test_reports_are_made_with_the_days_and_built_again_by_command(home: Home, shown: str) -> None:
+    folder = home.settings.reports_dir
+    yesterday = TODAY - timedelta(days=1)
+    made = {page.name for page in folder.glob("*.html")}
+    assert made == {"index.html", f"{yesterday}.html", f"{TODAY}.html"}
+    today = (folder / f"{TODAY}.html").read_text()
+    assert "The day is not over" in today
+    assert "ecommersss lists add block " in today
+    agree = "PostgreSQL, raw.orders and silver.fact_orders agree on 1,"
+    assert agree in (folder / f"{yesterday}.html").read_text()
+
+    assert home.call("report", "open", "--no-browser").stdout == f"{(folder / f'{TODAY}.html').as_uri()}\n"
+    assert "no report of 2020-01-01" in home.call("report", "open", "2020-01-01", exit_code=1).stderr
+
+    (folder / f"{TODAY}.html").unlink()
+    rows = home.rows("report", "build", "--from", "2020-01-01", "--to", "2020-01-01")
+    rows += home.rows("report", "build", "--last", "30")  # all days of the younger platform: two
+    assert [row["day"] for row in rows] == ["2020-01-01", str(yesterday), str(TODAY)]
+    assert rows[0]["orders"] == 0 < rows[2]["orders"]
+    assert "No orders were loaded for this day." in (folder / "2020-01-01.html").read_text()
+    assert (folder / "index.html").read_text().count('<th scope="row"') == 3
+    (folder / "2020-01-01.html").unlink()
+
+
 def test_query_prints_every_format_and_is_read_only(home: Home, shown: str) -> None:
     sql = "SELECT order_id, is_fraud, amount FROM silver.fact_orders WHERE order_id IN (101, 102) ORDER BY 1"
     assert home.rows("query", sql) == [
@@ -275,6 +299,7 @@ def test_everything_in_the_home_is_for_its_owner_only(home: Home, shown: str) ->
     settings = home.settings
     paths = [settings.home, *settings.home.rglob("*")]
     made = {settings.warehouse_path, settings.ground_truth_path, settings.dagster_home, settings.logs_dir}
+    made |= {settings.reports_dir, settings.reports_dir / "index.html"}
     assert made <= set(paths)
     # The server's account passes through its own directory, which it cannot list.
     paths.remove(settings.postgres_dir)
@@ -343,7 +368,7 @@ def test_materialize_again_changes_no_table(home: Home, shown: str) -> None:
             }
 
     before = tables()
-    assert len(before) == 18
+    assert len(before) == 19
     assert all(before.values())
     home.call("materialize", "--last", "30", "--rebuild")  # all days of the younger platform: two
     after = tables()

@@ -1,0 +1,186 @@
+"""The page of a day as text: what it says, and that no text from outside is anything but text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from decimal import Decimal
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from ecommersss_platform.reconciliation import Comparison
+from ecommersss_platform.reports.figures import Figures
+from ecommersss_platform.reports.page import day_page, index_entry, index_page, spark
+from ecommersss_platform.reports.serving import TEMPLATES, content_hash
+from ecommersss_platform_tests.support.report_rows import (
+    DAY_OF_REPORT,
+    HOSTILE,
+    method,
+    product,
+    report_figures,
+    report_rows,
+    rule,
+    user,
+    without,
+)
+
+USUAL = report_rows()
+
+
+class Page(HTMLParser):
+    """The elements of a page, the attributes of each, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] not in (["script"], ["style"]):
+            self.text += data
+
+
+def hostile() -> Figures:
+    day = DAY_OF_REPORT
+    return report_figures(
+        methods={day: [method(day, text, 100, 9) for text in HOSTILE]},
+        users={day: [user(day, n, username=text, masked_email=text) for n, text in enumerate(HOSTILE, 100)]},
+        products={day: [product(day, n, product_name=text, category=text) for n, text in enumerate(HOSTILE)]},
+        rules={it: [rule(it, text) for text in HOSTILE] for it in USUAL.rules},
+        disputes={
+            day: [
+                {"day": day, "kind": text, "event": "opened", "disputes": 1, "amount": Decimal(1)}
+                for text in HOSTILE
+            ]
+        },
+        rejected={day: [{"day": day, "reason": text, "lines": 1, "retried": 0} for text in HOSTILE]},
+    )
+
+
+def test_hostile_texts_add_no_element_and_no_attribute() -> None:
+    plain, page = Page(day_page(report_figures())), Page(day_page(hostile()))
+    assert set(page.tags) == set(plain.tags)
+    assert page.tags.count("script") == plain.tags.count("script") == 1
+    assert page.tags.count("style") == 1
+    assert not {"img", "b", "a-of-others", "iframe", "foreignobject", "use"} & set(page.tags)
+    assert [name for name, _ in page.attributes if name.startswith("on")] == []
+    assert [name for name, _ in page.attributes if name == "style"] == [], "the policy forbids inline styles"
+
+
+def test_hostile_texts_are_shown_and_never_obeyed() -> None:
+    html = day_page(hostile())
+    text = Page(html).text
+    for shown in ("<script>alert(1)</script>", "{{ 7 * 7 }}${7*7}", "\\u202eevil", "\\x1b[31m", "W" * 50):
+        assert shown in text
+    assert re.findall("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html.replace("\n", "")) == []
+
+
+def test_only_what_we_wrote_or_drew_is_trusted() -> None:
+    trusted = {
+        found.strip()
+        for template in TEMPLATES.glob("*.html")
+        for found in re.findall(r"{{([^}]*)\|\s*safe\s*}}", template.read_text())
+    }
+    assert trusted == {"style", "script", "charts.trend", "charts.hours", "charts.methods"}
+
+
+def test_the_policy_of_the_page_names_its_own_style_and_script() -> None:
+    html = day_page(report_figures())
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert policy is not None
+    for tag, name in (("style", "style.css"), ("script", "script.js")):
+        [inner] = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+        assert content_hash(name) == f"'sha256-{digest}'"
+        assert digest in policy[1].replace("&#43;", "+").replace("&#39;", "'")
+    assert policy[1].startswith("default-src &#39;none&#39;")
+
+
+def test_the_page_asks_nobody_for_anything() -> None:
+    page = Page(day_page(report_figures(), "2026-11-24.html"))
+    addresses = [value for name, value in page.attributes if name in ("src", "href", "action", "xlink:href")]
+    assert addresses == ["index.html", "2026-11-24.html"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"rules": {}},
+        {"rules": {}, "users": {}, "products": {}, "disputes": {}, "rejected": {}, "hours": {}},
+        {"past": 0},
+        {
+            "summaries": {},
+            "methods": {},
+            "hours": {},
+            "rules": {},
+            "users": {},
+            "products": {},
+            "disputes": {},
+            "loaded_at": {},
+            "compared": Comparison({}, {}, {}),
+        },
+    ],
+    ids=["no rules", "nothing but orders", "first day", "nothing at all"],
+)
+def test_a_page_without_figures_says_so(changed: dict[str, Any]) -> None:
+    rows = report_rows(**changed)
+    text = Page(day_page(report_figures(rows))).text
+    assert [word for word in ("NaN", "nan %", "None", "inf", "undefined") if word in text] == []
+    assert "Wednesday, 25 November 2026" in text
+    if not rows.rules:
+        assert "No rule flagged an order on this day or in the 28 days before." in text
+    if not rows.summaries:
+        assert "No orders were loaded for this day." in text
+
+
+def test_an_empty_day_has_no_charts() -> None:
+    empty = without(USUAL.summaries, DAY_OF_REPORT)
+    page = Page(day_page(report_figures(summaries=empty, methods={}, rules={})))
+    assert "There were no orders on this day." in page.text
+    assert "svg" not in page.tags
+
+
+def test_users_are_shown_with_what_to_do() -> None:
+    text = Page(day_page(report_figures())).text
+    assert 'ecommersss lists add block 7 --reason "report of 2026-11-25"' in text
+    assert "is on the block list" in text
+    assert "add block 8" not in text
+
+
+def test_charts_have_a_text_alternative_and_a_table() -> None:
+    page = Page(day_page(report_figures()))
+    labels = [value or "" for name, value in page.attributes if name == "aria-label"]
+    assert any("usually 0.44 % to" in label or "usually" in label for label in labels)
+    assert "Flagged orders by hour of the day in Jakarta: most between 23 and 24 o'clock, 2 orders." in labels
+    assert page.tags.count("details") == 3
+
+
+def test_a_page_is_small() -> None:
+    assert len(day_page(hostile()).encode()) < 200_000
+
+
+def test_index_lists_what_pages_say_of_themselves() -> None:
+    entry = index_entry(report_figures())
+    page = Page(index_page([entry, {**entry, "day": "2026-11-24", "note": HOSTILE[0]}]))
+    assert [value for name, value in page.attributes if name == "href"] == [
+        "2026-11-25.html",
+        "2026-11-24.html",
+    ]
+    assert entry["orders"] == "2,000"
+    assert "A usual day." in page.text
+    assert "There is no report yet" in Page(index_page([])).text
+
+
+def test_spark_has_a_line_for_each_stretch_without_a_gap() -> None:
+    assert spark([1.0, 2.0, None, 0.0, 1.0]) == ["0.0,9.0 21.0,1.0", "63.0,17.0 84.0,9.0"]
+    assert spark([None, 1.0, None]) == []
+    assert spark([0.0, 0.0]) == ["0.0,17.0 84.0,17.0"]
