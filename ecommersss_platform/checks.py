@@ -1,8 +1,9 @@
 """Asset checks on days: is the newest closed day in every table, and does a day reconcile with its source?"""
 
 # Annotations must be real here: Dagster inspects those of `context` and the resources.
-from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
 
 from dagster import (
     AssetCheckExecutionContext,
@@ -76,29 +77,45 @@ def freshness(
         can_subset=True,
     )
     def evaluate(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
+        selected = [tables[check.asset_key] for check in sorted(context.selected_asset_check_keys)]
         first, now = partitions_def.start.date(), datetime.now(UTC)
-        for check in sorted(context.selected_asset_check_keys):
-            result = freshness_result(context.instance, tables[check.asset_key], first, now)
-            yield result._replace(asset_key=check.asset_key, check_name=check.name)
+        for key, result in freshness_results(context.instance, selected, first, now).items():
+            yield result._replace(asset_key=AssetKey.from_user_string(key), check_name=NEWEST_CLOSED_DAY)
 
     return evaluate
 
 
+def freshness_results(
+    instance: DagsterInstance, tables: Iterable[Expected], first: date, now: datetime
+) -> dict[str, AssetCheckResult]:
+    """Return the result of each of these tables by its key. `first`: the first partition."""
+    orders = AssetKey.from_user_string(ORDERS)
+
+    @cache
+    def loaded(day: date, due: timedelta) -> datetime | None:
+        return _newest_event(instance, orders, day.isoformat(), due_at(day, due))
+
+    found = {}
+    for table in tables:
+        day = newest_due_day(now, table.due)
+        needed = loaded(day, table.due) if day >= first else None
+        found[table.key] = freshness_result(instance, table, first, day, needed)
+    return found
+
+
 def freshness_result(
-    instance: DagsterInstance, table: Expected, first: date, now: datetime
+    instance: DagsterInstance, table: Expected, first: date, day: date, loaded: datetime | None
 ) -> AssetCheckResult:
     """Return a warning if the newest due day is not in the table. Older gaps are only counted.
 
-    Looks at events of partitions, not at rows: a day without rows counts too.
+    Looks at events of partitions, not at rows: a day without rows counts too. `loaded`: when the orders of
+    the day were last loaded before it was due.
     """
-    key, day = AssetKey.from_user_string(table.key), newest_due_day(now, table.due)
-    partition = day.isoformat() if table.by_day else None
+    key = AssetKey.from_user_string(table.key)
     late = None
     if day >= first:
-        loaded = _newest_event(
-            instance, AssetKey.from_user_string(ORDERS), day.isoformat(), due_at(day, table.due)
-        )
-        late = lateness(table, day, _newest_event(instance, key, partition), loaded)
+        updated = _newest_event(instance, key, day.isoformat() if table.by_day else None)
+        late = lateness(table, day, updated, loaded)
     metadata: dict[str, str | int] = {"newest_due_day": day.isoformat()}
     if table.by_day:
         present = instance.get_materialized_partitions(key)

@@ -31,7 +31,7 @@ from dagster import (
 from msgspec.structs import replace
 
 from ecommersss_platform.alerts.run_failures import append
-from ecommersss_platform.checks import NEWEST_CLOSED_DAY, freshness_result
+from ecommersss_platform.checks import NEWEST_CLOSED_DAY, freshness_results
 from ecommersss_platform.freshness import EXPECTED
 from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.jobs import range_tags
@@ -187,7 +187,7 @@ def label_sensor(
 def freshness_sensor(first_day: date) -> SensorDefinition:
     """Return the sensor that evaluates the freshness of every table, also when no run does.
 
-    It reports results without a run: the process of one costs 3 s of processor time, and these 0.1 s.
+    It reports results without a run: the process of one costs 3 s of processor time, and these 0.2 s.
     """
 
     @sensor(
@@ -199,7 +199,7 @@ def freshness_sensor(first_day: date) -> SensorDefinition:
     )
     def freshness(context: SensorEvaluationContext) -> SensorResult:
         now = datetime.now(UTC)
-        results = {table.key: freshness_result(context.instance, table, first_day, now) for table in EXPECTED}
+        results = freshness_results(context.instance, EXPECTED, first_day, now)
         late = {key: str(result.description) for key, result in results.items() if not result.passed}
         said = json.dumps({"reported": now.isoformat(timespec="seconds"), "late": late})
         what = f"late: {', '.join(late)}" if late else "the newest closed day is in every table"

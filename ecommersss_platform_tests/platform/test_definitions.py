@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ecommersss_platform.alerts.daemon import SCHEDULES, SENSORS
 from ecommersss_platform.dbt.project import ensure_manifest
 from ecommersss_platform.freshness import EXPECTED
 from ecommersss_platform.settings import Settings
@@ -280,6 +281,11 @@ def test_every_table_must_be_fresh(location: dict[str, Any]) -> None:
     found = {name for name in location["checks"] if name.endswith(": newest_closed_day_present")}
     assert found == {f"{key}: newest_closed_day_present" for key in tables}
     assert {location["checks"][name] for name in found} == {False}, "a late table blocks nothing"
+
+
+def test_monitor_knows_every_sensor_and_schedule_and_that_they_are_on(location: dict[str, Any]) -> None:
+    assert set(SENSORS) == set(location["sensors"])
+    assert set(SCHEDULES) == set(location["schedules"])
 
 
 def test_checks(location: dict[str, Any]) -> None:

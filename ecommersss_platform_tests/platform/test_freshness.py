@@ -11,6 +11,7 @@ import pytest
 from dagster import (
     AssetCheckEvaluation,
     AssetCheckKey,
+    AssetCheckResult,
     AssetKey,
     AssetMaterialization,
     AssetObservation,
@@ -19,7 +20,7 @@ from dagster import (
     build_sensor_context,
 )
 
-from ecommersss_platform.checks import NEWEST_CLOSED_DAY, freshness_result
+from ecommersss_platform.checks import NEWEST_CLOSED_DAY, freshness_results
 from ecommersss_platform.freshness import (
     BY_DAY,
     EXPECTED,
@@ -115,13 +116,17 @@ def build_everything(instance: DagsterInstance, day: date) -> None:
 
 def test_a_day_whose_table_was_observed_unchanged_after_it_is_fresh(instance: DagsterInstance) -> None:
     day = newest_due_day(now := datetime.now(UTC))
-    stale = freshness_result(instance, FACTS, day, now)
+
+    def result(first: date) -> AssetCheckResult:
+        return freshness_results(instance, [FACTS], first, now)[FACTS.key]
+
+    stale = result(day)
     assert (stale.passed, stale.severity.value) == (False, "WARN")
     assert stale.description == f"{day} is not materialised: materialise it"
-    assert freshness_result(instance, FACTS, day + timedelta(days=1), now).passed, "no day is due yet"
+    assert result(day + timedelta(days=1)).passed, "no day is due yet"
     observed = AssetObservation(AssetKey(FACTS.key.split("/")), partition=day.isoformat())
     report(instance, observed)
-    assert freshness_result(instance, FACTS, day, now).passed
+    assert result(day).passed
 
 
 def tick(instance: DagsterInstance, first: date, cursor: str | None = None) -> SensorResult:

@@ -43,8 +43,8 @@ from ecommersss_platform.alerts.daemon import TOLERANCE, daemon_down, fails, sen
 from ecommersss_platform.alerts.failed_checks import Newest, failed_checks
 from ecommersss_platform.alerts.late_tables import GRACE, late_tables
 from ecommersss_platform.alerts.look import Look, Undecided
-from ecommersss_platform.checks import freshness_result
-from ecommersss_platform.freshness import BY_DAY, EXPECTED, WHOLE, Expected, due_at, newest_due_day
+from ecommersss_platform.checks import freshness_results
+from ecommersss_platform.freshness import BY_DAY, EXPECTED, WHOLE, due_at, newest_due_day
 from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
@@ -178,11 +178,8 @@ def test_day_that_never_ran_is_one_problem_until_every_table_has_it(
 def agrees_with_the_checks(storage: DagsterInstance, look: Look) -> bool:
     """Return whether the checks of the UI, which ask Dagster, say the same as the monitor."""
     first = look.settings.first_partition_day()
-
-    def is_late(table: Expected) -> bool:
-        return not freshness_result(storage, table, first, look.now).passed
-
-    return any(map(is_late, EXPECTED)) == bool(late_tables(look))
+    results = freshness_results(storage, EXPECTED, first, look.now).values()
+    return all(result.passed for result in results) == (late_tables(look) == [])
 
 
 REPOSITORY = RemoteRepositoryOrigin(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -197,6 +199,12 @@ def test_day_that_never_ran_is_one_problem_until_it_has(
     assert told(observer, now) == [("freshness_missed", "newest closed day")]
     build_everything(storage, settings.first_partition_day())
     assert told(observer, now + timedelta(seconds=60)) == []
+
+
+def test_monitor_loads_no_heavy_library() -> None:
+    script = "import sys, ecommersss_platform.alerts.observe; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert {"dagster", "pyarrow", "sqlalchemy", "sqlglot", "dbt"} & set(done.stdout.split()) == set()
 
 
 def test_every_kind_of_problem_has_one_source() -> None:

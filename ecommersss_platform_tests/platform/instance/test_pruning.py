@@ -411,3 +411,17 @@ def test_it_refuses_what_it_was_not_tested_with(
         pytest.raises(PlatformError, match="InMemoryEventLogStorage"),
     ):
         prune_instance(ephemeral, simulation.now)
+
+
+def test_reported_check_results_go_except_the_newest(simulation: Simulation) -> None:
+    """Such as the hourly ones of freshness."""
+    instance = simulation.instance
+    for _ in range(3):
+        instance.report_runless_asset_event(AssetCheckEvaluation(MART, "fresh", passed=True))
+    simulation.move(FIRST + timedelta(days=31), 12)
+    pruned = simulation.prune()
+    assert (pruned.check_executions_removed, pruned.events_without_run_removed) == (2, 3)
+    [kept] = instance.event_log_storage.get_asset_check_execution_history(
+        AssetCheckKey(MART, "fresh"), limit=9
+    )
+    assert kept.status.value == "SUCCEEDED"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 
 from benchmarks.stack import Platform, platform, wait_until
 from ecommersss_platform.cli.health import look_at_platform
+from ecommersss_platform.instance.databases import dagster_url
 from ecommersss_platform.instance.home import ui_token
 from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.local import stack, ui
 from ecommersss_platform.partitions import Days
 from streaming.business_days import business_day
+from streaming.database import connect
 
 STATUS = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
@@ -59,7 +62,18 @@ def test_code_server_is_shared_and_private_and_its_runs_survive_it() -> None:
         )
         assert row(running, "webserver")["restarts"] == row(running, "daemon")["restarts"] == 0
         dagster.run(job, tags, assets)
+        wait_until(lambda: fresh_tables(running), "the freshness sensor reports nothing")
         assert_consumer_that_dies_again_and_again_is_told(running)
+
+
+def fresh_tables(running: Platform) -> int:
+    """Return how many tables the daemon knows the freshness of, though no run evaluated it."""
+    results = (
+        "SELECT FROM asset_check_executions WHERE run_id = '' AND check_name = 'newest_closed_day_present'"
+    )
+    with closing(connect(dagster_url(running.settings))) as connection, connection.cursor() as cursor:
+        cursor.execute(results)
+        return int(cursor.rowcount)
 
 
 def assert_consumer_that_dies_again_and_again_is_told(running: Platform) -> None:
