@@ -9,7 +9,6 @@ from functools import partial
 
 from dagster import AssetKey, Definitions
 
-from ecommersss_platform.alerts.run_failures import run_failure_alerts
 from ecommersss_platform.assets.analytics import analytics_assets, labelled_assets
 from ecommersss_platform.assets.fraud import fraud_assets
 from ecommersss_platform.assets.marketplace import marketplace_job
@@ -69,7 +68,6 @@ defs = Definitions(
         order_stream_sensor(daily_job, settings, first_day),
         label_sensor(daily_job, settings, first_day, sources=truth, labelled=labelled),
         freshness_sensor(first_day),
-        run_failure_alerts(settings),
     ],
     resources={**platform_resources(settings), "dbt": PlatformDbt(settings)},
     executor=EXECUTOR,

@@ -30,7 +30,6 @@ from dagster import (
 )
 from msgspec.structs import replace
 
-from ecommersss_platform.alerts.run_failures import append
 from ecommersss_platform.checks import NEWEST_CLOSED_DAY, freshness_results
 from ecommersss_platform.freshness import EXPECTED
 from ecommersss_platform.instance.databases import database_url
@@ -238,15 +237,11 @@ def evaluation(key: str, result: AssetCheckResult) -> AssetCheckEvaluation:
 
 
 def budget_used_up(settings: Settings, now: datetime) -> str | None:
-    """Return why no run may be requested today, or None. The first time on a day, an alert says it too."""
+    """Return why no run may be requested today, or None."""
     if settings.bigquery_daily_bytes is None:
         return None
     with closing(connect(database_url(settings), "ecommersss usage")) as connection:
-        reason = used_up(connection, settings.bigquery_daily_bytes, day := business_day(now))
-    if reason is not None:
-        line = {"at": now.isoformat(timespec="seconds"), "alert": "daily_bytes_used_up", "message": reason}
-        append(settings.alerts_path, line | {"budget_of": day.isoformat()}, identity="budget_of")
-    return reason
+        return used_up(connection, settings.bigquery_daily_bytes, business_day(now))
 
 
 def run_outcome(instance: DagsterInstance, key: str) -> Outcome:

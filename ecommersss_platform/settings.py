@@ -30,7 +30,7 @@ DatabaseUrl = Annotated[SecretStr, AfterValidator(_normalised)]
 """The address of a database in any usual form, brought to a libpq URL and shown to nobody."""
 
 
-SECRETS = frozenset({"database_url", "dagster_url", "pseudonym_key", "ui_token"})
+SECRETS = frozenset({"database_url", "dagster_url", "pseudonym_key", "ui_token", "alerts"})
 """The settings whose values are or may hold a secret."""
 
 
@@ -185,6 +185,17 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         default="text", description="log format of producer and consumer: text, or one JSON object per line"
     )
+    alerts: SecretStr | None = Field(
+        default=None,
+        description="URLs that alerts are sent to, separated by spaces; OWNER=URL gets those of one owner;"
+        " unset: only the log and alerts.jsonl",
+    )
+    alerts_per_hour: int = Field(
+        default=10,
+        ge=1,
+        le=1000,
+        description="most messages an hour to each URL of the alerts; the last one sums up all others",
+    )
     topic_retention_days: int = Field(
         default=30,
         ge=0,
@@ -201,8 +212,8 @@ class Settings(BaseSettings):
         default=30,
         ge=0,
         le=36_500,
-        description="days that runs, their events, checks and logs, and rejected orders are kept; runs that"
-        " tell the state of a partition or a check stay; 0: for ever",
+        description="days that runs, their events, checks and logs, rejected orders and alerts are kept; runs"
+        " that tell the state of a partition or a check stay; 0: for ever",
     )
     report_retention_days: int = Field(
         default=400,
@@ -328,6 +339,10 @@ class Settings(BaseSettings):
     @property
     def reports_dir(self) -> Path:
         return self.home / "reports"
+
+    @property
+    def alerts_state_path(self) -> Path:
+        return self.home / "alerts.json"
 
     @property
     def dagster_home(self) -> Path:

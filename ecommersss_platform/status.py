@@ -6,12 +6,11 @@ and one that did not answer in time is named in the report instead of delaying i
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +56,8 @@ def gather(settings: Settings, patience: float = PATIENCE) -> dict[str, Any]:
     What a part that failed or hangs would report is None, and `problems` says why. Raises `PlatformError` if
     there is no platform in the home yet.
     """
+    from ecommersss_platform.alerts.listing import open_problems
+    from ecommersss_platform.alerts.store import Store
     from ecommersss_platform.health import rule_book_problem
     from ecommersss_platform.instance.databases import embedded_server
     from ecommersss_platform.local.stack import running
@@ -77,6 +78,7 @@ def gather(settings: Settings, patience: float = PATIENCE) -> dict[str, Any]:
         "consumer's metrics": _Part(lambda: consumer(metrics, _state(up, "consumer"))),
         "rule book": _Part(lambda: rule_book_problem(settings.rules_path)),
         "alerts": _Part(lambda: recent_alerts(settings)),
+        "open problems": _Part(lambda: open_problems(Store(settings).read(), datetime.now(UTC))),
     }
     if starts:
         patience = STARTING_PATIENCE
@@ -107,6 +109,7 @@ def gather(settings: Settings, patience: float = PATIENCE) -> dict[str, Any]:
         "warehouse_busy": busy,
         "failed_runs": results["Dagster's storage"],
         "alerts": results["alerts"],
+        "open_problems": results["open problems"],
     }
 
 
@@ -232,17 +235,13 @@ def _days(tags: Mapping[str, str]) -> str:
 
 def recent_alerts(settings: Settings, now: datetime | None = None) -> list[dict[str, Any]]:
     """Return the alerts of the last day, newest first, `_MOST_FAILURES` at most."""
+    from ecommersss_platform.alerts.listing import lines
+
     since = (now or datetime.now(UTC)) - LAST_DAY
     found: deque[dict[str, Any]] = deque(maxlen=_MOST_FAILURES)
-    try:
-        with settings.alerts_path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                with suppress(ValueError):  # a line that is being written
-                    alert = json.loads(line)
-                    if isinstance(alert, dict) and datetime.fromisoformat(str(alert.get("at"))) >= since:
-                        found.appendleft(alert)
-    except FileNotFoundError:
-        return []
+    for line in lines(settings.alerts_path):
+        if datetime.fromisoformat(line["at"]) >= since:
+            found.appendleft(line)
     return list(found)
 
 

@@ -17,7 +17,7 @@ from ecommersss_platform.instance.code_server import LOCATION
 TOLERANCE = timedelta(minutes=3)
 """How old the newest heartbeat may be: each part of the daemon writes one every 30 s."""
 
-SENSORS = ("order_stream_sensor", "label_sensor", "freshness_sensor", "run_failure_alerts")
+SENSORS = ("order_stream_sensor", "label_sensor", "freshness_sensor")
 SCHEDULES = ("daily_close", "marketplace_hourly", "topic_retention", "maintenance")
 """What is on by default. Dagster's tables also remember what earlier versions had."""
 

@@ -161,7 +161,8 @@ def _run(row: Mapping[str, Any]) -> Run:
         job=row["pipeline_name"],
         ended=datetime.fromtimestamp(row["end_time"] or 0, UTC),
         tags=row["tags"] or {},
-        assets=None if selection is None else frozenset(json.dumps(key["path"]) for key in selection),
+        # Dagster writes no set, or an empty one, for the whole job.
+        assets=frozenset(json.dumps(key["path"]) for key in selection or ()) or None,
     )
 
 

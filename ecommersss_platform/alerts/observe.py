@@ -30,6 +30,7 @@ from ecommersss_platform.alerts.problem import Observation, Problem
 from ecommersss_platform.alerts.processes import restarting
 from ecommersss_platform.alerts.rule_book import rule_book_invalid
 from ecommersss_platform.alerts.spikes import unusual
+from ecommersss_platform.alerts.store import damaged_states
 from ecommersss_platform.alerts.stream import consumer_stalled, lag_rising, producer_silent
 from ecommersss_platform.alerts.text import without_secrets
 from ecommersss_platform.freshness import newest_due_day
@@ -87,6 +88,7 @@ SOURCES = (
     Source(frozenset({"sensor_failing", "sensor_off"}), sensors_and_schedules, Database.DAGSTER),
     Source(frozenset({"rule_book_invalid"}), rule_book_invalid),
     Source(frozenset({"disk_nearly_full"}), full_disks, every=_MINUTE),
+    Source(frozenset({"alert_state_damaged"}), lambda look: damaged_states(look.settings)),
 )
 """Every source. Another one is a function from a look to problems, and a row here."""
 

@@ -44,6 +44,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "disk_nearly_full": Kind(ENGINEERING, "error", "A disk that the platform writes to is nearly full."),
     "postgres_down": Kind(ENGINEERING, "error", "PostgreSQL does not answer."),
     "daemon_down": Kind(ENGINEERING, "error", "Dagster's daemon starts no schedules, sensors or runs."),
+    "alert_state_damaged": Kind(ENGINEERING, "warning", "The memory of the alerts was damaged."),
     "daily_bytes_used_up": Kind(ENGINEERING, "warning", "The warehouse's budget of the day is used up."),
 }
 """Every kind by its name. Another kind is a row here, a source in `observe.py` and a heading in the docs."""
@@ -61,6 +62,11 @@ class Problem:
     """One sentence: what is wrong, with which value, and what to do next. No secrets, no personal data."""
     link: str | None = None
     """A page of the UI, or a report."""
+
+
+def kind_of(problem: Problem) -> Kind:
+    """Return the kind of a problem, even if a version that knew another one has remembered it."""
+    return KINDS.get(problem.kind, Kind(ENGINEERING, "warning", "This version does not know the kind."))
 
 
 @dataclass(frozen=True)

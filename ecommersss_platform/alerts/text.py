@@ -1,4 +1,4 @@
-"""The text of alerts: short, and without credentials."""
+"""The text of alerts: short, without credentials and without personal data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Any
 
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@")
 _PASSWORD = re.compile(r"(?i)(password|passwd|secret|token)(\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,;&'\"]+)")
+
+_ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+
+LONGEST_TEXT = 1000
+"""The most characters of a summary."""
 
 _CLASS = re.compile(r"\A(?:dagster|ecommersss_platform|streaming)(?:\.\w+)+: ")
 """The class before the message of an error whose message is a sentence."""
@@ -24,3 +29,20 @@ def root_message(error: Any) -> str:
     while error.cause is not None:
         error = error.cause
     return _CLASS.sub("", str(error.message), count=1).strip()
+
+
+def clean(text: str) -> str:
+    """Return text as it may leave the machine: one line, short, without credentials and e-mail addresses."""
+    line = " ".join(_ADDRESS.sub("***@***", without_secrets(text)).split())
+    return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 1]}…"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people, in its two largest units at most: "14 min", "2 h 5 min", "3 d 4 h"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    first = next((index for index, (count, _) in enumerate(parts) if count), 3)
+    shown = parts[first : first + 2] if first < 2 else parts[first : first + 1]
+    return " ".join(f"{count} {unit}" for count, unit in shown if count or unit == "s")

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from ecommersss_platform.cli import (
+    alerts,
     database,
     lists,
     orders,
@@ -53,6 +54,7 @@ app.command()(orders.produce)
 app.command()(orders.consume)
 app.command()(warehouse.materialize)
 app.command()(warehouse.query)
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(topics.app, name="topics")
 app.add_typer(database.app, name="db")
 app.add_typer(rejected.app, name="rejected")

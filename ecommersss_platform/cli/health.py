@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
+from ecommersss_platform.alerts.monitor import monitor_problem
 from ecommersss_platform.health import rule_book_problem
 from ecommersss_platform.instance.databases import database_url
 from ecommersss_platform.settings import Settings
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def check(process: str, settings: Settings) -> str | None:
-    """Return what is wrong with the process ("consumer" or "producer"), or None. Start nothing."""
+    """Return what is wrong with the process ("consumer", "producer" or "monitor"), or None. Start nothing."""
+    if process == "monitor":
+        return monitor_problem(settings)
     broker = order_broker(settings)
     if process == "producer":
         return broker.producer_problem()

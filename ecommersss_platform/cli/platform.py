@@ -22,6 +22,7 @@ class Watched(StrEnum):
     CONSUMER = "consumer"
     PRODUCER = "producer"
     PLATFORM = "platform"
+    MONITOR = "monitor"
 
 
 def up(
@@ -80,7 +81,7 @@ def status(style: FormatOption = Format.TABLE) -> None:
     """Show every process, positions and lag, the newest partition of each table, and rejected orders.
 
     Problems come first: parts that do not answer, processes that end again and again, a rule book that cannot
-    be used. Failed runs and alerts are those of the last day.
+    be used. Then come the open problems that alerts tell. Failed runs and alerts are those of the last day.
     """
     from ecommersss_platform.cli.status import print_status
     from ecommersss_platform.status import gather
@@ -112,8 +113,9 @@ def health(process: Annotated[Watched, typer.Argument(help="the process to check
 
     The exit code is 0, or 1 with a sentence that says what is wrong. A consumer is healthy if it has
     committed the whole topic or commits more of it within five seconds, and if its rule book can be used. A
-    producer is healthy if it has published within two minutes. The platform is healthy if nothing is wrong
-    that `ecommersss alerts` would tell: each problem is a line, also while PostgreSQL or the daemon is down.
+    producer is healthy if it has published within two minutes, and the monitor of the alerts if it has looked
+    within two minutes. The platform is healthy if nothing is wrong that `ecommersss alerts` would tell: each
+    problem is a line, also while PostgreSQL or the daemon is down.
     """
     from ecommersss_platform.cli.health import check, look_at_platform
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from ecommersss_platform.cli.output import print_rows
@@ -17,6 +16,9 @@ def print_status(report: dict[str, Any]) -> None:
     print_rows(["platform", "home"], [{"platform": where, "home": report["home"]}])
     if report["problems"]:
         print_rows(["what", "problem"], report["problems"], title="problems")
+    if problems := report["open_problems"]:
+        title = f"{len(problems)} open problems (`ecommersss alerts list` shows more)"
+        print_rows(["kind", "subject", "since", "told"], problems, title=title)
     if report["processes"]:
         print_rows(_PROCESS, report["processes"], title="processes")
     for table in progress_tables(report["topic"]) if report["topic"] else []:
@@ -39,22 +41,7 @@ def print_status(report: dict[str, Any]) -> None:
         print_rows(["reason", "lines", "not_retried"], rejected, title="rejected orders")
     elif report["rejected"]:
         print_rows(["rejected orders"], [{"rejected orders": 0}])
-    if failures := failures_of(report["failed_runs"] or [], report["alerts"] or []):
-        print_rows(list(failures[0]), failures, title="failed runs and alerts of the last day")
-
-
-def failures_of(runs: list[dict[str, Any]], alerts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for each failed run, with the message of its alert, and for each other alert."""
-    messages = {alert.get("run_id"): str(alert.get("message", "")) for alert in alerts}
-    known = {run["run"] for run in runs}
-    return [{**run, "message": messages.get(run["run"], "")} for run in runs] + [
-        {
-            "run": alert.get("run_id"),
-            "job": alert.get("job"),
-            "days": "",
-            "ended": datetime.fromisoformat(alert["at"]),
-            "message": messages[alert.get("run_id")],
-        }
-        for alert in alerts
-        if alert.get("run_id") not in known
-    ]
+    if runs := report["failed_runs"]:
+        print_rows(list(runs[0]), runs, title="failed runs of the last day")
+    if alerts := report["alerts"]:
+        print_rows(["at", "event", "alert", "subject", "message"], alerts, title="alerts of the last day")

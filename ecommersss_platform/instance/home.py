@@ -62,7 +62,8 @@ def _is_home(settings: Settings) -> bool:
 
 def _made(settings: Settings) -> Iterator[Path]:
     """Yield what the platform makes in its home, the contents of directories included."""
-    files = [settings.ground_truth_path, settings.alerts_path, settings.first_day_path]
+    files = [settings.ground_truth_path, settings.first_day_path]
+    files += [settings.alerts_path, settings.alerts_state_path]
     directories = [settings.orders_topic_dir.parent, settings.dagster_home, settings.logs_dir]
     directories.append(settings.reports_dir)
     if settings.warehouse_path.parent == settings.home:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import psutil
 
+from ecommersss_platform.alerts.channels import channels
 from ecommersss_platform.environment import MARK, child_environment
 from ecommersss_platform.instance.code_server import LOCATION
 from ecommersss_platform.instance.databases import (
@@ -51,6 +52,7 @@ _STOP_SECONDS = 180.0
 
 _POSTGRES, _CONSUMER, _PRODUCER = "postgres", "consumer", "producer"
 _CODE, _WEBSERVER, _DAEMON = "code", "webserver", "daemon"
+_ALERTS = "alerts"
 
 _CODE_SOCKET = "code.sock"
 
@@ -83,6 +85,8 @@ def up(settings: Settings, *, rate: float = 2.0, rhythm: bool = False, orders_pe
     everything was started. Call it in the main thread. Raises `PlatformError` if preparing fails.
     """
     record_first_day(settings)
+    if settings.alerts is not None:
+        channels(settings)  # a URL that is none is said now
     lock = FileLock(settings.home / "up.lock")
     if not lock.acquire(wait=False):
         _print("up", _already_up(settings))
@@ -289,6 +293,10 @@ def _children(
             stops_with_descendants=stops_with_descendants,
         )
 
+    # It needs no other process: it has to tell that they are down.
+    alerts = replace(
+        child(_ALERTS, "tells what is wrong", "ecommersss_platform.cli", "alerts", "run"), after=()
+    )
     code_socket = make_socket_directory(settings.home, _CODE_SOCKET, Account()) / _CODE_SOCKET
     cli, workspace = "ecommersss_platform.cli", ["-w", str(_write_workspace(settings, code_socket))]
     consumer = child(_CONSUMER, "flags orders and stores them", cli, "consume")
@@ -322,7 +330,7 @@ def _children(
         after=[_CODE],
         ready=lambda started: ui.daemons_beat(interface.port, interface.token, started),
     )
-    return [consumer, *([producer] if rate > 0 else []), code, webserver, daemon]
+    return [alerts, consumer, *([producer] if rate > 0 else []), code, webserver, daemon]
 
 
 def _write_workspace(settings: Settings, code_socket: Path) -> Path:

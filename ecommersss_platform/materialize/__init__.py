@@ -12,8 +12,10 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
+
+from ecommersss_platform.alerts.monitor import tell_failed_runs
 from ecommersss_platform.days import Days
 from ecommersss_platform.environment import child_environment
 from ecommersss_platform.instance.dagster_home import dagster_instance
@@ -28,9 +30,6 @@ from ecommersss_platform.materialize.follower import (
 from ecommersss_platform.materialize.queue import wait_for_turn
 from ecommersss_platform.settings import Settings
 from streaming.business_days import business_day
-
-if TYPE_CHECKING:
-    from dagster import DagsterInstance
 
 __all__ = ["Kind", "MaterializeError", "Materialized", "Progress", "check_days", "materialize"]
 
@@ -95,24 +94,5 @@ def materialize(
         run.result.seconds = time.monotonic() - began
         try:
             return run.ended(child.returncode, output)
-        except MaterializeError as error:
-            alert_failure(settings, instance, run.id, days, str(error))
-            raise
-
-
-def alert_failure(
-    settings: Settings, instance: DagsterInstance, run_id: str, days: Days, reason: str
-) -> None:
-    """Write the alert of a run that failed, or that could not even begin. A cancelled run gets none."""
-    from ecommersss_platform.alerts.run_failures import alert, alert_failed_run, append
-    from ecommersss_platform.jobs import DAILY_PIPELINE, range_tags
-
-    run = instance.get_run_by_id(run_id)
-    if run is None:
-        lines = reason.splitlines()
-        message = " ".join(dict.fromkeys((lines[0], lines[-1])))  # without the traceback in between
-        at, tags = datetime.now(UTC), range_tags(days)
-        line = alert(at=at, run_id=run_id, job=DAILY_PIPELINE, tags=tags, steps={}, message=message)
-        append(settings.alerts_path, line)
-    elif run.is_failure:
-        alert_failed_run(settings, instance, run)
+        finally:
+            tell_failed_runs(settings.model_copy(update={"dagster_url": SecretStr(dagster_url)}))

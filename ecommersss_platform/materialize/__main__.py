@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Iterable
 from datetime import date
@@ -17,16 +16,10 @@ def execute(definitions: str, run_id: str, days: Days, *, rebuild: bool) -> bool
     from dagster import DagsterInstance
 
     from ecommersss_platform.dbt.unchanged import REBUILD_TAG
-    from ecommersss_platform.instance.runs import HOST_TAG
-    from ecommersss_platform.jobs import DAILY_PIPELINE, range_tags
-    from ecommersss_platform.reasons import ON_THE_COMMAND_LINE, reason_tag
+    from ecommersss_platform.jobs import DAILY_PIPELINE
+    from ecommersss_platform.materialize.child import run_tags
 
-    tags = {
-        **range_tags(days),
-        HOST_TAG: socket.gethostname(),
-        **reason_tag(ON_THE_COMMAND_LINE),
-        **({REBUILD_TAG: "true"} if rebuild else {}),
-    }
+    tags = {**run_tags(days), **({REBUILD_TAG: "true"} if rebuild else {})}
     job = import_module(definitions).defs.resolve_job_def(DAILY_PIPELINE)
     with DagsterInstance.get() as instance:
         result = job.execute_in_process(

@@ -5,6 +5,7 @@ A process of its own, because Dagster takes over the standard output of the proc
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,20 @@ from typing import BinaryIO
 from ecommersss_platform.days import Days
 
 STOP_SECONDS = 30
+
+
+def run_tags(days: Days) -> dict[str, str]:
+    """Return the tags of the run. Dagster cannot retry it, because no code server started it."""
+    from ecommersss_platform.instance.runs import HOST_TAG
+    from ecommersss_platform.jobs import range_tags
+    from ecommersss_platform.reasons import ON_THE_COMMAND_LINE, reason_tag
+
+    return {
+        **range_tags(days),
+        **reason_tag(ON_THE_COMMAND_LINE),
+        HOST_TAG: socket.gethostname(),
+        "dagster/max_retries": "0",
+    }
 
 
 @contextmanager

@@ -172,7 +172,10 @@ class RunFollower:
 
     def ended(self, exit_code: int, output: BinaryIO) -> Materialized:
         """Return the result. Raises `MaterializeError` if the run did not succeed."""
-        from dagster import DagsterRunStatus
+        from dagster import DagsterRun, DagsterRunStatus
+
+        from ecommersss_platform.jobs import DAILY_PIPELINE
+        from ecommersss_platform.materialize.child import run_tags
 
         run = self._instance.get_run_by_id(self.id)
         if run is not None and run.status == DagsterRunStatus.SUCCESS:
@@ -186,13 +189,18 @@ class RunFollower:
                 self.id,
                 self.steps,
             )
-        if run is not None and not run.is_finished:
-            self._instance.report_run_failed(run, f"Its process ended with exit code {exit_code}.")
+        began, last_output = run is not None, _tail(output)
+        ending = f"its process ended {'' if began else 'before it began, '}with exit code {exit_code}"
+        if run is None:  # so that the UI, and the alerts, know of it
+            run = self._instance.add_run(
+                DagsterRun(job_name=DAILY_PIPELINE, run_id=self.id, tags=run_tags(self.result.days))
+            )
+        if not run.is_finished:
+            last_line = "".join(f": {line}" for line in last_output.splitlines()[-1:])
+            self._instance.report_run_failed(run, f"{ending}{last_line}")
         raise MaterializeError(
-            f"run {self.id} for {self.result.days} did not finish: its process ended"
-            f" {'' if run else 'before it began, '}with exit code {exit_code}. Its last output:\n"
-            f"{_tail(output)}",
-            self.id if run else None,
+            f"run {self.id} for {self.result.days} did not finish: {ending}. Its last output:\n{last_output}",
+            self.id if began else None,
         )
 
 

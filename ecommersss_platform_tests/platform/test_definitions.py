@@ -271,7 +271,6 @@ def test_schedules_and_sensors_are_switched_on(location: dict[str, Any]) -> None
         "order_stream_sensor": [30, ["daily_pipeline"], "RUNNING"],
         "label_sensor": [30, ["daily_pipeline"], "RUNNING"],
         "freshness_sensor": [600, [], "RUNNING"],
-        "run_failure_alerts": [30, [], "RUNNING"],
     }
 
 

@@ -39,7 +39,13 @@ from dagster._utils.warnings import disable_dagster_warnings
 from dagster_graphql.test.utils import execute_dagster_graphql
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from msgspec.structs import replace
+from pydantic import SecretStr
 
+from ecommersss_platform.alerts.delivery import telling
+from ecommersss_platform.alerts.listing import lines as lines_of
+from ecommersss_platform.alerts.monitor import tell_failed_runs
+from ecommersss_platform.alerts.observe import observe
+from ecommersss_platform.alerts.problem import Problem
 from ecommersss_platform.assets.sources import FLAGGED_STREAM
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.environment import child_environment
@@ -158,10 +164,22 @@ class Platform:
             asset_selection=list(graph.materializable_asset_keys),
         )
 
-    def alerts(self, run_id: str) -> list[dict[str, Any]]:
-        path = self.settings.alerts_path
-        written = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [line for line in written if line["run_id"] == run_id]
+    def alerts(self, since: int = 0) -> list[dict[str, Any]]:
+        """The alerts that were told, without the first `since` of them."""
+        return list(lines_of(self.settings.alerts_path))[since:]
+
+    @property
+    def told(self) -> Settings:
+        return self.settings.model_copy(update={"dagster_url": SecretStr(self.url)})
+
+    def look(self) -> None:
+        """Tell what the monitor would tell of runs."""
+        tell_failed_runs(self.told)
+
+    def failed(self, run_id: str) -> list[Problem]:
+        """The problems that are about this run."""
+        seen = observe(self.told, datetime.now(UTC)).problems
+        return [problem for problem in seen if problem.summary.startswith(f"run {run_id[:8]} ")]
 
     def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
         """Return what the UI gets for a query."""
@@ -412,7 +430,8 @@ def test_run_over_a_range_shows_its_days_and_each_check_once(platform: Platform)
 
 
 def test_failed_materialize_raises_one_alert_and_says_which_step_failed_and_why(platform: Platform) -> None:
-    platform.tick("run_failure_alerts")  # from now on, the sensor sees failures
+    platform.look()
+    before = len(platform.alerts())
     platform.fail("raw_orders", "nothing was published: password='s3cret' for 2025-01-02")
     with pytest.raises(MaterializeError) as caught:
         materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions=STUB)
@@ -424,14 +443,31 @@ def test_failed_materialize_raises_one_alert_and_says_which_step_failed_and_why(
     assert run is not None
     assert run.status == DagsterRunStatus.FAILURE
 
-    [written] = platform.alerts(run.run_id)  # by the command itself
-    assert written["steps"] == {
-        "raw_orders": "ValueError: nothing was published: password=*** for 2025-01-02"
-    }
-    assert "Steps failed: ['raw_orders']" in written["message"]
-    assert written["partitions"]["asset_partition_range_end"] == "2025-01-04"
-    platform.tick("run_failure_alerts")
-    assert platform.alerts(run.run_id) == [written]
+    [written] = platform.alerts(before)  # by the command itself
+    assert (written["alert"], written["event"]) == ("run_failed", "opened")
+    assert written["subject"] == "daily_pipeline 2025-01-02 to 2025-01-04"
+    assert written["message"] == (
+        f"run {run.run_id[:8]} failed:"
+        " raw_orders: ValueError: nothing was published: password=*** for 2025-01-02"
+    )
+    platform.look()  # as a monitor would
+    assert platform.alerts(before) == [written]
+
+    platform.forget()
+    materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions=STUB)
+    [_, over] = platform.alerts(before)
+    assert (over["event"], over["subject"]) == ("resolved", written["subject"])
+
+
+def test_materialize_tells_nothing_while_a_monitor_does(platform: Platform) -> None:
+    platform.look()
+    before = len(platform.alerts())
+    platform.fail("raw_orders", "boom")
+    with telling(platform.settings), pytest.raises(MaterializeError):
+        materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions=STUB)
+    assert platform.alerts(before) == []
+    platform.look()
+    assert [line["event"] for line in platform.alerts(before)] == ["opened"]
 
 
 def test_materialize_says_that_its_process_died(platform: Platform) -> None:
@@ -450,8 +486,11 @@ def test_materialize_says_that_the_code_location_is_broken(platform: Platform) -
     with pytest.raises(MaterializeError, match="No module named 'no_such_module'") as caught:
         materialize(platform.settings, SOME_DAYS, dagster_url=platform.url, definitions="no_such_module")
     assert "before it began" in str(caught.value)
-    [written] = [json.loads(line) for line in platform.settings.alerts_path.read_text().splitlines()][-1:]
-    assert written["message"].endswith("ModuleNotFoundError: No module named 'no_such_module'")
+    [run] = platform.instance.get_runs(limit=1)  # the UI lists it, too
+    assert (run.job_name, run.status) == ("daily_pipeline", DagsterRunStatus.FAILURE)
+    assert run.tags["dagster/will_retry"] == "false", "Dagster could not"
+    [problem] = platform.failed(run.run_id)
+    assert problem.summary.endswith("ModuleNotFoundError: No module named 'no_such_module'")
     assert caught.value.run_id is None
 
 
@@ -504,7 +543,6 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_a_run_whose_process_was_killed_is_marked_as_failed_and_a_live_one_is_not(platform: Platform) -> None:
-    platform.tick("run_failure_alerts")
     run_id = "6f1c5a52-0000-4000-8000-000000000001"
     worker = start_worker(platform, run_id)
     launcher = platform.instance.run_launcher
@@ -526,10 +564,9 @@ def test_a_run_whose_process_was_killed_is_marked_as_failed_and_a_live_one_is_no
     assert run is not None
     assert run.status == DagsterRunStatus.FAILURE
     assert fail_orphaned_runs(platform.instance) == []
-    platform.tick("run_failure_alerts")  # its command is gone too
-    [written] = platform.alerts(run_id)
-    assert written["message"].startswith("The process of this run is gone")
-    assert written["partitions"] == {"partition": "2025-01-02"}
+    [problem] = platform.failed(run_id)  # its command is gone too
+    assert "failed: The process of this run is gone" in problem.summary
+    assert problem.subject == "daily_pipeline 2025-01-02"
 
 
 def test_materialize_waits_for_its_turn(platform: Platform) -> None:
@@ -553,7 +590,6 @@ def test_materialize_waits_for_its_turn(platform: Platform) -> None:
 
 
 def test_interrupted_materialize_is_a_cancelled_run_without_an_alert(platform: Platform) -> None:
-    platform.tick("run_failure_alerts")
     platform.slow(30)
 
     def interrupt(progress: Progress) -> None:
@@ -566,8 +602,7 @@ def test_interrupted_materialize_is_a_cancelled_run_without_an_alert(platform: P
         )
     [run] = platform.instance.get_runs(limit=1)
     assert run.status == DagsterRunStatus.CANCELED
-    platform.tick("run_failure_alerts")
-    assert platform.alerts(run.run_id) == []
+    assert platform.failed(run.run_id) == []
 
 
 def lines(*days: date) -> list[bytes]:
@@ -628,11 +663,13 @@ def test_the_order_stream_sensor_in_the_daemon(platform: Platform) -> None:
     assert cursor.position == 0
     assert [request.again_at is not None for request in cursor.pending] == [True, True]
     assert "attempt 1 failed or was cancelled, the next is due at" in tick.skip_reason
-    alerts = [json.loads(line) for line in platform.settings.alerts_path.read_text().splitlines()]
-    assert {run.run_id for run in runs.values()} <= {alert["run_id"] for alert in alerts}
-    assert alerts[-1]["steps"] == {"models": "ValueError: no such column: password=***"}
-    assert alerts[-1]["started_by"] == {"sensor_name": "order_stream_sensor"}
-    assert alerts[-1]["partitions"]["partition"] in (str(late), str(today))
+    for run in runs.values():
+        [problem] = platform.failed(run.run_id)
+        assert problem.subject == f"daily_pipeline {run.tags['dagster/partition']}"
+        assert problem.summary == (
+            f"run {run.run_id[:8]} started by order_stream_sensor failed:"
+            " models: ValueError: no such column: password=***"
+        )
 
     # The cause is gone: one day is made by hand, which does no harm, and both are asked for again when due.
     platform.forget()

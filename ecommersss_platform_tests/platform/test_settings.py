@@ -93,6 +93,7 @@ def test_urls_are_normalised_hidden_and_passed_to_children() -> None:
         database_url=URL,
         dagster_url=f"{URL}2",
         ui_token="CANARY-CANARY-CANARY",
+        alerts="json://CANARY",
         pseudonym_key="CANARY" * 6,
         _env_file=None,
     )

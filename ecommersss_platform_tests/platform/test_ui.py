@@ -153,7 +153,7 @@ def visitor(ui: str, browser: Any, tmp_path: Path) -> Iterator[Visitor]:
 
 SCHEDULES_AND_SENSORS = (
     *("daily_close", "marketplace_hourly", "topic_retention", "maintenance"),
-    *("order_stream_sensor", "label_sensor", "run_failure_alerts"),
+    *("order_stream_sensor", "label_sensor"),
 )
 ASSETS = {
     "raw": ["users", "products", "orders"],

@@ -25,7 +25,6 @@ from dagster import (
     multi_asset,
 )
 
-from ecommersss_platform.alerts.run_failures import run_failure_alerts
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.jobs import EXECUTOR, daily_pipeline
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
@@ -143,6 +142,6 @@ defs = Definitions(
     assets=[*(spec(f"postgres/{name}") for name in ("users", "orders")), *ASSETS],
     jobs=[JOB],
     schedules=[daily_close(JOB, FIRST_DAY, labelled=[], maturity=timedelta(days=36_500))],
-    sensors=[order_stream_sensor(JOB, SETTINGS, FIRST_DAY), run_failure_alerts(SETTINGS)],
+    sensors=[order_stream_sensor(JOB, SETTINGS, FIRST_DAY)],
     executor=EXECUTOR,
 )

@@ -404,9 +404,12 @@ def test_postgresql_is_restarted_on_its_port_and_stopped_with_its_last_lease(
 
 def test_every_child_is_a_module_that_python_can_run(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
-    children = stack._children(settings, 2.0, True, stack._Interface(0, "secret"), dict, [])
-    assert [child.name for child in children] == ["consumer", "producer", "code", "webserver", "daemon"]
-    assert list(children[1].command())[-4:] == ["produce", "--rate", "2.0", "--rhythm"]
+    children = stack._children(settings, 2.0, True, stack._Interface(0, "secret"), dict, ["postgres"])
+    assert [child.name for child in children] == [
+        *("alerts", "consumer", "producer", "code", "webserver", "daemon")
+    ]
+    assert children[0].after == (), "it has to tell that the others are down"
+    assert list(children[2].command())[-4:] == ["produce", "--rate", "2.0", "--rhythm"]
     for child in children:
         python, option, module, *_ = child.command()
         assert (python, option) == (sys.executable, "-m")

@@ -52,7 +52,7 @@ def test_the_ordering_key_is_the_user(line: bytes, key: str) -> None:
 def test_the_pubsub_compose_file_names_existing_services_and_settings() -> None:
     compose: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
     pubsub: dict[str, Any] = yaml.safe_load((PROJECT / "deploy" / "pubsub.yml").read_text())
-    assert pubsub["services"].keys() == {"migrate", "code", "daemon", "producer", "consumer"}
+    assert pubsub["services"].keys() == {"migrate", "alerts", "code", "daemon", "producer", "consumer"}
     assert pubsub["services"].keys() < compose["services"].keys()
     for service in pubsub["services"].values():
         names = service["environment"].keys() - {"GOOGLE_APPLICATION_CREDENTIALS"}
