@@ -33,12 +33,16 @@ class Expected:
     due: timedelta = DUE
 
     @property
-    def follows_loads(self) -> bool:
-        """Whether it must be newer than the load of the day's orders.
+    def is_raw(self) -> bool:
+        return self.key.startswith("raw/")
 
-        Raw tables are loaded with them, and a report is not made again for the same rows.
+    @property
+    def is_report(self) -> bool:
+        """Whether it is made of tables that say themselves when they are late.
+
+        It is not made again, and says nothing, when a run after the end of the day finds the same rows.
         """
-        return not self.key.startswith(("raw/", "reports/"))
+        return self.key.startswith("reports/")
 
 
 BY_DAY = (
@@ -90,11 +94,13 @@ def lateness(expected: Expected, day: date, updated: datetime | None, loaded: da
     if updated is None:
         what = f"{day} is not materialised" if expected.by_day else "it was never built"
         return f"{what}: materialise {'it' if expected.by_day else day}"
+    if expected.is_report:
+        return None
     closed = Days.between(day, day).end_instant
     begun = f"{day} was" if expected.by_day else "it was"
     if updated < closed:
         return f"{begun} last built at {_local(updated)}, before {day} was over: materialise {day}"
-    if loaded is not None and expected.follows_loads and updated < loaded:
+    if loaded is not None and not expected.is_raw and updated < loaded:
         return (
             f"{begun} last built at {_local(updated)}, before the orders of {day} were loaded at"
             f" {_local(loaded)}: materialise {day}"

@@ -88,6 +88,7 @@ def test_missing_days_begin_with_the_first_partition() -> None:
             " 2024-06-11 03:00: materialise 2024-06-10",
         ),
         (FACTS, at(1), at(1), None),
+        (Expected("reports/fraud_report", True), at(-1), at(3), None),  # the rows were the same at 03:00
         (ORDERS_BY_DAY, at(1), at(3), None),  # raw tables are loaded beside each other
     ],
 )
