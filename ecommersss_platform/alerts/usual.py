@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import log1p, sqrt
 from statistics import median
 
 DAYS = 28
@@ -27,8 +27,8 @@ OPENS, CLOSES = 5.0, 3.0
 MAD_OF_NORMAL = 1.4826
 """The standard deviation of a normal distribution in units of its MAD."""
 
-SILENT_EXPECTED = 20.0
-"""A rule is silent if it was to flag this many orders and flagged none: a chance of one in 500 million."""
+SILENT = 20.0
+"""A rule is silent if chance explains it in one of e to the 20th cases, which are 500 million."""
 ALWAYS_SHARE, ALWAYS_TIMES, ALWAYS_ORDERS = 0.5, 3.0, 100
 """A rule flags always if it flags half of 100 orders or more, and three times its usual share."""
 
@@ -84,8 +84,12 @@ def is_spike(now: Count, past: Sequence[Count], *, told: bool = False) -> bool:
 
 
 def is_silent(now: Count, past: Count) -> bool:
-    """Return whether a rule that used to flag orders now flags none, and chance does not explain it."""
-    return now.hits == 0 and expected(now, past) >= SILENT_EXPECTED
+    """Return whether a rule that used to flag orders now flags none, and chance does not explain it.
+
+    At one and the same share, each hit is among the past orders with the probability past / (past + now), and
+    so all of them are with that to the power of the hits. Few past hits therefore prove nothing.
+    """
+    return now.hits == 0 and past.hits > 0 and past.hits * log1p(now.all / past.all) >= SILENT
 
 
 def expected(now: Count, past: Count) -> float:
