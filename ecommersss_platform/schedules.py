@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, cast
 from dagster import (
     AssetKey,
     DagsterInstance,
+    DagsterRunStatus,
     DefaultScheduleStatus,
     JobDefinition,
     RunRequest,
+    RunsFilter,
     ScheduleDefinition,
     ScheduleEvaluationContext,
     SkipReason,
@@ -19,7 +21,8 @@ from dagster import (
     schedule,
 )
 
-from ecommersss_platform.days import DAY
+from ecommersss_platform.days import DAY, Days
+from ecommersss_platform.jobs import PARTITION_TAG, RANGE_END_TAG, range_tags
 from ecommersss_platform.reasons import reason_tag
 from streaming.business_days import JAKARTA, business_day
 
@@ -30,6 +33,9 @@ DAILY_CLOSE_CRON = "0 3 * * *"
 MARKETPLACE_HOURLY_CRON = "0 * * * *"
 TOPIC_RETENTION_CRON = "30 4 * * *"
 MAINTENANCE_CRON = "45 4 * * *"
+
+MATURED = "labels of days that mature"
+"""The reason of a run that labels days because they are old enough."""
 
 
 Observe = Callable[[DagsterInstance, date], None]
@@ -45,8 +51,10 @@ def daily_close(
 ) -> ScheduleDefinition:
     """Return the schedule that materialises yesterday at 03:00, when late orders have arrived.
 
-    It also labels the day whose orders are now old enough (`maturity`) to be genuine unless somebody says
-    otherwise. `labelled`: the assets that this changes. `observe`, if any, is called with the closed day.
+    It also labels the days whose orders are now old enough (`maturity`) to be genuine unless somebody says
+    otherwise: one each night, and more after nights on which the platform was off or this run failed. Dagster
+    makes up for no tick that was missed. `labelled`: the assets that this changes. `observe`, if any, is
+    called with the closed day.
 
     It is not built from the job's partitions: these include today, so the newest one is never the day to
     close.
@@ -59,7 +67,7 @@ def daily_close(
         execution_timezone=str(JAKARTA),
         default_status=DefaultScheduleStatus.RUNNING,
         description="Yesterday, from the raw tables to the marts, once all its orders have arrived; and the"
-        " labels of the day that matures.",
+        " labels of the days that mature.",
     )
     def close(context: ScheduleEvaluationContext) -> list[RunRequest] | SkipReason:
         today = business_day(context.scheduled_execution_time)
@@ -74,18 +82,30 @@ def daily_close(
                 tags=reason_tag("daily close"),
             )
         ]
-        if (matures := today - maturity) >= first_day:
+        if (last := today - maturity) >= first_day:
+            known = _last_matured_day(context.instance)
+            first = min(last, known + DAY) if known is not None else first_day
             requests.append(
                 RunRequest(
                     run_key=f"matured:{today}",
-                    partition_key=matures.isoformat(),
                     asset_selection=list(labelled),
-                    tags=reason_tag("labels of the day that matures"),
+                    tags={**range_tags(Days.between(first, last)), **reason_tag(MATURED)},
                 )
             )
         return requests
 
     return close
+
+
+def _last_matured_day(instance: DagsterInstance) -> date | None:
+    """Return the last day that a run has labelled because it matured; None if no such run is known."""
+    done = RunsFilter(
+        statuses=[DagsterRunStatus.SUCCESS],
+        tags={"dagster/schedule_name": "daily_close", **reason_tag(MATURED)},
+    )
+    for run in instance.get_runs(done, limit=1):
+        return date.fromisoformat(run.tags.get(RANGE_END_TAG) or run.tags[PARTITION_TAG])
+    return None
 
 
 def marketplace_hourly(job: JobDefinition) -> ScheduleDefinition:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -10,6 +11,7 @@ import pytest
 from dagster import (
     AssetKey,
     DagsterInstance,
+    DagsterRunStatus,
     DefaultScheduleStatus,
     HourlyPartitionsDefinition,
     RunRequest,
@@ -19,7 +21,9 @@ from dagster import (
     job,
     op,
 )
+from dagster._core.test_utils import create_run_for_test
 
+from ecommersss_platform.days import DAY
 from ecommersss_platform.jobs import daily_pipeline
 from ecommersss_platform.partitions import daily_partitions
 from ecommersss_platform.schedules import daily_close, marketplace_hourly
@@ -38,8 +42,9 @@ CLOSE = daily_close(DAYS, FIRST_DAY, [LABELS], timedelta(days=60))
 
 
 def close_at(moment: datetime) -> object:
-    """Return the first request, or the reason for none."""
-    decided = CLOSE(build_schedule_context(scheduled_execution_time=moment))
+    """Return the request, or the reason for none, where no day matures."""
+    close = daily_close(DAYS, FIRST_DAY, [LABELS], timedelta(days=1_000))
+    decided = close(build_schedule_context(scheduled_execution_time=moment))
     return decided[0] if isinstance(decided, list) else decided
 
 
@@ -77,16 +82,50 @@ def test_the_night_before_the_first_day_is_skipped() -> None:
     assert first.partition_key == "2025-01-01"
 
 
-def test_it_labels_the_day_that_matures_and_nothing_else_of_it() -> None:
-    requests = CLOSE(build_schedule_context(scheduled_execution_time=datetime(2025, 3, 2, 3, tzinfo=JAKARTA)))
+def matured_at(instance: DagsterInstance, day: date) -> list[RunRequest]:
+    """Return the requests for labels that the night of a day makes."""
+    moment = datetime(day.year, day.month, day.day, 3, tzinfo=JAKARTA)
+    requests = CLOSE(build_schedule_context(instance, scheduled_execution_time=moment))
     assert isinstance(requests, list)
-    assert [(r.partition_key, r.asset_selection, r.tags["reason"]) for r in requests] == [
-        ("2025-03-01", None, "daily close"),
-        ("2025-01-01", [LABELS], "labels of the day that matures"),
-    ]
-    before = CLOSE(build_schedule_context(scheduled_execution_time=datetime(2025, 3, 1, 3, tzinfo=JAKARTA)))
-    assert isinstance(before, list)
-    assert [r.partition_key for r in before] == ["2025-02-28"]
+    closed, *matured = requests
+    assert closed.partition_key == str(day - DAY)
+    assert (closed.asset_selection, closed.tags["reason"]) == (None, "daily close")
+    return matured
+
+
+def test_it_labels_the_day_that_matures_and_nothing_else_of_it(tmp_path: Path) -> None:
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        assert matured_at(instance, date(2025, 3, 1)) == []
+        [request] = matured_at(instance, date(2025, 3, 2))
+    assert request.asset_selection == [LABELS]
+    assert request.tags == {"dagster/partition": "2025-01-01", "reason": "labels of days that mature"}
+
+
+def test_days_that_matured_while_the_platform_was_off_are_labelled_too(tmp_path: Path) -> None:
+    """Or whose run failed. Those of the last run that succeeded are not labelled again."""
+    off = date(2025, 3, 12)
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+
+        def asked_for(day: date) -> dict[str, str]:
+            [request] = matured_at(instance, day)
+            return {name: value for name, value in request.tags.items() if name != "reason"}
+
+        def run(tags: Mapping[str, str], status: DagsterRunStatus) -> None:
+            scheduled = {"dagster/schedule_name": "daily_close", "reason": "labels of days that mature"}
+            create_run_for_test(
+                instance, job_name="daily_pipeline", status=status, tags={**scheduled, **tags}
+            )
+
+        run(asked_for(date(2025, 3, 2)), DagsterRunStatus.SUCCESS)
+        run(asked_for(date(2025, 3, 3)), DagsterRunStatus.FAILURE)
+        missed = {
+            "dagster/asset_partition_range_start": "2025-01-02",
+            "dagster/asset_partition_range_end": "2025-01-11",
+        }
+        assert asked_for(off) == missed
+        run(missed, DagsterRunStatus.SUCCESS)
+        assert asked_for(off) == {"dagster/partition": "2025-01-11"}, "the same night, asked again"
+        assert asked_for(off + DAY) == {"dagster/partition": "2025-01-12"}
 
 
 def test_the_sources_are_observed_with_the_day_that_is_closed(tmp_path: Path) -> None:
