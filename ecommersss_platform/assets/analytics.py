@@ -24,6 +24,7 @@ from dagster import (
 )
 
 from ecommersss_platform.assets.unchanged import State, look
+from ecommersss_platform.dbt.lineage import read_lineage
 from ecommersss_platform.dbt.lock import dbt_lock
 from ecommersss_platform.dbt.outcome import Outcome
 from ecommersss_platform.dbt.project import DOCS_PAGE, MANIFEST, DbtError, build_arguments, parsed_name
@@ -70,7 +71,7 @@ def analytics_assets(
 
     @multi_asset(
         name="dbt_models",
-        specs=model_specs(models, partitions_def, docs),
+        specs=model_specs(models, partitions_def, read_lineage(manifest), docs),
         check_specs=test_specs(models),
         can_subset=True,
         backfill_policy=SINGLE_RUN,

@@ -1,8 +1,8 @@
 """The dbt project's manifest, environment and arguments.
 
-`python -m ecommersss_platform.dbt` parses the project into the manifest that the code location loads. Set-up
-and the image build run it, so that loading never parses. Imports neither dbt nor dagster-dbt; the Dagster
-resource is in `resource.py`.
+`python -m ecommersss_platform.dbt` parses the project into the manifest that the code location loads, and
+writes the lineage of columns beside it. Set-up and the image build run it, so that loading never parses.
+Imports neither dbt nor dagster-dbt; the Dagster resource is in `resource.py`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from ecommersss_platform.dbt.lineage import LINEAGE, column_lineage
 from ecommersss_platform.environment import inherited
 from ecommersss_platform.local.locks import FileLock
 from streaming.errors import PlatformError
@@ -46,6 +47,10 @@ DOCS_PAGE = PROJECT_DIR.parent / "build" / "docs" / "static_index.html"
 PARTIAL_PARSE = "partial_parse.msgpack"
 """The whole parsed project, as dbt saves it. Never parsed further: dbt would keep unit tests that moved."""
 
+_COMPILE = ("compile", "--no-introspect", "--no-populate-cache", "--select", "resource_type:model")
+"""dbt's arguments that compile the models without a question to the warehouse."""
+_NO_SERVICE = {"ECOMMERSSS_BIGQUERY_ENDPOINT": "http://127.0.0.1:9"}
+"""dbt makes BigQuery's client before it compiles. With an endpoint of its own it looks for no credentials."""
 _NOT_THE_PROJECT = {"target", "logs", "dbt_packages"}
 _log = logging.getLogger("ecommersss.dbt")
 _waiting = partial(_log.warning, "another process is parsing the dbt project: waiting for it")
@@ -107,7 +112,8 @@ def outdated(project_dir: Path, manifest: Path, target: str, dbt_version: str) -
     """Return why the manifest must be parsed again, as a clause; None if it is up to date.
 
     It is out of date if a file or folder of the project is newer (removing a file touches its folder), or if
-    another dbt version or another target made it, or if the parsed project that runs load is missing.
+    another dbt version or another target made it, or if the parsed project that runs load, or the lineage
+    of columns, is missing.
     """
     try:
         made = manifest.stat().st_mtime_ns
@@ -125,6 +131,8 @@ def outdated(project_dir: Path, manifest: Path, target: str, dbt_version: str) -
             return f"{path.relative_to(project_dir)} is newer"
     if not any(manifest.parent.glob("parsed-*.msgpack")):
         return "no parsed project is beside it"
+    if not manifest.with_name(LINEAGE).exists():
+        return "no lineage of columns is beside it"
     return None
 
 
@@ -242,14 +250,14 @@ def _parse(settings: Settings, project_dir: Path, into: Path, *, manifest: bool 
     name = parsed_name(settings, project_dir)
     with tempfile.TemporaryDirectory(prefix=".parse-", dir=into) as folder:
         command = [
-            *(str(executable()), "--no-use-colors", "parse"),
+            *(str(executable()), "--no-use-colors", *(_COMPILE if manifest else ("parse",))),
             *("--project-dir", str(project_dir), "--profiles-dir", str(project_dir)),
             *("--target", make_warehouse(settings).dbt_target, "--target-path", folder, "--log-path", folder),
         ]
         done = subprocess.run(
             command,
             cwd=project_dir,
-            env=inherited(os.environ) | environment(settings) | {"DBT_TARGET_PATH": folder},
+            env=inherited(os.environ) | environment(settings) | _NO_SERVICE | {"DBT_TARGET_PATH": folder},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -261,12 +269,17 @@ def _parse(settings: Settings, project_dir: Path, into: Path, *, manifest: bool 
             path.unlink(missing_ok=True)
         made, parsed = Path(folder, PARTIAL_PARSE), Path(folder, name)
         shutil.copyfile(made, parsed)
-        for path in (made, parsed, Path(folder, "manifest.json")) if manifest else ():
+        kept: list[Path] = []
+        if manifest:
+            written, lineage = Path(folder, "manifest.json"), Path(folder, LINEAGE)
+            lineage.write_text(json.dumps(column_lineage(json.loads(written.read_bytes()))), "utf-8")
+            kept = [made, lineage, written]  # the manifest last: whoever sees it finds the others
+        for path in (parsed, *kept) if manifest else ():
             os.utime(path, ns=(began, began))
             path.chmod(0o644)
         if parsed_name(settings, project_dir) == name:
             parsed.replace(into / name)
-        for path in (made, Path(folder, "manifest.json")) if manifest else ():
+        for path in kept:
             path.replace(into / path.name)
 
 

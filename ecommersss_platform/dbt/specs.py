@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from dagster import (
     MetadataValue,
     PartitionsDefinition,
     TableColumn,
+    TableColumnDep,
+    TableColumnLineage,
     TableSchema,
 )
 
 from ecommersss_platform.code_links import code_references
+from ecommersss_platform.dbt.lineage import Lineage
 from ecommersss_platform.dbt.project import PROJECT_DIR
 from ecommersss_platform.dbt.staged import SUFFIX
 
@@ -39,14 +42,18 @@ def asset_key(node: Mapping[str, Any]) -> AssetKey:
 
 
 def model_specs(
-    manifest: Mapping[str, Any], partitions_def: PartitionsDefinition, docs: str | None = None
+    manifest: Mapping[str, Any],
+    partitions_def: PartitionsDefinition,
+    lineage: Lineage | None = None,
+    docs: str | None = None,
 ) -> list[AssetSpec]:
     """Return the spec of each model. The incremental ones have the partitions, the others none.
 
+    `lineage`: where the columns of each model come from, if it is known.
     `docs`: the address of dbt's documentation; each spec names its model's page of it. None: there is none.
     """
     models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
-    return [_model_spec(node, manifest, partitions_def, docs) for node in models]
+    return [_model_spec(node, manifest, partitions_def, lineage or {}, docs) for node in models]
 
 
 def test_specs(manifest: Mapping[str, Any]) -> list[AssetCheckSpec]:
@@ -79,6 +86,7 @@ def _model_spec(
     node: Mapping[str, Any],
     manifest: Mapping[str, Any],
     partitions_def: PartitionsDefinition,
+    lineage: Lineage,
     docs: str | None,
 ) -> AssetSpec:
     materialized, dagster = node["config"]["materialized"], node["config"]["meta"]["dagster"]
@@ -98,6 +106,7 @@ def _model_spec(
             UNIQUE_ID: node["unique_id"],
             MATERIALIZATION: materialized,
             "dagster/column_schema": MetadataValue.table_schema(table_schema(node["columns"])),
+            **_column_lineage(lineage.get(node["unique_id"]), manifest),
             "dagster/table_name": f"{node['database']}.{node['schema']}.{node['alias']}",
             "dagster/storage_kind": warehouse,
             **code_references(*_files(node)),
@@ -110,6 +119,19 @@ def _files(node: Mapping[str, Any]) -> list[Path]:
     """Return the files of a model: its SQL, after that of the staged model that it publishes."""
     file = PROJECT_DIR / node["original_file_path"]
     return [file.with_stem(file.stem + SUFFIX), file]
+
+
+def _column_lineage(
+    columns: Mapping[str, Sequence[Sequence[str]]] | None, manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the metadata of where a model's columns come from; none if that is not known."""
+    if not columns:
+        return {}
+    deps = {
+        column: [TableColumnDep(_key(parent, manifest), name) for parent, name in sources]
+        for column, sources in columns.items()
+    }
+    return {"dagster/column_lineage": MetadataValue.column_lineage(TableColumnLineage(deps))}
 
 
 def _parents(node: Mapping[str, Any], but: str | None = None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import date
@@ -14,18 +15,24 @@ from typing import Any
 
 import duckdb
 import pytest
+from dagster import AssetKey
 
 from ecommersss_platform.contracts import ORDERS, RAW_TABLES
+from ecommersss_platform.dbt.lineage import column_lineage, read_lineage
 from ecommersss_platform.dbt.project import (
+    MANIFEST,
     PARTIAL_PARSE,
     PROJECT_DIR,
     DbtError,
+    _parse,
+    artifacts_dir,
     build_arguments,
     ensure_manifest,
     environment,
     executable,
     parsed_project,
 )
+from ecommersss_platform.dbt.specs import asset_key
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.support.dbt_runs import dbt_events, with_changed_model, with_changed_types
@@ -440,3 +447,61 @@ def test_the_project_parses_for_bigquery_too(parsed_for_bigquery: Path) -> None:
     assert config["full_refresh"] is None
     assert config["labels"] == {"platform": "ecommersss", "layer": "silver"}
     assert manifest["nodes"]["model.ecommersss.stg_users"]["schema"] == "bronze"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("stg_orders", "dim_users", "dim_products_history", "order_outcomes", "fact_orders_staged"),
+        *("order_labels_staged", "rule_performance_staged", "daily_fraud_summary_staged"),
+        *("users_and_blacklist", "customer_lifetime_value", "cohorts_by_signup_month"),
+    ],
+)
+def test_the_lineage_of_columns_is_that_of_dagster_dbt(project: Project, name: str) -> None:
+    from dagster_dbt import DagsterDbtTranslator
+    from dagster_dbt.core.dbt_cli_event import EventHistoryMetadata, _build_column_lineage_metadata
+
+    class Translator(DagsterDbtTranslator):
+        def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> AssetKey:
+            return asset_key(dbt_resource_props)
+
+    folder = artifacts_dir(project.settings)
+    manifest = json.loads(MANIFEST.read_text())
+    tables = {**manifest["sources"], **manifest["nodes"]}
+    unique_id = f"model.ecommersss.{name}"
+    published = unique_id.removesuffix("_staged")
+    compiled = folder / "compiled" / "ecommersss" / tables[unique_id]["original_file_path"]
+
+    def columns(table: str) -> dict[str, dict[str, str]]:
+        return {column: {"data_type": "unknown"} for column in tables[table]["columns"]}
+
+    history = EventHistoryMetadata(
+        columns(published),
+        {
+            tables[parent]["relation_name"]: columns(parent)
+            for parent in tables[unique_id]["depends_on"]["nodes"]
+        },
+    )
+    theirs = _build_column_lineage_metadata(history, tables[unique_id], manifest, Translator(), folder, None)[
+        "dagster/column_lineage"
+    ].deps_by_column
+    node = tables[unique_id] | {"compiled_code": compiled.read_text()}
+    found = column_lineage(manifest | {"nodes": manifest["nodes"] | {unique_id: node}})[published]
+    ours = {
+        column: {(asset_key(tables[parent]), source) for parent, source in sources}
+        for column, sources in found.items()
+    }
+    assert ours == {
+        column: {(dep.asset_key, dep.column_name) for dep in deps} for column, deps in theirs.items()
+    }
+
+
+def test_the_lineage_of_columns_is_the_same_on_bigquery_and_made_without_credentials(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    shop = Settings(home=tmp_path, warehouse="bigquery", bigquery_project="shop", _env_file=None)
+    _parse(shop, PROJECT_DIR, tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text())["metadata"]["adapter_type"] == "bigquery"
+    assert read_lineage(tmp_path / "manifest.json") == read_lineage(MANIFEST)

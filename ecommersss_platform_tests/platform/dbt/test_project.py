@@ -37,7 +37,7 @@ from ecommersss_platform.partitions import Days, daily_partitions
 from ecommersss_platform.settings import Settings
 from streaming.business_days import JAKARTA
 
-PARSED = {"metadata": {"dbt_version": "1.11.16", "adapter_type": "duckdb"}}
+PARSED = {"metadata": {"dbt_version": "1.11.16", "adapter_type": "duckdb"}, "nodes": {}, "sources": {}}
 
 
 @pytest.mark.parametrize(
@@ -212,6 +212,7 @@ def small(tmp_path: Path) -> Path:
     manifest = project / "target" / "manifest.json"
     manifest.write_text(json.dumps(PARSED))
     (project / "target" / "parsed-0123.msgpack").touch()
+    (project / "target" / "column_lineage.json").touch()
     later = manifest.stat().st_mtime + 10
     os.utime(manifest, (later, later))
     return project
@@ -242,6 +243,10 @@ def test_a_manifest_newer_than_the_project_is_up_to_date(small: Path) -> None:
         (lambda p: (p / "target" / "manifest.json").unlink(), "there is none yet"),
         (lambda p: (p / "target" / "manifest.json").write_text('{"metad'), "it cannot be read"),
         (lambda p: (p / "target" / "parsed-0123.msgpack").unlink(), "no parsed project is beside it"),
+        (
+            lambda p: (p / "target" / "column_lineage.json").unlink(),
+            "no lineage of columns is beside it",
+        ),
     ],
 )
 def test_a_manifest_is_out_of_date_for_a_reason(
@@ -294,6 +299,7 @@ def test_preparing_parses_once_however_many_ask(small: Path, fake_dbt: Path, tmp
     assert len(fake_dbt.read_text().splitlines()) == 1
     assert {path.name for path in (small / "target").iterdir()} == {
         ".prepare.lock",
+        "column_lineage.json",
         "manifest.json",
         "partial_parse.msgpack",
         parsed_name(settings, small),

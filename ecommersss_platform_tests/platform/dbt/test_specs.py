@@ -62,7 +62,7 @@ def test_models_link_to_their_sql_and_published_ones_to_what_they_publish_first(
 
 
 def test_models_name_their_page_of_the_documentation_if_it_is_built(manifest: dict[str, Any]) -> None:
-    for spec in model_specs(manifest, DAYS, "/files/dbt/page.html"):
+    for spec in model_specs(manifest, DAYS, docs="/files/dbt/page.html"):
         page = f"/files/dbt/page.html#!/model/model.ecommersss.{spec.key.path[-1]}"
         assert spec.metadata[DOCS] == MetadataValue.url(page)
     assert [spec.key for spec in model_specs(manifest, DAYS) if DOCS in spec.metadata] == []
