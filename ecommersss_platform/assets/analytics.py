@@ -16,12 +16,14 @@ from dagster import (
     AssetKey,
     AssetsDefinition,
     AssetSelection,
+    Config,
     Failure,
     MaterializeResult,
     PartitionsDefinition,
     ResourceParam,
     multi_asset,
 )
+from pydantic import Field
 
 from ecommersss_platform.assets.unchanged import State, look
 from ecommersss_platform.dbt.lineage import read_lineage
@@ -55,6 +57,21 @@ LINKS = ("unique_id", "invocation_id", "job", "job_id")
 """Metadata that names the dbt model, the dbt run, and the service's job."""
 
 
+class DbtBuild(Config):
+    """What a run builds besides what has changed, as the launchpad offers it."""
+
+    rebuild: bool = Field(
+        default=False,
+        description="Build every table of the run, even if no raw row and no code has changed since it was"
+        " last built. `ecommersss materialize --rebuild` does the same.",
+    )
+    full_refresh: bool = Field(
+        default=False,
+        description="Build the tables that are replaced by day, such as fact_orders, for all days in raw, and"
+        " not only for the days of the run. All days are tested before any is replaced.",
+    )
+
+
 def analytics_assets(
     partitions_def: PartitionsDefinition, pool: str | None, manifest: Path = MANIFEST
 ) -> AssetsDefinition:
@@ -79,6 +96,7 @@ def analytics_assets(
     )
     def dbt_models(
         context: AssetExecutionContext,
+        config: DbtBuild,
         dbt: ResourceParam[PlatformDbt],
         postgres: PostgresResource,
         warehouse: ResourceParam[Warehouse],
@@ -90,12 +108,14 @@ def analytics_assets(
         with dbt_lock(warehouse, postgres, context.log):
             before = State()
             if context.job_name == DAILY_PIPELINE:
-                before = look(context, warehouse, parsed_name(dbt.settings), reads, _targets(context))
+                asked = config.rebuild or config.full_refresh
+                code = parsed_name(dbt.settings)
+                before = look(context, warehouse, code, reads, _targets(context), asked=asked)
                 if before.why_build is None:
                     yield from before.observations(context.run.tags)
                     return
                 context.log.info(f"dbt builds, because {before.why_build}")
-            yield from build(context, dbt, sign_in, before.now)
+            yield from build(context, dbt, sign_in, before.now, full_refresh=config.full_refresh)
 
     return dbt_models
 
@@ -119,17 +139,20 @@ def build(
     dbt: PlatformDbt,
     sign_in: Mapping[str, str],
     now: Mapping[Target, BuiltFrom],
+    *,
+    full_refresh: bool = False,
 ) -> Iterator[Any]:
     """Run dbt for the selected assets and checks, and yield each result as soon as dbt reports it.
 
     `sign_in`: what `Warehouse.check_access` returned. `now`: what is recorded with the results.
+    `full_refresh`: build the tables that are replaced by day for every day.
     """
     definition = context.assets_def
     models = {spec.metadata[UNIQUE_ID]: spec.key for spec in definition.specs}
     tests = {spec.metadata[UNIQUE_ID]: spec.key for spec in definition.check_specs}
     by_day = {spec.key for spec in definition.specs if spec.partitions_def is not None}
     days = _days(context, by_day)
-    arguments = build_arguments(days) + _selection(context, by_day)
+    arguments = build_arguments(days, full_refresh=full_refresh) + _selection(context, by_day)
     folder = dbt.new_folder(context.run.run_id)
     reported: dict[str, dict[str, Any]] = {}
     outcome = Outcome(frozenset(key.to_user_string() for key in context.selected_asset_keys))

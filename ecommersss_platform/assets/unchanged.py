@@ -60,15 +60,24 @@ class State:
 
 
 def look(
-    context: AssetExecutionContext, warehouse: Warehouse, code: str, reads: Reads, targets: Iterable[Target]
+    context: AssetExecutionContext,
+    warehouse: Warehouse,
+    code: str,
+    reads: Reads,
+    targets: Iterable[Target],
+    *,
+    asked: bool = False,
 ) -> State:
-    """Return the state of the targets of this run. `code` names the version of dbt's project."""
+    """Return the state of the targets of this run. `code` names the version of dbt's project.
+
+    `asked`: whether the run's config asks for a build in any case, as its tag can, too.
+    """
     loaded: list[LoadedDay] = []
     with suppress(TableNotFound, QueryError):  # nothing was ever loaded
         loaded = loaded_days(warehouse)
     now = built_from(targets, loaded, code, reads, business_day(datetime.now(UTC)))
     builds = newest_builds(context.instance, context.run, now)
-    asked = REBUILD_TAG in context.run.tags
+    asked = asked or REBUILD_TAG in context.run.tags
     reason = why_build(now, builds, loaded, context.run.run_id, asked=asked)
     return State(now, builds, loaded, reason or missing_table(warehouse, now))
 

@@ -60,16 +60,19 @@ class DbtError(PlatformError):
     """The dbt project is invalid, or dbt could not run."""
 
 
-def build_arguments(days: Days | None = None) -> list[str]:
+def build_arguments(days: Days | None = None, *, full_refresh: bool = False) -> list[str]:
     """Return the arguments of a `dbt build` that replaces these days in the incremental models.
 
     None: a build without days, which would rebuild an incremental model in full. Unit tests are excluded:
-    they test the project, not the data, and run in `make test`.
+    they test the project, not the data, and run in `make test`. `full_refresh`: replace every day, not these
+    only.
     """
     arguments = ["build", "--exclude-resource-type", "unit_test"]
     if days is not None:
         window = {"first_day": days.first.isoformat(), "end_day": days.end.isoformat()}
         arguments += ["--vars", json.dumps(window)]
+    if full_refresh:
+        arguments.append("--full-refresh")
     return arguments
 
 

@@ -139,7 +139,7 @@ def why_build(
     `asked`: whether the run asks for a build in any case.
     """
     if asked:
-        return f"the run has the tag {REBUILD_TAG}"
+        return f"the run asks for it, by its config or its tag {REBUILD_TAG}"
     if not any(it.run_id == run_id for it in loaded):
         return "the run loaded no raw day"
     for (key, day), now in wanted.items():

@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from dagster import (
     AssetCheckKey,
@@ -224,6 +225,7 @@ def run(
     days: Days,
     selection: AssetSelection | None = None,
     instance: DagsterInstance | None = None,
+    config: dict[str, Any] | None = None,
 ) -> ExecuteInProcessResult:
     with DagsterInstance.ephemeral() if instance is None else nullcontext(instance) as used:
         return materialize(
@@ -231,6 +233,7 @@ def run(
             instance=used,
             resources=resources(settings),
             tags=range_tags(days),
+            run_config=config,
             selection=selection,
             raise_on_error=False,
         )
@@ -436,6 +439,28 @@ def test_checks_alone_are_about_the_newest_day(assets: AssetsDefinition, tmp_pat
             ("unique_fact_orders_order_id", False, "2024-03-02"),
         }
     assert read(settings.warehouse_path, "SELECT * FROM silver.fact_orders ORDER BY order_id") == before
+
+
+def test_a_full_refresh_builds_every_day_in_raw_in_a_run_of_one(
+    assets: AssetsDefinition, tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path / "home", _env_file=None)
+    write_raw(settings.warehouse_path)
+    facts = selected(*BRONZE, *DIMENSIONS, "silver/fact_orders")
+    assert run(assets, settings, DAYS, facts).success
+    rows = "SELECT partition_date, count(*) AS n FROM silver.fact_orders GROUP BY 1 ORDER BY 1"
+    before = read(settings.warehouse_path, rows)
+    assert len(before) > 2
+    with duckdb.connect(str(settings.warehouse_path)) as connection:
+        connection.execute("UPDATE silver.fact_orders SET amount = 1")
+    first = Days.between(DAYS.first, DAYS.first)
+    amounts = "SELECT count(*) AS n FROM silver.fact_orders WHERE amount = 1"
+    assert run(assets, settings, first, facts).success
+    assert read(settings.warehouse_path, amounts) != [(0,)]
+    config = {"ops": {"dbt_models": {"config": {"full_refresh": True}}}}
+    assert run(assets, settings, first, facts, config=config).success
+    assert read(settings.warehouse_path, amounts) == [(0,)]
+    assert read(settings.warehouse_path, rows) == before
 
 
 def test_a_model_that_dbt_does_not_report_fails_the_step(

@@ -188,14 +188,36 @@ def asked_to_rebuild(*_: object) -> dict[str, Any]:
     return {"tags": {REBUILD_TAG: "true"}}
 
 
+def asked_in_the_launchpad(*_: object) -> dict[str, Any]:
+    return {"run_config": {"ops": {"dbt_models": {"config": {"rebuild": True}}}}}
+
+
 def only_marts(*_: object) -> dict[str, Any]:
     return {"asset_selection": [AssetKey(["gold", "users_and_blacklist"])]}
 
 
-@pytest.mark.parametrize("change", [only_marts, asked_to_rebuild, changed_code, changed_order, dropped_mart])
+@pytest.mark.parametrize(
+    "change",
+    [only_marts, asked_to_rebuild, asked_in_the_launchpad, changed_code, changed_order, dropped_mart],
+)
 def test_what_may_have_changed_is_built(
     change: Any, shop: Shop, dbt_fails: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = shop.run(BOTH, **change(shop, monkeypatch))
     assert not result.success
     assert len(dbt_fails) == 1
+
+
+def test_a_full_refresh_of_the_launchpad_reaches_dbt(shop: Shop, dbt_fails: list[Any]) -> None:
+    shop.run(DAY, run_config={"ops": {"dbt_models": {"config": {"full_refresh": True}}}})
+    [arguments] = dbt_fails
+    assert "--full-refresh" in arguments
+
+
+def test_the_launchpad_says_what_each_choice_does(shop: Shop) -> None:
+    fields = shop.job.get_node_named("dbt_models").definition.config_schema.as_field().config_type.fields
+    assert {name: field.default_value for name, field in fields.items()} == {
+        "rebuild": False,
+        "full_refresh": False,
+    }
+    assert all(len(field.description) > 50 for field in fields.values())

@@ -52,6 +52,12 @@ def test_a_run_over_days_replaces_exactly_its_window(first: str, end: str) -> No
     assert json.loads(variables) == {"first_day": first, "end_day": end}
 
 
+def test_a_full_refresh_replaces_every_day_in_a_run_of_a_few() -> None:
+    day = Days.between(date(2024, 2, 28), date(2024, 2, 28))
+    assert build_arguments(day, full_refresh=True) == [*build_arguments(day), "--full-refresh"]
+    assert build_arguments(full_refresh=True)[-1] == "--full-refresh"
+
+
 def test_a_run_without_days_has_no_window() -> None:
     assert build_arguments() == ["build", "--exclude-resource-type", "unit_test"]
 

@@ -130,7 +130,7 @@ def test_a_run_without_raw_days_builds() -> None:
 
 
 def test_a_run_can_ask_for_a_build() -> None:
-    assert reason(asked=True) == "the run has the tag ecommersss/rebuild"
+    assert reason(asked=True) == "the run asks for it, by its config or its tag ecommersss/rebuild"
 
 
 def test_models_that_read_the_clock_are_built_again_on_the_next_day() -> None:

@@ -9,16 +9,17 @@ import threading
 from pathlib import Path
 
 import pytest
-from dagster import DagsterInstance
+from dagster import AssetKey, DagsterInstance
 from sqlalchemy import event
 
-from ecommersss_platform.environment import inherited
 from ecommersss_platform.instance import storage
 from ecommersss_platform.instance.dagster_home import dagster_instance, ensure_dagster_home
 from ecommersss_platform.instance.storage import StorageDown, be_the_only_daemon, runs_the_daemon, storage_url
 from ecommersss_platform.local.locks import FileLock
+from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.conftest import administer
+from ecommersss_platform_tests.support import shop
 from ecommersss_platform_tests.support.project import PROJECT
 
 
@@ -127,19 +128,72 @@ def test_a_second_daemon_waits_until_the_first_one_ends(
     storage._daemon_lock.release()
 
 
-@pytest.mark.integration
-def test_dagster_dev_finds_the_home_of_the_directory_and_says_what_is_down(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text((PROJECT / ".env.example").read_text())
-    ensure_dagster_home(Settings(home=tmp_path / ".ecommersss", _env_file=None))
-    done = subprocess.run(
-        [sys.executable, "-m", "dagster", "dev", "--workspace", str(PROJECT / "workspace.yaml")],
-        cwd=tmp_path,
-        env={**inherited(os.environ), "PWD": str(tmp_path)},
+MODULE = ["--module-name", "ecommersss_platform.definitions"]
+
+
+def dagster(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of Dagster in a shell that knows the virtual environment only."""
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("dagster")), *arguments],
+        cwd=directory,
+        env={"PATH": os.environ["PATH"], "HOME": str(directory), "PWD": str(directory)},
         capture_output=True,
         text=True,
     )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A directory with what Dagster's commands read in that of the project, as `make setup` leaves it."""
+    for name in ("pyproject.toml", "workspace.yaml"):
+        (tmp_path / name).write_text((PROJECT / name).read_text())
+    (tmp_path / ".env").write_text((PROJECT / ".env.example").read_text())
+    ensure_dagster_home(Settings(home=tmp_path / ".ecommersss", _env_file=None))
+    return tmp_path
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["dev"],
+        ["definitions", "validate"],
+        ["asset", "materialize", *MODULE, "--select", "raw/orders", "--partition", "2024-06-10"],
+    ],
+    ids=["dev", "validate", "materialize"],
+)
+def test_dagsters_commands_find_the_home_of_the_directory_and_say_what_is_down(
+    checkout: Path, command: list[str]
+) -> None:
+    done = dagster(checkout, *command)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"Error: there is no PostgreSQL in {tmp_path}/.ecommersss/postgres yet: run `ecommersss up`"
+        f"Error: there is no PostgreSQL in {checkout}/.ecommersss/postgres yet: run `ecommersss up`"
     )
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_dagsters_commands_validate_list_and_materialize(
+    checkout: Path, postgres: EmbeddedPostgres, database: str
+) -> None:
+    administer(postgres, "CREATE DATABASE commands")
+    shop.open_shop(database)
+    with (checkout / ".env").open("a") as file:
+        file.write(f"ECOMMERSSS_DATABASE_URL={database}\nECOMMERSSS_DAGSTER_URL={postgres.url('commands')}\n")
+        file.write("ECOMMERSSS_FIRST_DAY=2024-06-01\n")
+    listed = dagster(checkout, "asset", "list", *MODULE)
+    assert listed.returncode == 0, listed.stderr
+    assert {"raw/orders", "silver/fact_orders", "gold/most_fraudulent_users"} <= set(listed.stdout.split())
+    valid = dagster(checkout, "definitions", "validate")
+    assert valid.returncode == 0, valid.stderr
+    assert "Validation successful for code location ecommersss_platform." in valid.stdout + valid.stderr
+    done = dagster(
+        checkout, "asset", "materialize", *MODULE, "--select", "raw/users", "--partition", "2024-06-10"
+    )
+    assert done.returncode == 0, done.stderr
+    settings = Settings(home=checkout / ".ecommersss", _env_file=None)
+    with dagster_instance(settings, postgres.url("commands")) as instance:
+        assert instance.get_materialized_partitions(AssetKey(["raw", "users"])) == {"2024-06-10"}
+    administer(postgres, "DROP DATABASE commands WITH (FORCE)")
