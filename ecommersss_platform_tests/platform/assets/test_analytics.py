@@ -312,7 +312,11 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
         "2024-03-02": 2,
     }
     for m in facts.values():
-        assert {name for name in m if not name.startswith("dagster")} == {"unique_id", "invocation_id"}
+        assert {name for name in m if not name.startswith("dagster")} == {
+            "unique_id",
+            "invocation_id",
+            "reason",
+        }
     columns = metadata["gold/most_fraudulent_users"]["dagster/column_schema"].value.columns
     assert [(c.name, c.type) for c in columns][:2] == [("fraud_rank", "BIGINT"), ("user_id", "BIGINT")]
     assert columns[1].description == "The user."
