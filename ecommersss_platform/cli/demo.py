@@ -48,7 +48,7 @@ MARTS = {
         "window_days, revenue DESC, user_id",
     ),
     "fulfilment": (
-        "product_name, total_orders, delivery_hours_p50, delivery_hours_p90, return_percentage",
+        "product_name, total_orders, delivery_hours_p50, return_percentage, refund_amount",
         "total_orders DESC, product_id, fraud_status",
     ),
     "cohorts_by_signup_month": (
@@ -174,6 +174,6 @@ def run_demo(settings: Settings, *, days: int, orders_per_day: int, rows: int) -
         rules = warehouse.query("SELECT * FROM gold.rule_totals ORDER BY mode, rule_name").to_pylist()
         print_rules(rules)
     typer.echo(
-        "\nStart this platform with the Dagster UI: `ecommersss up`. Query its tables: `ecommersss query"
-        ' "SELECT * FROM gold.most_fraudulent_users"`.'
+        "\nStart this platform with the Dagster UI: `ecommersss up`. Query its tables:\n"
+        '`ecommersss query "SELECT * FROM gold.most_fraudulent_users"`.'
     )
