@@ -105,6 +105,7 @@ def gather(settings: Settings, patience: float = PATIENCE) -> dict[str, Any]:
         "database": operational.get("database"),
         "rejected": operational.get("rejected"),
         "partitions": newest,
+        "report": newest_report(settings),
         "billed": operational.get("billed"),
         "warehouse_busy": busy,
         "failed_runs": results["Dagster's storage"],
@@ -200,6 +201,17 @@ def newest_days(
         return [{"table": full_name(t), "newest": warehouse.newest_day(t)} for t in RAW_TABLES], None
     except WarehouseBusy as error:
         return [], str(error)
+
+
+def newest_report(settings: Settings) -> dict[str, Any] | None:
+    """Return the day and the address of the newest fraud report; None if there is none."""
+    from ecommersss_platform.reports.serving import pages, report_address
+
+    found = pages(settings.reports_dir)
+    if not found:
+        return None
+    day = max(found)
+    return {"day": day, "page": report_address(settings, found[day])}
 
 
 def failed_runs(settings: Settings, now: datetime | None = None) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ FRAUD_REPORT = AssetKey([GROUP, "fraud_report"])
 TABLES = (
     "gold.daily_fraud_summary",
     "gold.rule_performance",
+    "gold.rule_totals",
     "gold.users_and_blacklist",
     "silver.fact_orders",
     "silver.dim_products",

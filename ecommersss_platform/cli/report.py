@@ -28,8 +28,7 @@ def open_(
     """
     import webbrowser
 
-    from ecommersss_platform.reports.folder import pages
-    from ecommersss_platform.reports.serving import report_address
+    from ecommersss_platform.reports.serving import pages, report_address
 
     settings = read_settings()
     found = pages(settings.reports_dir)

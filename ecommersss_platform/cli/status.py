@@ -35,6 +35,8 @@ def print_status(report: dict[str, Any]) -> None:
         print_rows(["newest partition"], [{"newest partition": f"unknown: {report['warehouse_busy']}"}])
     else:
         print_rows(["table", "newest"], report["partitions"], title="newest partition")
+    if report["report"]:
+        print_rows(["day", "page"], [report["report"]], title="newest fraud report")
     if report["billed"]:
         print_rows(list(report["billed"]), [report["billed"]], title="billed by the warehouse's service")
     if report["rejected"] and (rejected := report["rejected"]["by_reason"]):

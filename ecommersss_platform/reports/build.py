@@ -8,12 +8,12 @@ from datetime import date, datetime
 from pathlib import Path
 
 from ecommersss_platform.days import DAY, Days
-from ecommersss_platform.dbt.project import label_maturity
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.reports.figures import Figures, figures_of
-from ecommersss_platform.reports.folder import page_name, pages, write_index, write_page
+from ecommersss_platform.reports.folder import write_index, write_page
 from ecommersss_platform.reports.page import day_page
 from ecommersss_platform.reports.rows import read_rows
+from ecommersss_platform.reports.serving import page_name, pages
 from ecommersss_platform.warehouse import Warehouse
 
 MOST_DAYS = 31
@@ -37,7 +37,7 @@ def build_reports(
     The pages show what is known `now`. Raises `TableNotFound` if nothing was materialised yet.
     """
     for some in stretches(days):
-        rows = read_rows(warehouse, postgres, some, label_maturity())
+        rows = read_rows(warehouse, postgres, some)
         for day in some:
             figures = figures_of(day, rows, now)
             text = day_page(figures, _earlier(folder, day))

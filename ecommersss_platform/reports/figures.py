@@ -13,7 +13,7 @@ from ecommersss_platform.days import DAY
 from ecommersss_platform.reconciliation import Total, differences
 from ecommersss_platform.reports import words
 from ecommersss_platform.reports.rows import PAST_DAYS, PAST_HOURS_DAYS, Row, Rows
-from ecommersss_platform.reports.rules import Rules, rules_of
+from ecommersss_platform.reports.rules import Rule, rules_of
 from ecommersss_platform.reports.usual import (
     Standing,
     Usual,
@@ -127,7 +127,7 @@ class Figures:
     trend: Trend
     hours: Sequence[Hour]
     methods: Sequence[Method]
-    rules: Rules
+    rules: Sequence[Rule]
     users: Sequence[Row]
     products: Sequence[Row]
     disputes: Sequence[Disputes]
@@ -163,7 +163,7 @@ def figures_of(day: date, rows: Rows, built_at: datetime) -> Figures:
         trend=_trend(days, rows.summaries, orders),
         hours=_hours(day, rows) if summary else [],
         methods=[_method(row) for row in rows.methods.get(day, ())],
-        rules=rules_of(day, rows.rules, orders),
+        rules=rules_of(day, rows.rules, rows.totals, orders),
         users=[{**row, "list": rows.listed.get(row["user_id"])} for row in rows.users.get(day, ())],
         products=rows.products.get(day, ()),
         disputes=_disputes(rows.disputes.get(day, ())),

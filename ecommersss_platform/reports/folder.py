@@ -13,24 +13,12 @@ from typing import Any
 
 from ecommersss_platform.local.locks import FileLock
 from ecommersss_platform.reports.page import index_page
+from ecommersss_platform.reports.serving import pages
 
 INDEX = "index.html"
-_PAGE = re.compile(r"(\d{4}-\d{2}-\d{2})\.html")
 _ENTRY = re.compile(r'<meta name="entry" content="([^"]*)">')
 _HEAD = 4_000
 """Characters at the beginning of a page among which its entry stands."""
-
-
-def page_name(day: date) -> str:
-    return f"{day}.html"
-
-
-def pages(folder: Path) -> dict[date, Path]:
-    """Return the page of each day that has one, oldest first."""
-    if not folder.is_dir():
-        return {}
-    found = sorted(path for path in folder.iterdir() if _PAGE.fullmatch(path.name))
-    return {date.fromisoformat(path.stem): path for path in found}
 
 
 def write_page(folder: Path, name: str, text: str) -> Path:

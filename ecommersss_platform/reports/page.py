@@ -77,7 +77,7 @@ def lead(figures: Figures) -> list[str]:
     unusual = [it for it in figures.numbers if it.standing in (Standing.HIGH, Standing.LOW)]
     for number in unusual:
         sentences.append(f"{number.name}: {number.standing}, {number.text} (usually {number.range}).")
-    odd = [rule for rule in figures.rules.rules if rule.standing in (Standing.HIGH, Standing.LOW)]
+    odd = [rule for rule in figures.rules if rule.standing in (Standing.HIGH, Standing.LOW)]
     if not unusual and any(number.usual for number in figures.numbers):
         whole = "A usual day." if figures.over else "So far nothing is unusual."
         sentences.append("The totals are usual." if odd else whole)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any
 
 from ecommersss_platform.contracts import ORDERS
@@ -39,6 +39,8 @@ class Rows:
     methods: ByDay
     rules: ByDay
     """`gold.rule_performance`, with the versions of the rule book added up."""
+    totals: Sequence[Row]
+    """`gold.rule_totals`."""
     users: ByDay
     products: ByDay
     disputes: ByDay
@@ -51,10 +53,10 @@ class Rows:
     """The list, allow or block, of each user who is on one."""
 
 
-def read_rows(warehouse: Warehouse, postgres: PostgresResource, days: Days, maturity: timedelta) -> Rows:
+def read_rows(warehouse: Warehouse, postgres: PostgresResource, days: Days) -> Rows:
     """Read the rows of these days. Memory grows with their number, but not with that of the orders.
 
-    `maturity`: after how long labels are complete. Raises `TableNotFound` if nothing was materialised yet.
+    Raises `TableNotFound` if nothing was materialised yet.
     """
     past = Days(days.first - PAST_DAYS * DAY, days.end)
     summaries, loads = summary_sql(past), load_sql(past)
@@ -63,7 +65,8 @@ def read_rows(warehouse: Warehouse, postgres: PostgresResource, days: Days, matu
         summaries={row["business_day"]: row for row in warehouse.query(summaries).to_pylist()},
         hours=by_day(warehouse.query(hours_sql(days)).to_pylist()),
         methods=by_day(warehouse.query(methods_sql(days)).to_pylist()),
-        rules=by_day(warehouse.query(rules_sql(Days(past.first - maturity, days.end))).to_pylist()),
+        rules=by_day(warehouse.query(rules_sql(past)).to_pylist()),
+        totals=warehouse.query("SELECT * FROM gold.rule_totals").to_pylist(),
         users=users,
         products=by_day(warehouse.query(products_sql(days)).to_pylist()),
         disputes=by_day(warehouse.query(disputes_sql(past)).to_pylist()),
@@ -125,13 +128,11 @@ def methods_sql(days: Days) -> str:
 
 def rules_sql(days: Days) -> str:
     """Write the SELECT of what each rule flagged on each day, over all versions of the rule book."""
-    sums = ("flagged_orders", "only_reason_orders", "labelled_fraud", "labelled_genuine", "unlabelled")
-    money = ("fraud_caught_amount", "genuine_flagged_amount")
+    names = ("flagged_orders", "only_reason_orders", "labelled_fraud", "labelled_genuine", "unlabelled")
+    sums = ", ".join(f"sum({name}) AS {name}" for name in names)
     return (
-        "SELECT business_day AS day, rule_name, mode, "
-        + ", ".join(f"sum({name}) AS {name}" for name in (*sums, *money))
-        + ", max(CASE WHEN is_mature THEN 1 ELSE 0 END) AS mature "
-        + f"FROM gold.rule_performance WHERE {day_filter(days, 'business_day')} GROUP BY 1, 2, 3"
+        f"SELECT business_day AS day, rule_name, mode, {sums} "  # noqa: S608
+        f"FROM gold.rule_performance WHERE {day_filter(days, 'business_day')} GROUP BY 1, 2, 3"
     )
 
 

@@ -6,43 +6,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
-from typing import Any
 
 from ecommersss_platform.days import DAY
 from ecommersss_platform.reports.rows import PAST_DAYS, ByDay, Row
-from ecommersss_platform.reports.usual import Standing, Usual, usual_share, wilson
-
-MATURE_DAYS = 28
-"""Precision and money are of so many mature days with flagged orders, the newest ones."""
-
-_Key = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What became of the flagged orders of a rule on some days."""
-
-    fraud: int = 0
-    genuine: int = 0
-    unknown: int = 0
-    saved: Decimal = Decimal(0)
-    """Amount of the flagged orders that are fraud, rupiah."""
-    genuine_amount: Decimal = Decimal(0)
-
-    @property
-    def precision(self) -> float | None:
-        known = self.fraud + self.genuine
-        return self.fraud / known if known else None
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        return wilson(self.fraud, self.fraud + self.genuine)
+from ecommersss_platform.reports.usual import Standing, Usual, usual_share
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule of the day, or of the days before."""
+    """A rule that flagged an order on the day, or on the days before."""
 
     name: str
     mode: str
@@ -54,75 +26,54 @@ class Rule:
     usual: Usual | None
     past: Sequence[float | None]
     """That share on the days before and, last, on this day; None for days without orders."""
-    mature: Judged
-    """Of the newest mature days."""
-    recent: Judged
-    """Of this day and the days before, as far as labels are known."""
+    totals: Row | None
+    """Its row of `gold.rule_totals` if it was ever judged: precision and money of all mature days."""
+    known: Mapping[str, int]
+    """Its flagged orders of this day and the days before that are known to be fraud or genuine, or open."""
 
     @property
     def standing(self) -> Standing:
         return self.usual.standing(self.share) if self.usual else Standing.UNKNOWN
 
 
-@dataclass(frozen=True)
-class Rules:
-    """The rules of a day, active ones first, those that flagged most first."""
-
-    rules: Sequence[Rule]
-    mature_days: Sequence[date]
-    """The days that precision and money are of; empty if none is old enough."""
-
-
-def rules_of(day: date, rows: ByDay, orders: Mapping[date, int]) -> Rules:
-    """Return the rules that flagged an order on the day or on the days before.
+def rules_of(day: date, rows: ByDay, totals: Sequence[Row], orders: Mapping[date, int]) -> list[Rule]:
+    """Return the rules of a day: active ones first, and those that flagged most first.
 
     `orders`: all orders of each day that has any.
     """
     days = [day - PAST_DAYS * DAY + n * DAY for n in range(PAST_DAYS + 1)]
-    mature = sorted(it for it in rows if it <= day and any(row["mature"] for row in rows[it]))[-MATURE_DAYS:]
-    by_rule: dict[_Key, dict[date, Row]] = defaultdict(dict)
-    for some_day in (*days, *mature):
+    judged = {(row["rule_name"], row["mode"]): row for row in totals if row["precision"] is not None}
+    by_rule: dict[tuple[str, str], dict[date, Row]] = defaultdict(dict)
+    for some_day in days:
         for row in rows.get(some_day, ()):
             by_rule[row["rule_name"], row["mode"]][some_day] = row
-    seen = {key for key, found in by_rule.items() if any(it in found for it in days)}
-    found = [_rule(key, by_rule[key], days, mature, orders) for key in seen]
-    found.sort(key=lambda rule: (rule.mode != "active", -rule.flagged, rule.name))
-    return Rules(found, mature)
+    found = [_rule(*key, judged.get(key), of_days, days, orders) for key, of_days in by_rule.items()]
+    return sorted(found, key=lambda rule: (rule.mode != "active", -rule.flagged, rule.name))
 
 
 def _rule(
-    key: _Key,
+    name: str,
+    mode: str,
+    totals: Row | None,
     rows: Mapping[date, Row],
     days: Sequence[date],
-    mature: Sequence[date],
     orders: Mapping[date, int],
 ) -> Rule:
     *_, day = days
     shares = [_count(rows.get(it), "flagged_orders") / orders[it] if orders.get(it) else None for it in days]
     past = [share for share in shares[:-1] if share is not None]
+    labels = {"fraud": "labelled_fraud", "genuine": "labelled_genuine", "open": "unlabelled"}
     return Rule(
-        *key,
+        name,
+        mode,
         flagged=_count(rows.get(day), "flagged_orders"),
         only=_count(rows.get(day), "only_reason_orders"),
         share=shares[-1] or 0.0,
         usual=usual_share(past, orders.get(day, 0)),
         past=shares,
-        mature=_judged(rows[it] for it in mature if it in rows),
-        recent=_judged(rows[it] for it in days if it in rows),
+        totals=totals,
+        known={word: sum(_count(row, column) for row in rows.values()) for word, column in labels.items()},
     )
-
-
-def _judged(rows: Any) -> Judged:
-    result = Judged()
-    for row in rows:
-        result = Judged(
-            result.fraud + _count(row, "labelled_fraud"),
-            result.genuine + _count(row, "labelled_genuine"),
-            result.unknown + _count(row, "unlabelled"),
-            result.saved + (row["fraud_caught_amount"] or 0),
-            result.genuine_amount + (row["genuine_flagged_amount"] or 0),
-        )
-    return result
 
 
 def _count(row: Row | None, name: str) -> int:

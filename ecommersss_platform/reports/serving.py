@@ -1,9 +1,11 @@
-"""How the pages are served: their address beside the UI, and what a browser may do on them."""
+"""Which pages there are, their addresses beside the UI, and what a browser may run on them."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from datetime import date
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,7 +14,20 @@ from ecommersss_platform.settings import Settings
 
 REPORTS = "reports"
 """The name of the folder beside the UI."""
+_PAGE = re.compile(r"\d{4}-\d{2}-\d{2}\.html")
 TEMPLATES = Path(__file__).parent / "templates"
+
+
+def page_name(day: date) -> str:
+    return f"{day}.html"
+
+
+def pages(folder: Path) -> dict[date, Path]:
+    """Return the page of each day that has one, oldest first."""
+    if not folder.is_dir():
+        return {}
+    found = sorted(path for path in folder.iterdir() if _PAGE.fullmatch(path.name))
+    return {date.fromisoformat(path.stem): path for path in found}
 
 
 def content_hash(name: str) -> str:

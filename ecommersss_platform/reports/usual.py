@@ -1,4 +1,4 @@
-"""What is usual: a robust range of past values, and the interval of a share."""
+"""What is usual on a day: a robust range of past values. What an alert takes for unusual is another thing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
+from ecommersss_platform.alerts.usual import MAD_OF_NORMAL
+
 FEWEST_DAYS = 5
 """With fewer past values nothing is called usual or unusual."""
 _DEVIATIONS = 3.0
-_NORMAL = 1.4826
-"""The standard deviation of a normal distribution, in median absolute deviations."""
-_Z = 1.959963984540054
-"""The two-sided 95 % quantile of the normal distribution, as in dbt's macro `wilson`."""
 
 
 class Standing(StrEnum):
@@ -56,7 +54,7 @@ def usual_range(past: Sequence[float], noise: float = 0.0) -> Usual | None:
     if len(past) < FEWEST_DAYS:
         return None
     middle = median(past)
-    deviation = _NORMAL * median(abs(value - middle) for value in past)
+    deviation = MAD_OF_NORMAL * median(abs(value - middle) for value in past)
     reach = max(_DEVIATIONS * deviation, noise)
     return Usual(middle, max(0.0, middle - reach), middle + reach, len(past))
 
@@ -77,14 +75,3 @@ def usual_share(past: Sequence[float], trials: int) -> Usual | None:
 def usual_amount(past: Sequence[float]) -> Usual | None:
     """Return the usual range of an amount. A tenth of the median is never unusual."""
     return usual_range(past, median(past) / 10 if past else 0.0)
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float] | None:
-    """Return the 95 % Wilson score interval of a share, as dbt's macros do; None without trials."""
-    if trials == 0:
-        return None
-    share, z2 = successes / trials, _Z * _Z
-    middle = share + z2 / (2 * trials)
-    reach = _Z * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials))
-    scale = 1 + z2 / trials
-    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)

@@ -206,7 +206,7 @@ def test_lineage(location: dict[str, Any]) -> None:
     assert parents["fraud/user_lists"] == {"gold/users_and_blacklist"}
     assert parents["reports/fraud_report"] == {
         *("gold/daily_fraud_summary", "gold/rule_performance", "gold/users_and_blacklist"),
-        *("silver/fact_orders", "silver/dim_products", "silver/fact_disputes"),
+        *("gold/rule_totals", "silver/fact_orders", "silver/dim_products", "silver/fact_disputes"),
         *("fraud/user_lists", "postgres/rejected_orders"),
     }
     upstream: dict[str, set[str]] = {}

@@ -22,7 +22,8 @@ from ecommersss_platform.maintenance import (
     remove_old,
     remove_old_logs,
 )
-from ecommersss_platform.reports.folder import page_name, pages, write_page
+from ecommersss_platform.reports.folder import write_page
+from ecommersss_platform.reports.serving import page_name, pages
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.conftest import administer
 from ecommersss_platform_tests.support.shop import execute, query

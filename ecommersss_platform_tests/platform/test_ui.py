@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import pytest
 from dagster import AssetKey, AssetMaterialization
@@ -25,21 +23,8 @@ from ecommersss_platform.local.ports import free_port
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.conftest import administer
+from ecommersss_platform_tests.support.browser import CHROMIUM, PATIENCE_MS, Visitor, chromium
 from ecommersss_platform_tests.support.project import PROJECT
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENCE_MS = 60_000
-TOASTS = "[data-sonner-toast]"
 
 pytestmark = [
     pytest.mark.integration,
@@ -97,50 +82,10 @@ def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> 
             webserver.wait()
 
 
-class Visitor:
-    """A browser page that records every error on it and every host it talks to."""
-
-    def __init__(self, page: Any, address: str, pictures: Path) -> None:
-        self.page, self.address, self.pictures = page, address, pictures
-        self.errors: list[str] = []
-        self.hosts: set[str] = set()
-        page.on("pageerror", lambda error: self.errors.append(f"page error: {error}"))
-        page.on(
-            "console",
-            lambda message: message.type == "error" and self.errors.append(f"console: {message.text}"),
-        )
-        page.on(
-            "response",
-            lambda answer: answer.status >= 500 and self.errors.append(f"{answer.status} {answer.url}"),
-        )
-        page.on("request", lambda request: self.hosts.add(urlparse(request.url).netloc))
-
-    def visit(self, path: str, *texts: str) -> None:
-        """Open a path and wait until all texts are visible."""
-        self.page.goto(self.address + path, timeout=PATIENCE_MS)
-        self.see(*texts)
-
-    def see(self, *texts: str) -> None:
-        for text in texts:
-            self.page.get_by_text(text, exact=True).first.wait_for(timeout=PATIENCE_MS)
-
-    def assert_no_errors(self) -> None:
-        """Fail on any error of the page, its console or the server, and on a request to another host."""
-        self.page.wait_for_load_state("networkidle")
-        assert self.page.locator(TOASTS).count() == 0
-        assert self.errors == []
-        assert {host for host in self.hosts if host} == {urlparse(self.address).netloc}
-
-    def picture(self, name: str) -> None:
-        self.page.screenshot(path=self.pictures / f"{name}.png")
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

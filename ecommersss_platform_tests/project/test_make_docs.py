@@ -15,6 +15,7 @@ from ecommersss_platform.dbt.project import DOCS_PAGE, PROJECT_DIR
 from ecommersss_platform.instance import webserver
 from ecommersss_platform.instance.files import file_address, with_folders
 from ecommersss_platform.settings import Settings
+from ecommersss_platform_tests.support.browser import CHROMIUM, chromium
 from ecommersss_platform_tests.support.project import PROJECT
 
 pytestmark = pytest.mark.integration
@@ -61,12 +62,9 @@ def address(page: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.ui
 def test_a_model_has_its_page_and_scripts_of_the_page_cannot_reach_the_ui(address: str) -> None:
-    from ecommersss_platform_tests.platform.test_ui import CHROMIUM, FLAGS, playwright
-
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         visited = browser.new_page()
         hosts: set[str] = set()
         visited.on("request", lambda request: hosts.add(request.url.split("/files/")[0]))
@@ -78,4 +76,3 @@ def test_a_model_has_its_page_and_scripts_of_the_page_cannot_reach_the_ui(addres
         )
         assert (origin, answer) == ("null", "TypeError: Failed to fetch")
         assert hosts == {address}
-        browser.close()

@@ -44,9 +44,7 @@ def summary(day: date, orders: int = 2_000, flagged: int = 20, **values: Any) ->
     }
 
 
-def rule(
-    day: date, name: str = "wallet_limit", flagged: int = 10, *, mature: bool = False, **values: Any
-) -> dict[str, Any]:
+def rule(day: date, name: str = "wallet_limit", flagged: int = 10, **values: Any) -> dict[str, Any]:
     """A row of the rules' performance. DuckDB adds integers up as decimals."""
     return {
         "day": day,
@@ -54,13 +52,25 @@ def rule(
         "mode": "active",
         "flagged_orders": Decimal(flagged),
         "only_reason_orders": Decimal(flagged - 1),
-        "labelled_fraud": Decimal(flagged - 1 if mature else 0),
-        "labelled_genuine": Decimal(1 if mature else 0),
-        "unlabelled": Decimal(0 if mature else flagged),
-        "fraud_caught_amount": Decimal(5_000_000 if mature else 0),
-        "genuine_flagged_amount": Decimal(1_000_000 if mature else 0),
-        "mature": int(mature),
+        "labelled_fraud": Decimal(2),
+        "labelled_genuine": Decimal(1),
+        "unlabelled": Decimal(flagged - 3),
         **values,
+    }
+
+
+def rule_totals(name: str = "wallet_limit", precision: str | None = "0.9000") -> dict[str, Any]:
+    """A row of gold.rule_totals. `precision` None: no day of the rule is mature."""
+    known = precision is not None
+    return {
+        "rule_name": name,
+        "mode": "active",
+        "precision": Decimal(precision) if precision else None,
+        "precision_low": Decimal("0.8500") if known else None,
+        "precision_high": Decimal("0.9300") if known else None,
+        "fraud_caught_amount": Decimal(1_240_000_000) if known else None,
+        "labelled_genuine": 28 if known else None,
+        "genuine_flagged_amount": Decimal(50_000_000) if known else None,
     }
 
 
@@ -82,6 +92,7 @@ def report_rows(day: date = DAY_OF_REPORT, past: int = 28, **changed: Any) -> Ro
             ]
         },
         rules={it: [rule(it), rule(it, "spend_burst", 3, mode="shadow")] for it in days},
+        totals=[],
         users={day: [user(day, 7), user(day, 8, username=None, masked_email=None)]},
         products={day: [product(day, 3)]},
         disputes={
@@ -145,3 +156,21 @@ def report_figures(rows: Rows | None = None, built_at: datetime = NEXT_MORNING, 
 
 def without(rows: Mapping[date, Any], *days: date) -> dict[date, Any]:
     return {day: row for day, row in rows.items() if day not in days}
+
+
+def hostile_figures() -> Figures:
+    """Figures in which every text is hostile."""
+    day = DAY_OF_REPORT
+    return report_figures(
+        methods={day: [method(day, text, 100, 9) for text in HOSTILE]},
+        users={day: [user(day, n, username=text, masked_email=text) for n, text in enumerate(HOSTILE, 100)]},
+        products={day: [product(day, n, product_name=text, category=text) for n, text in enumerate(HOSTILE)]},
+        rules={it: [rule(it, text) for text in HOSTILE] for it in report_rows().rules},
+        disputes={
+            day: [
+                {"day": day, "kind": text, "event": "opened", "disputes": 1, "amount": Decimal(1)}
+                for text in HOSTILE
+            ]
+        },
+        rejected={day: [{"day": day, "reason": text, "lines": 1, "retried": 0} for text in HOSTILE]},
+    )

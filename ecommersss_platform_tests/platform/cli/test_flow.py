@@ -269,6 +269,8 @@ def test_reports_are_made_with_the_days_and_built_again_by_command(home: Home, s
     agree = "PostgreSQL, raw.orders and silver.fact_orders agree on 1,"
     assert agree in (folder / f"{yesterday}.html").read_text()
 
+    status = json.loads(home.call("status", "--format", "json").stdout)
+    assert status["report"] == {"day": str(TODAY), "page": (folder / f"{TODAY}.html").as_uri()}
     assert home.call("report", "open", "--no-browser").stdout == f"{(folder / f'{TODAY}.html').as_uri()}\n"
     assert "no report of 2020-01-01" in home.call("report", "open", "2020-01-01", exit_code=1).stderr
 

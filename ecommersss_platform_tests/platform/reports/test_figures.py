@@ -17,6 +17,7 @@ from ecommersss_platform_tests.support.report_rows import (
     report_figures,
     report_rows,
     rule,
+    rule_totals,
     summary,
     without,
 )
@@ -107,36 +108,29 @@ def test_hours_are_compared_with_the_median_of_seven_days() -> None:
 
 def test_a_rule_that_stops_firing_is_still_shown() -> None:
     rules = {**USUAL.rules, DAY_OF_REPORT: [rule(DAY_OF_REPORT, "new_rule", 500)]}
-    found = {it.name: it for it in report_figures(rules=rules).rules.rules}
+    found = {it.name: it for it in report_figures(rules=rules).rules}
     assert found["wallet_limit"].flagged == 0
     assert found["wallet_limit"].usual is not None
     assert found["new_rule"].standing is Standing.HIGH
     many = {day: [rule(day, flagged=100)] for day in USUAL.rules} | {DAY_OF_REPORT: []}
-    assert report_figures(rules=many).rules.rules[0].standing is Standing.LOW
+    assert report_figures(rules=many).rules[0].standing is Standing.LOW
     assert lead(report_figures(rules=many)) == [
         "The totals are usual.",
         "Rule wallet_limit flagged 0 % of the orders, usually 3.54 to 6.46 %.",
     ]
 
 
-def test_precision_is_of_mature_days_only() -> None:
-    day = DAY_OF_REPORT
-    old = {day - n * DAY: [rule(day - n * DAY, mature=True)] for n in range(60, 100)}
-    [found] = [it for it in report_figures(rules={**USUAL.rules, **old}).rules.rules if it.mode == "active"]
-    assert (found.mature.fraud, found.mature.genuine) == (28 * 9, 28)
-    assert found.mature.precision == 0.9
-    assert found.mature.saved == Decimal(28 * 5_000_000)
-    assert found.recent.unknown == 29 * 10
-    rules = report_figures(rules={**USUAL.rules, **old}).rules
-    assert (len(rules.mature_days), max(rules.mature_days)) == (28, day - 60 * DAY)
+def test_a_rule_has_its_totals_once_it_was_judged() -> None:
+    judged, shadow = report_figures(totals=[rule_totals()]).rules
+    assert judged.totals == rule_totals()
+    assert shadow.totals is None
+    assert {it.totals for it in report_figures(totals=[rule_totals(precision=None)]).rules} == {None}
+    assert judged.known == {"fraud": 29 * 2, "genuine": 29, "open": 29 * 7}
 
 
-def test_without_mature_days_there_is_no_precision() -> None:
-    rules = report_figures().rules
-    assert rules.mature_days == []
-    assert {it.mature.precision for it in rules.rules} == {None}
-    assert [it.mode for it in rules.rules] == ["active", "shadow"]
-    assert report_figures(rules={}).rules.rules == []
+def test_active_rules_come_before_shadow_rules() -> None:
+    assert [it.mode for it in report_figures().rules] == ["active", "shadow"]
+    assert report_figures(rules={}).rules == []
 
 
 def statements(**changed: object) -> list[tuple[str, bool]]:

@@ -8,14 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ecommersss_platform.reports.folder import (
-    page_name,
-    pages,
-    remove_old_pages,
-    write_index,
-    write_page,
-)
+from ecommersss_platform.reports.folder import remove_old_pages, write_index, write_page
 from ecommersss_platform.reports.page import day_page
+from ecommersss_platform.reports.serving import page_name, pages
 from ecommersss_platform_tests.support.report_rows import DAY_OF_REPORT, report_figures
 
 

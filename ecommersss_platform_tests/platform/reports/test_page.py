@@ -5,25 +5,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from decimal import Decimal
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from ecommersss_platform.reconciliation import Comparison
-from ecommersss_platform.reports.figures import Figures
 from ecommersss_platform.reports.page import day_page, index_entry, index_page, spark
 from ecommersss_platform.reports.serving import TEMPLATES, content_hash
 from ecommersss_platform_tests.support.report_rows import (
     DAY_OF_REPORT,
     HOSTILE,
-    method,
-    product,
+    hostile_figures,
     report_figures,
     report_rows,
-    rule,
-    user,
+    rule_totals,
     without,
 )
 
@@ -49,25 +45,8 @@ class Page(HTMLParser):
             self.text += data
 
 
-def hostile() -> Figures:
-    day = DAY_OF_REPORT
-    return report_figures(
-        methods={day: [method(day, text, 100, 9) for text in HOSTILE]},
-        users={day: [user(day, n, username=text, masked_email=text) for n, text in enumerate(HOSTILE, 100)]},
-        products={day: [product(day, n, product_name=text, category=text) for n, text in enumerate(HOSTILE)]},
-        rules={it: [rule(it, text) for text in HOSTILE] for it in USUAL.rules},
-        disputes={
-            day: [
-                {"day": day, "kind": text, "event": "opened", "disputes": 1, "amount": Decimal(1)}
-                for text in HOSTILE
-            ]
-        },
-        rejected={day: [{"day": day, "reason": text, "lines": 1, "retried": 0} for text in HOSTILE]},
-    )
-
-
 def test_hostile_texts_add_no_element_and_no_attribute() -> None:
-    plain, page = Page(day_page(report_figures())), Page(day_page(hostile()))
+    plain, page = Page(day_page(report_figures())), Page(day_page(hostile_figures()))
     assert set(page.tags) == set(plain.tags)
     assert page.tags.count("script") == plain.tags.count("script") == 1
     assert page.tags.count("style") == 1
@@ -77,7 +56,7 @@ def test_hostile_texts_add_no_element_and_no_attribute() -> None:
 
 
 def test_hostile_texts_are_shown_and_never_obeyed() -> None:
-    html = day_page(hostile())
+    html = day_page(hostile_figures())
     text = Page(html).text
     for shown in ("<script>alert(1)</script>", "{{ 7 * 7 }}${7*7}", "\\u202eevil", "\\x1b[31m", "W" * 50):
         assert shown in text
@@ -149,6 +128,16 @@ def test_an_empty_day_has_no_charts() -> None:
     assert "svg" not in page.tags
 
 
+def test_rules_show_their_precision_and_money_once_known() -> None:
+    text = Page(day_page(report_figures(totals=[rule_totals()]))).text
+    for shown in ("90.0 %", "85.0 to 93.0 %", "Rp 1.24 bn", "Genuine orders stopped", "Rp 50.0 m"):
+        assert shown in text
+    assert "Known so far" not in text
+    unknown = Page(day_page(report_figures())).text
+    assert "58 fraud, 29 genuine, 203 open" in unknown
+    assert "precision is not known yet" in unknown
+
+
 def test_users_are_shown_with_what_to_do() -> None:
     text = Page(day_page(report_figures())).text
     assert 'ecommersss lists add block 7 --reason "report of 2026-11-25"' in text
@@ -165,7 +154,7 @@ def test_charts_have_a_text_alternative_and_a_table() -> None:
 
 
 def test_a_page_is_small() -> None:
-    assert len(day_page(hostile()).encode()) < 200_000
+    assert len(day_page(hostile_figures()).encode()) < 200_000
 
 
 def test_index_lists_what_pages_say_of_themselves() -> None:

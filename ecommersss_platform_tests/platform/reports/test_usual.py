@@ -1,4 +1,4 @@
-"""What is usual: the robust range of past values, and the Wilson interval."""
+"""What is usual: the robust range of past values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from ecommersss_platform.reports.usual import (
     usual_count,
     usual_range,
     usual_share,
-    wilson,
 )
 
 
@@ -60,18 +59,3 @@ def test_usual_range_is_never_below_zero() -> None:
     assert usual.low == 0
     assert usual.standing(0) is Standing.USUAL
     assert usual_range([0.0] * 6) == usual_range([0.0] * 6, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [(1, 1, 0.2065, 1), (1, 2, 0.0945, 0.9055), (2, 3, 0.2077, 0.9385), (0, 1, 0, 0.7935), (0, 3, 0, 0.5615)],
-)
-def test_wilson_interval_is_that_of_the_macro(successes: int, trials: int, low: float, high: float) -> None:
-    """The same values as in the unit test of dbt's rule_performance."""
-    interval = wilson(successes, trials)
-    assert interval is not None
-    assert [round(end, 4) for end in interval] == [low, high]
-
-
-def test_wilson_interval_needs_trials() -> None:
-    assert wilson(0, 0) is None
