@@ -125,8 +125,21 @@ _PARTITION_DATE = Column(
 )
 
 
-def _history(name: str, *columns: Column, clustering: str = "id", status: str | None = None) -> RawTable:
-    """Return the contract of a table of which PostgreSQL keeps every version. `columns`: its own."""
+_RECORDED_AT = Column(
+    "recorded_at",
+    Type.TIMESTAMP,
+    "When this version was really written, also if it claims an earlier time; NULL: not known.",
+    nullable=True,
+)
+
+
+def _history(
+    name: str, *columns: Column, clustering: str = "id", status: str | None = None, recorded: bool = False
+) -> RawTable:
+    """Return the contract of a table of which PostgreSQL keeps every version. `columns`: its own.
+
+    `recorded`: versions carry the time at which they were really written.
+    """
     row = name.removesuffix("s")
     return RawTable(
         name=name,
@@ -142,6 +155,7 @@ def _history(name: str, *columns: Column, clustering: str = "id", status: str | 
             Column("updated_at", Type.TIMESTAMP, f"When the {row} was last changed."),
             Column("version", Type.INT64, "Number of this version; a later one has a higher number."),
             Column("valid_from", Type.TIMESTAMP, "When this version was written."),
+            *((_RECORDED_AT,) if recorded else ()),
             _PARTITION_DATE,
         ),
     )
@@ -165,6 +179,7 @@ USERS = _history(
     Column("last_name", Type.STRING, "Last name.", pii=True),
     Column("default_payment", Type.STRING, "Payment method offered first.", nullable=True),
     Column("created_date", Type.TIMESTAMP, "When the user signed up."),
+    recorded=True,
 )
 
 PRODUCTS = _history(
@@ -174,6 +189,7 @@ PRODUCTS = _history(
     Column("category", Type.STRING, "Category in the shop."),
     Column("price", Type.MONEY, "List price, rupiah."),
     Column("created_date", Type.TIMESTAMP, "When the product was listed."),
+    recorded=True,
 )
 
 ORDERS = RawTable(
@@ -259,7 +275,52 @@ VERDICTS = RawTable(
     ),
 )
 
-RAW_TABLES: tuple[RawTable, ...] = (USERS, PRODUCTS, ORDERS, SHIPMENTS, DISPUTES, VERDICTS)
+RULE_BOOKS = RawTable(
+    name="rule_books",
+    description="Every rule book that decided about orders, in the partition of the day of its first use.",
+    source="rule_books",
+    instant="first_used_at",
+    key=("version",),
+    high_water="number",
+    columns=(
+        Column("version", Type.STRING, "Version of the book: the beginning of the SHA-256 of its text."),
+        Column("text", Type.STRING, "The book as it was written, in YAML."),
+        Column("first_position", Type.INT64, "Position of the first order of the first batch it decided."),
+        Column("first_used_at", Type.TIMESTAMP, "When that order was flagged."),
+        Column("number", Type.INT64, "Number of the book; a later one has a higher number."),
+        _PARTITION_DATE,
+    ),
+)
+
+USER_LIST_EVENTS = RawTable(
+    name="user_list_events",
+    description="Every addition of an entry to the block or allow list, and every removal, in the partition"
+    " of the day on which it happened.",
+    source="user_list_events",
+    instant="event_at",
+    key=("event_id",),
+    high_water="lists_version",
+    clustering=("user_id",),
+    status="event",
+    columns=(
+        Column("event_id", Type.INT64, "The event: twice the entry, and one more for its removal."),
+        Column("entry", Type.INT64, "The entry that was added or removed."),
+        Column("event", Type.STRING, "added or removed."),
+        Column("lists_version", Type.INT64, "The first version of the lists with this change."),
+        Column("event_at", Type.TIMESTAMP, "When the entry was added or removed."),
+        Column("user_id", Type.INT64, "Who is on the list."),
+        Column("list", Type.STRING, "allow or block; allow wins."),
+        Column("source", Type.STRING, "person or platform."),
+        Column("reason", Type.STRING, "Why the entry was added, in the words of who did it.", pii=True),
+        Column("expires_at", Type.TIMESTAMP, "When the entry expires; NULL: never.", nullable=True),
+        _PARTITION_DATE,
+    ),
+)
+
+RAW_TABLES: tuple[RawTable, ...] = (
+    *(USERS, PRODUCTS, ORDERS, SHIPMENTS, DISPUTES, VERDICTS),
+    *(RULE_BOOKS, USER_LIST_EVENTS),
+)
 
 LOAD_LOG = RawTable(
     name="load_log",

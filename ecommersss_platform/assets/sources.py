@@ -35,13 +35,14 @@ FLAGGED_STREAM = AssetKey([STREAMS, FLAGGED])
 BLOCK_LIST = AssetKey(["fraud", "user_lists"])
 """The platform's own entries, which `assets/fraud.py` writes."""
 
-_OF_HISTORY = ("version", "valid_from")
+_OF_HISTORY = ("version", "valid_from", "recorded_at")
+_TABLE_OF_EVENTS = {"user_list_events": "user_lists"}
 _MIGRATIONS = Path(streaming.database.__file__).parent / "migrations" / "versions"
 
 
 def table_key(source: str) -> AssetKey:
-    """Return the key of a PostgreSQL table. A table and its history are one asset."""
-    return AssetKey([POSTGRES, source.removesuffix("_history")])
+    """Return the key of a PostgreSQL table. A table and its history, or its events, are one asset."""
+    return AssetKey([POSTGRES, _TABLE_OF_EVENTS.get(source, source.removesuffix("_history"))])
 
 
 def _current(contract: RawTable) -> RawTable:
@@ -101,20 +102,6 @@ USER_LISTS = RawTable(
     ),
 )
 
-RULE_BOOKS = RawTable(
-    name="rule_books",
-    description="Every rule book that ever decided an order, stored with the first batch that it decided.",
-    source="rule_books",
-    instant="first_used_at",
-    key=("version",),
-    columns=(
-        Column("version", Type.STRING, "Version of the rule book: a hash of its text."),
-        Column("text", Type.STRING, "The rule book as it was written."),
-        Column("first_position", Type.INT64, "Position of the first order that it decided."),
-        Column("first_used_at", Type.TIMESTAMP, "When it decided that order."),
-    ),
-)
-
 _CATALOGUE = [table_key("users"), table_key("products")]
 _DEPS = {
     "orders": [ORDERS_TOPIC, *_CATALOGUE, table_key("rule_books")],
@@ -130,7 +117,8 @@ _ANALYSTS_TABLES = {"disputes", "verdicts", "user_lists", "rule_books"}
 
 def source_tables() -> list[RawTable]:
     """Return the PostgreSQL tables behind the raw tables, and those that no raw table copies."""
-    return [*(_current(table) for table in RAW_TABLES), REJECTED_ORDERS, USER_LISTS, RULE_BOOKS]
+    current = [_current(table) for table in RAW_TABLES if table.source not in _TABLE_OF_EVENTS]
+    return [*current, REJECTED_ORDERS, USER_LISTS]
 
 
 def source_assets(topic: str) -> list[AssetSpec]:

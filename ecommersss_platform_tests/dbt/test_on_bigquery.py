@@ -23,7 +23,17 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ecommersss_platform.contracts import DISPUTES, ORDERS, PRODUCTS, SHIPMENTS, USERS, VERDICTS, RawTable
+from ecommersss_platform.contracts import (
+    DISPUTES,
+    ORDERS,
+    PRODUCTS,
+    RULE_BOOKS,
+    SHIPMENTS,
+    USER_LIST_EVENTS,
+    USERS,
+    VERDICTS,
+    RawTable,
+)
 from ecommersss_platform.dbt.project import (
     PARTIAL_PARSE,
     PROJECT_DIR,
@@ -48,6 +58,7 @@ MONTH = Days(date(2024, 2, 15), date(2024, 3, 17))
 EMPTY_DAY = date(2024, 2, 20)
 MODELS = (
     *("bronze.stg_shipments", "bronze.stg_disputes", "bronze.stg_verdicts"),
+    *("bronze.stg_rule_books", "bronze.stg_user_list_events"),
     *("silver.dim_users", "silver.dim_products", "silver.fact_orders", "silver.order_labels"),
     *("silver.dim_users_history", "silver.dim_products_history"),
     *("gold.daily_fraud_summary", "gold.rule_performance", "gold.most_fraudulent_users"),
@@ -137,7 +148,8 @@ def a_month() -> dict[RawTable, list[Row]]:
                     shadow=sorted(chosen.sample(SHADOW, chosen.randint(0, 2))),
                 )
             )
-    truth = {table: SAMPLE[table] for table in (SHIPMENTS, DISPUTES, VERDICTS)}
+    others = (SHIPMENTS, DISPUTES, VERDICTS, RULE_BOOKS, USER_LIST_EVENTS)
+    truth = {table: SAMPLE[table] for table in others}
     return {USERS: users, PRODUCTS: products, ORDERS: orders, **truth}
 
 
@@ -340,8 +352,8 @@ def test_days_are_replaced_whole_and_no_other_is_read_or_written(targets: tuple[
         "as with orders as ( select * from `test-dbt`.`raw`.`orders`"
         " where partition_date >= date '0001-01-01' )"
         " select id as order_id, user_id, product_id, quantity, amount, payment_method, country, is_fraud,"
-        " fraud_reasons, shadow_reasons, rules_version, created_date as ordered_at, flagged_at,"
-        " position as topic_position, partition_date from orders;"
+        " fraud_reasons, shadow_reasons, rules_version, lists_version, created_date as ordered_at,"
+        " flagged_at, position as topic_position, partition_date from orders;"
     )
     # One MERGE replaces the days. Each bound is a constant beside the bare column, which is what BigQuery
     # needs to leave other partitions alone.

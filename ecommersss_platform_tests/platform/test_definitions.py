@@ -113,7 +113,10 @@ json.dump(
 )
 """
 
-TABLES = ("users", "products", "orders", "shipments", "disputes", "verdicts")
+TABLES = (
+    *("users", "products", "orders", "shipments", "disputes", "verdicts"),
+    *("rule_books", "user_list_events"),
+)
 RAW = {f"raw/{name}" for name in TABLES}
 BRONZE = {f"bronze/stg_{name}" for name in (*TABLES, "dispute_versions", "user_versions", "product_versions")}
 DIMENSIONS = {"silver/dim_users", "silver/dim_products"}
@@ -197,7 +200,8 @@ def test_lineage(location: dict[str, Any]) -> None:
     followed = {"orders": {"stream/flagged_orders"}}  # the sensor asks for the days that it touches
     for name in TABLES:
         view = views.get(name, f"stg_{name}")
-        assert parents[f"raw/{name}"] == {f"postgres/{name}"} | followed.get(name, set())
+        source = {"user_list_events": "user_lists"}.get(name, name)
+        assert parents[f"raw/{name}"] == {f"postgres/{source}"} | followed.get(name, set())
         assert parents[f"bronze/{view}"] == {f"raw/{name}"}
     # After the dimensions; and straight from raw/orders, without which a backfill of the assets would leave
     # fact_orders out: Dagster follows partitions only along edges between partitioned assets.
@@ -315,6 +319,8 @@ def test_checks(location: dict[str, Any]) -> None:
         ("bronze/stg_shipments", "order_id"),
         ("bronze/stg_disputes", "dispute_id"),
         ("bronze/stg_verdicts", "verdict_id"),
+        ("bronze/stg_rule_books", "rules_version"),
+        ("bronze/stg_user_list_events", "event_id"),
         ("silver/dim_users", "user_id"),
         ("silver/dim_products", "product_id"),
         ("silver/fact_orders", "order_id"),

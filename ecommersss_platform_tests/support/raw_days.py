@@ -16,7 +16,17 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from ecommersss_platform.contracts import DISPUTES, ORDERS, PRODUCTS, SHIPMENTS, USERS, VERDICTS, RawTable
+from ecommersss_platform.contracts import (
+    DISPUTES,
+    ORDERS,
+    PRODUCTS,
+    RULE_BOOKS,
+    SHIPMENTS,
+    USER_LIST_EVENTS,
+    USERS,
+    VERDICTS,
+    RawTable,
+)
 from streaming.business_days import JAKARTA
 
 Row = dict[str, Any]
@@ -129,6 +139,23 @@ def order(
     }
 
 
+def list_event(id: int, event: str, version: int, day: str, **values: Any) -> Row:
+    row = {
+        "event_id": id,
+        "entry": id // 2,
+        "event": event,
+        "lists_version": version,
+        "event_at": at(day, "12:00"),
+        "user_id": 2,
+        "list": "block",
+        "source": "person",
+        "reason": "chargebacks",
+        "expires_at": None,
+        "partition_date": date.fromisoformat(day),
+    }
+    return row | values
+
+
 USER_ROWS = [
     user(1, 1, "2024-02-28", username="siti", email="siti.rahma@gmail.com", email_hash="1" * 64),
     user(2, 2, "2024-02-28", username="budi@mail.id", email="budi@mail.id"),
@@ -191,6 +218,21 @@ VERDICT_ROWS = [
     verdict(1, 103, "fraud", "2024-02-29", note="the bank's \"list\"; 50% 'sure' ✓"),
     verdict(2, 103, "genuine", "2024-03-01"),
 ]
+RULE_BOOK_ROWS: list[Row] = [
+    {
+        "version": "v1",
+        "text": "rules: # the \"book\"; 50% 'sure' ✓\r\n",
+        "first_position": 101 * 200,
+        "first_used_at": at("2024-02-28", "00:00:00"),
+        "number": 1,
+        "partition_date": date(2024, 2, 28),
+    }
+]
+LIST_EVENT_ROWS = [
+    list_event(2, "added", 1, "2024-02-29"),
+    list_event(3, "removed", 3, "2024-03-02"),
+    list_event(4, "added", 2, "2024-03-01", list="allow", reason='the "bank\'s" list; 50%'),
+]
 SAMPLE: Mapping[RawTable, list[Row]] = {
     USERS: USER_ROWS,
     PRODUCTS: PRODUCT_ROWS,
@@ -198,6 +240,8 @@ SAMPLE: Mapping[RawTable, list[Row]] = {
     SHIPMENTS: SHIPMENT_ROWS,
     DISPUTES: DISPUTE_ROWS,
     VERDICTS: VERDICT_ROWS,
+    RULE_BOOKS: RULE_BOOK_ROWS,
+    USER_LIST_EVENTS: LIST_EVENT_ROWS,
 }
 
 

@@ -22,6 +22,7 @@ select
     fraud_reasons,
     shadow_reasons,
     rules_version,
+    lists_version,
     ordered_at,
     {{ local_hour('ordered_at') }} as local_hour,
     flagged_at,

@@ -19,6 +19,7 @@ select
     fraud_reasons,
     shadow_reasons,
     rules_version,
+    lists_version,
     created_date as ordered_at,
     flagged_at,
     position as topic_position,

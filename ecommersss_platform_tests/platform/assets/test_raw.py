@@ -54,6 +54,9 @@ from ecommersss_platform_tests.support.commands import check_command
 from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
 from streaming.business_days import business_day
 from streaming.database import connect
+from streaming.database.store import OrderStore
+from streaming.database.user_lists import remove_entry
+from streaming.rules import RuleBook
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -309,6 +312,40 @@ def test_what_an_order_was_is_in_the_days_on_which_it_became_known(
         "verdicts": (True, 1),
     }
     assert metadata(result, "disputes")[str(DAY_2)]["rows_open"] == 1
+
+
+def test_a_day_of_the_lists_and_the_books_stays_the_same(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    """An entry that is removed later, and a book that decides again."""
+    before = datetime.now(UTC) - timedelta(days=1)
+    yesterday, today = business_day(before), business_day(datetime.now(UTC))
+    keys = [AssetKey(["raw", name]) for name in ("rule_books", "user_list_events")]
+    entry = "INSERT INTO user_lists (user_id, list, reason, source, added_at) VALUES %s"
+    shop.write(marketplace, entry, [(1, "block", "chargebacks", "person", before)])
+    book = RuleBook.parse("rules: [{name: a, description: 'Ñ; \"x\"', mode: active, when: quantity > 1}]\r\n")
+
+    def decide(id: int) -> None:
+        with OrderStore(marketplace) as store:
+            store.commit(store.open(), id + 1, [shop.flagged(id, id, flagged_at=before)], book=book)
+
+    decide(7)
+    defs = definitions(marketplace, warehouse)
+    found = checks(run(defs, instance, Days.between(yesterday, yesterday), keys))
+    assert all(found[key.path[-1], "reconciles_with_postgres"].passed for key in keys)
+    events = "SELECT event_id, event, lists_version, list FROM raw.user_list_events ORDER BY event_id"
+    books = "SELECT version, text, first_position, number FROM raw.rule_books"
+    loaded = warehouse.query(events).to_pylist(), warehouse.query(books).to_pylist()
+    assert loaded == (
+        [{"event_id": 2, "event": "added", "lists_version": 1, "list": "block"}],
+        [{"version": book.version, "text": book.text, "first_position": 7, "number": 1}],
+    )
+    remove_entry(marketplace, 1, "block")
+    decide(8)
+    run(defs, instance, Days.between(yesterday, yesterday), keys)
+    assert (warehouse.query(events).to_pylist(), warehouse.query(books).to_pylist()) == loaded
+    run(defs, instance, Days.between(yesterday, today), keys)
+    assert [row["event"] for row in warehouse.query(events).to_pylist()] == ["added", "removed"]
 
 
 def test_each_day_of_a_range_shows_its_own_rows_and_no_total_of_the_range(

@@ -9,6 +9,7 @@ from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform_tests.support.migrations import downgrade
 from ecommersss_platform_tests.support.shop import execute, open_shop, query
 from streaming.database import migrate
+from streaming.database.user_lists import add_entry, remove_entry
 from streaming.roles import Role
 
 pytestmark = pytest.mark.integration
@@ -46,6 +47,26 @@ def test_versions_of_lists_move_into_the_orders_and_back(database: str, postgres
     assert query(database, "SELECT to_regclass('rule_books'), count(*) FROM orders") == [(None, 5)]
     migrate(database)
     assert query(database, versions) == [([0, 3, 3, 5, 5],)]
+
+
+def test_books_get_numbers_and_the_lists_events(database: str, postgres: EmbeddedPostgres) -> None:
+    downgrade(database, "0008")
+    open_shop(database)
+    execute(database, "INSERT INTO rule_books SELECT 'v' || n, 'text', n, now() FROM generate_series(1, 3) n")
+    add_entry(database, 1, "block", "chargebacks")
+    migrate(database)
+    assert query(database, "SELECT array_agg(number ORDER BY version) FROM rule_books") == [([1, 2, 3],)]
+    remove_entry(database, 1, "block")
+    reader = postgres.url(database.rpartition("/")[2], Role.READER)
+    events = "SELECT event_id, event, user_id, list, reason FROM user_list_events ORDER BY lists_version"
+    assert query(reader, events) == [
+        (2, "added", 1, "block", "chargebacks"),
+        (3, "removed", 1, "block", "chargebacks"),
+    ]
+    downgrade(database, "0008")
+    assert query(database, "SELECT to_regclass('user_list_events'), count(*) FROM rule_books") == [(None, 3)]
+    migrate(database)
+    assert len(query(reader, events)) == 2
 
 
 def test_ground_truth_comes_and_goes_on_a_filled_database(database: str, postgres: EmbeddedPostgres) -> None:
