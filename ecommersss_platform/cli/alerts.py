@@ -79,6 +79,8 @@ def list_(
     if not rows and style is Format.TABLE:
         typer.echo("No problem is open.")
         return
+    if style is Format.TABLE:
+        rows = [{**row, "told": ", ".join(row["told"])} for row in rows]
     names = [name for name in (rows[0] if rows else ()) if everything or name != "over"]
     print_rows(names, rows, style)
 

@@ -216,10 +216,18 @@ class Platform:
 
 
 @pytest.fixture(scope="module")
-def platform(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def platform(
+    postgres: EmbeddedPostgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Platform]:
     administer(postgres, "CREATE DATABASE dagster_runs")
+    administer(postgres, f"CREATE DATABASE orders_of_runs TEMPLATE {migrated_template}")
     url = postgres.url("dagster_runs")
-    settings = Settings(home=tmp_path_factory.mktemp("home"), first_day=FIRST_DAY, dagster_url=url)
+    settings = Settings(
+        home=tmp_path_factory.mktemp("home"),
+        first_day=FIRST_DAY,
+        dagster_url=url,
+        database_url=postgres.client_url("orders_of_runs", tcp=True),
+    )
     settings.home.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in child_environment(settings, url).items():
