@@ -24,6 +24,8 @@ from ecommersss_platform.reports.usual import (
 from streaming.business_days import business_day
 
 _FEWEST_WEEKDAYS = 3
+_FEWEST_SHOWN = 8
+"""Days of the trend."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,10 @@ def _trend(days: Sequence[date], summaries: Mapping[date, Row], orders: Mapping[
     shares = [summaries[it]["fraud_orders"] / orders[it] if orders.get(it) else None for it in days]
     *_, day = days
     past = [share for share in shares[:-1] if share is not None]
-    return Trend(days, shares, usual_share(past, orders.get(day, 0)))
+    # A young platform begins with its first orders, a week before the day at the latest.
+    first = next((place for place, share in enumerate(shares) if share is not None), 0)
+    first = min(first, len(days) - _FEWEST_SHOWN)
+    return Trend(days[first:], shares[first:], usual_share(past, orders.get(day, 0)))
 
 
 def _hours(day: date, rows: Rows) -> list[Hour]:

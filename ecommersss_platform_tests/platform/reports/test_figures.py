@@ -98,6 +98,12 @@ def test_an_empty_day_says_so(loaded: bool) -> None:
     assert lead(figures) == [words]
 
 
+@pytest.mark.parametrize(("past", "shown"), [(28, 29), (40, 29), (10, 11), (3, 8)])
+def test_trend_begins_with_the_first_orders(past: int, shown: int) -> None:
+    trend = report_figures(report_rows(past=past)).trend
+    assert (len(trend.days), len(trend.shares), trend.days[-1]) == (shown, shown, DAY_OF_REPORT)
+
+
 def test_hours_are_compared_with_the_median_of_seven_days() -> None:
     hours = report_figures().hours
     assert [it.hour for it in hours] == list(range(24))
