@@ -142,7 +142,7 @@ def _newest_event(
 
 def reconciliation(pool: str | None, tables: Sequence[RawTable] = RAW_TABLES) -> AssetChecksDefinition:
     """Return the blocking check of each of these raw tables. One step reconciles all that a run loads."""
-    contracts = {AssetKey([table.dataset, table.name]): table for table in tables}
+    contracts = {AssetKey(table.path): table for table in tables}
 
     # One step, because each costs 0.2 s besides its work.
     @multi_asset_check(

@@ -71,6 +71,11 @@ class RawTable:
     """Whether queries may omit a filter on days, where a warehouse can require one."""
 
     @property
+    def path(self) -> tuple[str, str]:
+        """Dataset and name, which are also the parts of the asset's key."""
+        return self.dataset, self.name
+
+    @property
     def money_columns(self) -> tuple[str, ...]:
         """The columns whose sums are compared with PostgreSQL's."""
         return tuple(c.name for c in self.columns if c.type is Type.MONEY)

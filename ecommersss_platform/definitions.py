@@ -52,7 +52,7 @@ trim_job = retention_job(settings)
 prune_job = maintenance_job(settings)
 
 labelled = labelled_assets([analytics, *fraud, *reports])
-truth = [AssetKey([table.dataset, table.name]) for table in (SHIPMENTS, DISPUTES, VERDICTS)]
+truth = [AssetKey(table.path) for table in (SHIPMENTS, DISPUTES, VERDICTS)]
 
 defs = Definitions(
     assets=with_code_links([*sources, *raw, analytics, *fraud, *reports], settings.code_url),

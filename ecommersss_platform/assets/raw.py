@@ -48,7 +48,7 @@ def _raw_asset(
     table: RawTable, partitions_def: DailyPartitionsDefinition, pool: str | None
 ) -> AssetsDefinition:
     @asset(
-        key=[table.dataset, table.name],
+        key=table.path,
         description=f"{table.description} Grain: one row per {', '.join(table.key)}. {ONE_RUN}",
         deps=upstream_of(table),
         partitions_def=partitions_def,

@@ -30,7 +30,7 @@ from ecommersss_platform.warehouse.metadata import (
 )
 from ecommersss_platform.warehouse.protocol import Step, Warehouse
 
-CONTRACTS = {(table.dataset, table.name): table for table in RAW_TABLES}
+CONTRACTS = {table.path: table for table in RAW_TABLES}
 
 
 class WarehouseIOManager(IOManager):

@@ -15,7 +15,7 @@ _PART = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def split_name(table: RawTable | str) -> tuple[str, str]:
     """Return (dataset, table). Raises ValueError for a name that is not of the form "dataset.table"."""
     if isinstance(table, RawTable):
-        return table.dataset, table.name
+        return table.path
     parts = table.split(".")
     if len(parts) != 2 or not all(_PART.fullmatch(part) for part in parts):
         raise ValueError(f'a table is named "dataset.table", like "raw.orders"; got {table!r}')

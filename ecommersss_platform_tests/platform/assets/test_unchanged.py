@@ -66,7 +66,7 @@ class Shop:
 
     def _raw(self, table: RawTable, partitions: Any) -> AssetsDefinition:
         @asset(
-            key=[table.dataset, table.name],
+            key=table.path,
             partitions_def=partitions,
             backfill_policy=SINGLE_RUN,
             io_manager_key=WAREHOUSE_IO_MANAGER,
