@@ -11,6 +11,7 @@ select
     user_id,
     username,
     masked_email,
+    email_hash,
     status,
     total_orders,
     fraud_orders,
