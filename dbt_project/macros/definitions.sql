@@ -24,6 +24,18 @@
     {{ money('coalesce(sum(case when is_fraud then amount end), 0)') }}
 {%- endmacro %}
 
+{% macro labelled_fraud() -%}
+    count(case when label = 'fraud' then 1 end)
+{%- endmacro %}
+
+{% macro labelled_genuine() -%}
+    count(case when label = 'genuine' then 1 end)
+{%- endmacro %}
+
+{% macro labelled_fraud_amount() -%}
+    {{ money("coalesce(sum(case when label = 'fraud' then amount end), 0)") }}
+{%- endmacro %}
+
 {% macro refund(amount, refund_amount) -%}
     cast(least(coalesce({{ refund_amount }}, 0), {{ amount }}) as {{ column_types().money }})
 {%- endmacro %}

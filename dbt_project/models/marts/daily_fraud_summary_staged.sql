@@ -22,9 +22,9 @@ per_day as (
         {{ fraud_users() }} as fraud_users,
         count(case when {{ local_date('orders.flagged_at') }} > orders.partition_date then 1 end) as late_orders,
         max(case when labels.is_mature then 1 else 0 end) = 1 as is_mature,
-        count(case when labels.label = 'fraud' then 1 end) as labelled_fraud,
-        count(case when labels.label = 'genuine' then 1 end) as labelled_genuine,
-        {{ money("coalesce(sum(case when labels.label = 'fraud' then orders.amount end), 0)") }} as labelled_fraud_amount,
+        {{ labelled_fraud() }} as labelled_fraud,
+        {{ labelled_genuine() }} as labelled_genuine,
+        {{ labelled_fraud_amount() }} as labelled_fraud_amount,
         cast(coalesce(sum(labels.disputes_opened), 0) as {{ column_types().int64 }}) as disputes_opened,
         cast(coalesce(sum(labels.disputes_lost), 0) as {{ column_types().int64 }}) as disputes_lost,
         {{ money('coalesce(sum(labels.dispute_loss), 0)') }} as dispute_loss

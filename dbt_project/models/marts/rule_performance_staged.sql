@@ -19,8 +19,7 @@ labelled as (
         orders.is_fraud,
         orders.fraud_reasons,
         orders.shadow_reasons,
-        labels.label = 'fraud' as is_labelled_fraud,
-        labels.label = 'genuine' as is_labelled_genuine,
+        labels.label,
         labels.is_mature
     from orders
     inner join labels on orders.order_id = labels.order_id
@@ -31,8 +30,8 @@ books as (
     select
         partition_date,
         rules_version,
-        count(case when is_labelled_fraud then 1 end) as fraud_orders,
-        coalesce(sum(case when is_labelled_fraud then amount end), 0) as fraud_amount
+        {{ labelled_fraud() }} as fraud_orders,
+        {{ labelled_fraud_amount() }} as fraud_amount
     from labelled
     group by partition_date, rules_version
 ),
@@ -73,12 +72,12 @@ per_rule as (
         count(*) as flagged_orders,
         count(case when is_only_reason then 1 end) as only_reason_orders,
         count(distinct user_id) as flagged_users,
-        count(case when is_labelled_fraud then 1 end) as labelled_fraud,
-        count(case when is_labelled_genuine then 1 end) as labelled_genuine,
-        count(case when not is_labelled_fraud and not is_labelled_genuine then 1 end) as unlabelled,
+        {{ labelled_fraud() }} as labelled_fraud,
+        {{ labelled_genuine() }} as labelled_genuine,
+        count(case when label = 'unknown' then 1 end) as unlabelled,
         coalesce(sum(amount), 0) as flagged_amount,
-        coalesce(sum(case when is_labelled_fraud then amount end), 0) as fraud_caught_amount,
-        coalesce(sum(case when is_labelled_genuine then amount end), 0) as genuine_flagged_amount
+        {{ labelled_fraud_amount() }} as fraud_caught_amount,
+        coalesce(sum(case when label = 'genuine' then amount end), 0) as genuine_flagged_amount
     from held
     group by partition_date, rule_name, mode, rules_version
 ),

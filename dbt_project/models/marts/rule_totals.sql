@@ -20,8 +20,8 @@ labels as (
 books as (
     select
         orders.rules_version,
-        count(case when labels.label = 'fraud' then 1 end) as fraud_orders,
-        coalesce(sum(case when labels.label = 'fraud' then orders.amount end), 0) as fraud_amount
+        {{ labelled_fraud() }} as fraud_orders,
+        {{ labelled_fraud_amount() }} as fraud_amount
     from orders
     inner join labels on orders.order_id = labels.order_id
     group by orders.rules_version

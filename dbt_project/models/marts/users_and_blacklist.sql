@@ -28,7 +28,7 @@ per_user as (
         count(*) as total_orders,
         {{ total_amount() }} as total_spend,
         {{ fraud_orders() }} as fraud_orders,
-        count(case when label = 'fraud' then 1 end) as confirmed_fraud_orders,
+        {{ labelled_fraud() }} as confirmed_fraud_orders,
         count(case when is_cleared then 1 end) as cleared_orders,
         {{ fraud_amount() }} as fraud_loss,
         max(ordered_at) as latest_order_at,

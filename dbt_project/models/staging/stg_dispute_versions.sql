@@ -13,6 +13,7 @@ select
     opened_at,
     outcome,
     decided_at,
+    updated_at,
     valid_from,
     version,
     partition_date as written_on

@@ -1,12 +1,11 @@
 with
 
 versions as (
-    select * from {{ source('raw', 'disputes') }}
-    where {{ in_any_day('partition_date') }}
+    select * from {{ ref('stg_dispute_versions') }}
 )
 
 select
-    id as dispute_id,
+    dispute_id,
     order_id,
     kind,
     amount,
@@ -15,4 +14,4 @@ select
     decided_at,
     updated_at
 from versions
-qualify row_number() over (partition by id order by valid_from desc, version desc) = 1
+qualify row_number() over (partition by dispute_id order by valid_from desc, version desc) = 1
