@@ -1,5 +1,4 @@
 {{ config(cluster_by=['rule_name']) }}
-{%- set counts = ['mature_orders', 'labelled_fraud', 'labelled_genuine', 'fraud_orders'] %}
 
 with
 
@@ -57,9 +56,10 @@ judged as (
     select
         per_book.rule_name,
         per_book.mode,
-        {%- for count in counts %}
-        cast(sum({{ count }}) as {{ column_types().int64 }}) as {{ count }},
-        {%- endfor %}
+        cast(sum(per_book.mature_orders) as {{ column_types().int64 }}) as mature_orders,
+        cast(sum(per_book.labelled_fraud) as {{ column_types().int64 }}) as labelled_fraud,
+        cast(sum(per_book.labelled_genuine) as {{ column_types().int64 }}) as labelled_genuine,
+        cast(sum(books.fraud_orders) as {{ column_types().int64 }}) as fraud_orders,
         sum(per_book.fraud_caught_amount) as fraud_caught_amount,
         sum(per_book.genuine_flagged_amount) as genuine_flagged_amount,
         sum(books.fraud_amount) as fraud_amount
