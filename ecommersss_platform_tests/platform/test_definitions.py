@@ -196,10 +196,10 @@ def test_days_are_business_days_from_the_first_on_with_today(location: dict[str,
 
 def test_lineage(location: dict[str, Any]) -> None:
     parents = {key: set(asset["parents"]) for key, asset in location["assets"].items()}
-    views = {"users": "stg_user_versions", "products": "stg_product_versions"}
+    versions = {"users": "user", "products": "product", "disputes": "dispute"}
     followed = {"orders": {"stream/flagged_orders"}}  # the sensor asks for the days that it touches
     for name in TABLES:
-        view = views.get(name, f"stg_{name}")
+        view = f"stg_{versions[name]}_versions" if name in versions else f"stg_{name}"
         source = {"user_list_events": "user_lists"}.get(name, name)
         assert parents[f"raw/{name}"] == {f"postgres/{source}"} | followed.get(name, set())
         assert parents[f"bronze/{view}"] == {f"raw/{name}"}
