@@ -1,7 +1,8 @@
 {#
     Log for Dagster what was built: the columns, the row counts of a table (in total and in each day that the run
-    replaced), and the jobs that built it. Logging inside the run saves opening the warehouse a second time. Logs nothing
-    when a person runs dbt, and only the jobs of a staged model, whose table Dagster does not show.
+    replaced), a mart's first rows, and the jobs that built it. Logging inside the run saves opening the warehouse a
+    second time. Logs nothing when a person runs dbt, and only the jobs of a staged model, whose table Dagster does not
+    show.
 
     The word `metadata` comes first, and then JSON, which `ecommersss_platform/dbt/results.py` reads.
 #}
@@ -23,6 +24,9 @@
                 {%- if model.config.materialized == 'incremental' and window() is not none -%}
                     {%- set by_day = _count_days() -%}
                     {%- do reported.update({'rows_per_day': by_day.rows, 'jobs': by_day.jobs + reported.jobs}) -%}
+                {%- endif -%}
+                {%- if model.schema == 'gold' -%}
+                    {%- do reported.update({'preview': first_rows(columns)}) -%}
                 {%- endif -%}
             {%- endif -%}
         {%- endif -%}
@@ -56,4 +60,31 @@
         {%- do days.update({row[0] | string: row[1] | int}) -%}
     {%- endfor -%}
     {{ return({'rows': days, 'jobs': [counted.response.to_dict(omit_none=true)] if counted.response.job_id else []}) }}
+{%- endmacro %}
+
+{# Up to five rows of the table that was built, as text, without personal data. A service bills a scan: it shows none. #}
+{% macro first_rows(columns) -%}
+    {{ return(adapter.dispatch('first_rows')(columns)) }}
+{%- endmacro %}
+
+{% macro duckdb__first_rows(columns) -%}
+    {%- set public = [] -%}
+    {%- for name in columns if not model.columns.get(name, {}).get('meta', {}).get('pii') -%}
+        {%- do public.append(adapter.quote(name)) -%}
+    {%- endfor -%}
+    {%- set days = in_window(day_column()) if model.config.materialized == 'incremental' and window() is not none else 'true' -%}
+    {%- set found = run_query('select ' ~ public | join(', ') ~ ' from ' ~ this ~ ' where ' ~ days ~ ' limit 5') -%}
+    {%- set rows = [] -%}
+    {%- for row in found.rows -%}
+        {%- set texts = {} -%}
+        {%- for name, value in row.dict().items() -%}
+            {%- do texts.update({name: '' if value is none else value | string}) -%}
+        {%- endfor -%}
+        {%- do rows.append(texts) -%}
+    {%- endfor -%}
+    {{ return(rows) }}
+{%- endmacro %}
+
+{% macro bigquery__first_rows(columns) -%}
+    {{ return([]) }}
 {%- endmacro %}

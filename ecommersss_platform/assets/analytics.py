@@ -236,6 +236,7 @@ def _materialised(
             context.add_asset_metadata(rows | billed, key, str(day))
     reason = reason_metadata(context.run.tags)
     if days and len(days) > 1:
+        metadata.pop("preview", None)  # of no day in particular
         metadata, totals = split_totals(metadata)
         context.log.info(f"{key.to_user_string()}, {days}: {totals}")
     return MaterializeResult(asset_key=key, metadata={**metadata, **reason})

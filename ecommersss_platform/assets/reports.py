@@ -74,8 +74,8 @@ def report_assets(
                 {
                     "report": MetadataValue.url(file_address(REPORTS, report.path.name)),
                     "path": MetadataValue.path(str(report.path)),
-                    "orders": figures.orders,
                     "bytes": report.bytes,
+                    **figures.measures,
                 },
                 FRAUD_REPORT,
                 str(figures.day),

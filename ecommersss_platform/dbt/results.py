@@ -12,6 +12,7 @@ from typing import Any
 from dagster import AssetCheckKey, AssetCheckResult, AssetCheckSeverity, MetadataValue
 
 from ecommersss_platform.dbt.specs import table_schema
+from ecommersss_platform.warehouse.metadata import markdown
 
 BILLED = "job_bytes_billed"
 """The metadata of an asset, and of each day of a partitioned one, that says what it was billed."""
@@ -70,7 +71,8 @@ def check_result(
 def metadata_from_event(event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """Return the node and its metadata if the macro `log_table_metadata` logged this dbt event, else None.
 
-    `dagster/column_schema` has the columns with their types. `dagster/row_count` is the number of rows of the
+    `dagster/column_schema` has the columns with their types, `preview` a mart's first rows without personal
+    data. `dagster/row_count` is the number of rows of the
     table, `rows_per_day` that of each day (YYYY-MM-DD) that the run replaced and that has rows. A service
     adds the `job` (a link) and `job_id` of the statement that replaced the table, and, summed over all
     statements, `job_bytes` (scanned), `job_bytes_billed` and `job_slot_ms` (slot milliseconds). Figures that
@@ -82,6 +84,8 @@ def metadata_from_event(event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] 
     metadata = json.loads(message.removeprefix(_METADATA))
     if columns := metadata.pop("columns", None):
         metadata["dagster/column_schema"] = MetadataValue.table_schema(table_schema(columns))
+    if rows := metadata.pop("preview", None):
+        metadata["preview"] = MetadataValue.md(markdown(rows))
     return node_of(event), metadata | _job_metadata(metadata.pop("jobs", []))
 
 

@@ -149,6 +149,22 @@ class Figures:
     def orders(self) -> int:
         return int(self.numbers[0].value) if self.numbers else 0
 
+    @property
+    def measures(self) -> dict[str, float]:
+        """What the UI plots over days, in orders, lines, disputes and rupiah, without what is unknown."""
+        named = {number.name: number.value for number in self.numbers}
+        known = {
+            "orders": self.orders,
+            "amount": named.get("Value of all orders", 0.0),
+            "flagged_percentage": round(100 * named.get("Flagged as fraud", 0.0), 2),
+            "flagged_amount": named.get("Value flagged", 0.0),
+            "late_orders": self.late_orders,
+            "rejected_lines": sum(int(row["lines"]) for row in self.rejected),
+            "disputes_opened": self.disputes[-1].opened,
+            "disputes_lost_amount": float(self.disputes[-1].lost_amount),
+        }
+        return {name: value for name, value in known.items() if value is not None}
+
 
 def figures_of(day: date, rows: Rows, built_at: datetime) -> Figures:
     """Return the figures of one of the days that the rows were read for."""

@@ -322,6 +322,13 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     assert [(c.name, c.type) for c in columns][:2] == [("fraud_rank", "BIGINT"), ("user_id", "BIGINT")]
     assert columns[1].description == "The user."
 
+    previews = {key: m["preview"].value.splitlines() for key, m in metadata.items() if "preview" in m}
+    assert set(previews) == MARTS
+    head, _, *rows = previews["gold/most_fraudulent_users"]
+    shown = {name.strip() for name in head.strip("|").split("|")}
+    assert {c.name for c in columns} - shown == {"username", "email_hash"}
+    assert len(rows) == 2
+
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert {key.name for key in assets.check_keys} == set(checks)
     # The sample has orders of a user and a product that the dimensions do not have yet.

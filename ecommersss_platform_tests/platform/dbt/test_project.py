@@ -419,6 +419,12 @@ def test_metadata_is_what_the_project_logs_after_its_keyword() -> None:
     assert metadata_from_event(event("LogModelResult", 'metadata {"dagster/row_count": 12}')) is None
 
 
+def test_preview_is_a_table_whose_values_stay_in_their_cells() -> None:
+    logged = {"preview": [{"product": "a|b <script>", "orders": "2"}]}
+    _, metadata = metadata_from_event(event("JinjaLogInfo", f"metadata {json.dumps(logged)}")) or ("", {})
+    assert metadata["preview"].value == "| product | orders |\n| --- | --- |\n| a\\|b &lt;script> | 2 |"
+
+
 def test_figures_of_several_days_are_for_the_log() -> None:
     metadata = {
         "dagster/row_count": 12,

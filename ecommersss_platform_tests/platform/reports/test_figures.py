@@ -173,3 +173,18 @@ def test_trust_names_missing_days() -> None:
     loaded = without(USUAL.loaded_at, DAY_OF_REPORT - 2 * DAY)
     assert statements(loaded_at=loaded)[2] == ("Not loaded among the 28 days before: 23 Nov.", False)
     assert statements(loaded_at={}) == [("The orders of this day were never loaded.", False)]
+
+
+def test_measures_are_the_figures_of_the_day_and_what_is_unknown_is_left_out() -> None:
+    measures = report_figures().measures
+    assert measures == {
+        "orders": 2_000,
+        "amount": float(USUAL.summaries[DAY_OF_REPORT]["total_amount"]),
+        "flagged_percentage": 1.05,
+        "flagged_amount": float(USUAL.summaries[DAY_OF_REPORT]["fraud_amount"]),
+        "late_orders": 0,
+        "rejected_lines": 3,
+        "disputes_opened": 4,
+        "disputes_lost_amount": 2_000_000.0,
+    }
+    assert "late_orders" not in report_figures(**with_day(2_000, 20, late_orders=None)).measures
