@@ -48,8 +48,8 @@ class Expected:
 BY_DAY = (
     *("raw/users", "raw/products", ORDERS, "raw/shipments", "raw/disputes", "raw/verdicts"),
     *("raw/rule_books", "raw/user_list_events"),
-    *("silver/fact_orders", "silver/order_labels", "gold/daily_fraud_summary", "gold/rule_performance"),
-    "reports/fraud_report",
+    *("silver/fact_orders", "silver/order_features", "silver/order_labels"),
+    *("gold/daily_fraud_summary", "gold/rule_performance", "reports/fraud_report"),
 )
 WHOLE = (
     *("silver/dim_users", "silver/dim_products", "silver/dim_users_history", "silver/dim_products_history"),

@@ -52,5 +52,5 @@
     {%- if window() is none -%}
         {{ exceptions.raise_compiler_error("no days to replace: give the vars first_day and end_day") }}
     {%- endif -%}
-    {{ in_window(column) }}
+    {{ in_days(column, staged_days(this.incorporate(path={'identifier': this.identifier ~ '_staged'}))) }}
 {%- endmacro %}

@@ -23,9 +23,25 @@
     {{ return(window() is not none and not flags.FULL_REFRESH and published_table(staged) is not none) }}
 {%- endmacro %}
 
+{#
+    The days that this staged table holds and replaces: those of the window. A staged model with the meta
+    `rebuilds_later_days` may hold the days after them, too.
+#}
+{% macro staged_days(staged) -%}
+    {%- set days = window() -%}
+    {%- set node = graph.get('nodes', {}).get('model.' ~ project_name ~ '.' ~ staged.identifier) if execute else none -%}
+    {%- if days is not none and node and node.config.meta.get('rebuilds_later_days') -%}
+        {%- set last = run_query('select max(partition_date) from ' ~ staged).columns[0].values()[0] -%}
+        {%- if last and last >= days['end'] -%}
+            {{ return({'first': days['first'], 'end': last + modules.datetime.timedelta(days=1)}) }}
+        {%- endif -%}
+    {%- endif -%}
+    {{ return(days) }}
+{%- endmacro %}
+
 {# The condition that a DATE column lies in the days that are staged. #}
 {% macro in_staged_days(column, staged) -%}
-    {{ in_window(column) if stages_window(staged) else in_any_day(column) }}
+    {{ in_days(column, staged_days(staged)) if stages_window(staged) else in_any_day(column) }}
 {%- endmacro %}
 
 {#

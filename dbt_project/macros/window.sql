@@ -29,7 +29,11 @@
 
 {# The condition that a DATE column lies in the window; true for every day if no window was given. #}
 {% macro in_window(column) -%}
-    {%- set days = window() -%}
+    {{ in_days(column, window()) }}
+{%- endmacro %}
+
+{# The condition that a DATE column lies in these days, {'first': date, 'end': date}; true for every day if they are none. #}
+{% macro in_days(column, days) -%}
     {%- if days is none -%}
         {{ in_any_day(column) }}
     {%- else -%}

@@ -60,6 +60,7 @@ MODELS = (
     *("bronze.stg_shipments", "bronze.stg_disputes", "bronze.stg_verdicts"),
     *("bronze.stg_rule_books", "bronze.stg_user_list_events"),
     *("silver.dim_users", "silver.dim_products", "silver.fact_orders", "silver.order_labels"),
+    "silver.order_features",
     *("silver.dim_users_history", "silver.dim_products_history"),
     *("gold.daily_fraud_summary", "gold.rule_performance", "gold.most_fraudulent_users"),
     *("gold.payment_fraud_critical_time", "gold.product_and_payment_methods"),
@@ -147,6 +148,7 @@ def a_month() -> dict[RawTable, list[Row]]:
                     active=sorted(chosen.sample(ACTIVE, chosen.randint(1, 3))) if fraud else (),
                     shadow=sorted(chosen.sample(SHADOW, chosen.randint(0, 2))),
                 )
+                | {"country": ("ID", "SG", "ID")[len(orders) % 3]}
             )
     others = (SHIPMENTS, DISPUTES, VERDICTS, RULE_BOOKS, USER_LIST_EVENTS)
     truth = {table: SAMPLE[table] for table in others}

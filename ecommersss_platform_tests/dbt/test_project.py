@@ -50,6 +50,7 @@ MODELS = {
     "silver": [
         *("dim_products", "dim_products_history", "dim_users", "dim_users_history"),
         *("fact_disputes", "fact_orders", "fact_orders_staged", "fact_shipments"),
+        *("order_features", "order_features_staged"),
         *("order_labels", "order_labels_staged", "order_outcomes"),
     ],
     "gold": [

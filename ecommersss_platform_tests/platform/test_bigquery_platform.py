@@ -158,7 +158,7 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
     assert set(metadata) == {
         *(f"raw/{table.name}" for table in RAW_TABLES),
         *(f"bronze/stg_{table.name}" for table in RAW_TABLES),
-        *("bronze/stg_dispute_versions", "silver/order_labels"),
+        *("bronze/stg_dispute_versions", "silver/order_labels", "silver/order_features"),
         *("bronze/stg_user_versions", "bronze/stg_product_versions"),
         *("silver/dim_users_history", "silver/dim_products_history"),
         *("silver/dim_users", "silver/dim_products", "silver/fact_orders"),

@@ -137,7 +137,7 @@ FRAUD = {"fraud/user_lists"}
 REPORTS = {"reports/fraud_report"}
 OUTCOMES = {"silver/fact_disputes", "silver/fact_shipments", "silver/order_outcomes"}
 LABELLED = {"silver/order_labels", "gold/rule_performance", "gold/daily_fraud_summary"}
-PARTITIONED = RAW | {"silver/fact_orders"} | LABELLED | REPORTS
+PARTITIONED = RAW | {"silver/fact_orders", "silver/order_features"} | LABELLED | REPORTS
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ecommersss_platform_tests.support.awkward_topics import (
+    DAY,
+    HOUR,
+    MICROSECOND,
+    MINUTE,
+    SECOND,
+    observed,
+    topics,
+)
 from ecommersss_platform_tests.support.plain_velocity import StoredInMemory, plain_velocity
 from ecommersss_platform_tests.support.shop import NOON, order
 from streaming import history, velocity
 from streaming.history import FreshHistory, MemoryHistory
-from streaming.orders import MAX_AMOUNT, Order
+from streaming.orders import Order
 from streaming.velocity import PastOrder, Velocity
-
-MICROSECOND = timedelta(microseconds=1)
-SECOND, MINUTE, HOUR, DAY = (timedelta(**{unit: 1}) for unit in ("seconds", "minutes", "hours", "days"))
 
 SQL = """
     SELECT count(p.position) FILTER (p.created_date > o.created_date - INTERVAL 10 MINUTE) + 1,
@@ -53,64 +59,6 @@ def in_duckdb(orders: list[Order]) -> list[Velocity]:
     )
     CONNECTION.register("orders", table)
     return [Velocity(*row) for row in CONNECTION.execute(SQL).fetchall()]
-
-
-def observed(history: history.History, stored: StoredInMemory, orders: list[Order]) -> list[Velocity]:
-    """Return the features of a batch of orders, and store the batch."""
-    history.load(stored, orders)
-    velocities = [history.observe(order) for order in orders]
-    stored.orders += orders
-    history.committed(len(orders))
-    return velocities
-
-
-# Steps that meet at the edges of the windows.
-GAPS = st.sampled_from(
-    [
-        timedelta(0),
-        MICROSECOND,
-        SECOND - MICROSECOND,
-        10 * MINUTE - MICROSECOND,
-        10 * MINUTE,
-        10 * MINUTE + MICROSECOND,
-        HOUR,
-        23 * HOUR,
-        DAY - MICROSECOND,
-        DAY,
-        DAY + MICROSECOND,
-        DAY + 3 * HOUR,
-        40 * DAY,
-        -MICROSECOND,
-        -10 * MINUTE,
-        -HOUR,
-        -2 * HOUR,
-        -DAY,
-        -DAY - MICROSECOND,
-        -30 * DAY,
-    ]
-)
-
-
-@st.composite
-def topics(draw: st.DrawFn) -> list[Order]:
-    """Orders of few users: on time, early, late, and at the same instant."""
-    instant = NOON
-    orders = []
-    for number in range(1, draw(st.integers(1, 40)) + 1):
-        # Half of them near the clock, so that windows fill.
-        instant += draw(GAPS) if draw(st.booleans()) else timedelta(0)
-        orders.append(
-            order(
-                number,
-                user_id=draw(st.integers(1, 3)),
-                created_date=instant + draw(GAPS | st.just(timedelta(0))),
-                amount=draw(
-                    st.sampled_from([Decimal("0.00"), Decimal("0.01"), Decimal("3000.00"), MAX_AMOUNT])
-                ),
-                country=draw(st.sampled_from(["ID", "ID", "SG", "MY"])),
-            )
-        )
-    return orders
 
 
 @pytest.fixture(scope="module", params=[64, 0], ids=["in-place", "in-runs"])

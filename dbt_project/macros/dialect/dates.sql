@@ -11,15 +11,33 @@
     timestamp_add({{ instant }}, interval {{ days }} * 24 hour)
 {%- endmacro %}
 
-{# The whole hours from one instant to another, rounded down; NULL if either is. #}
+{# An instant as the microseconds since 1970. #}
+{% macro microseconds(instant) -%}
+    {{ return(adapter.dispatch('microseconds')(instant)) }}
+{%- endmacro %}
+
+{% macro duckdb__microseconds(instant) -%}
+    epoch_us({{ instant }})
+{%- endmacro %}
+
+{% macro bigquery__microseconds(instant) -%}
+    unix_micros({{ instant }})
+{%- endmacro %}
+
+{# The whole seconds, hours or days of 24 hours from one instant to another, rounded down; NULL if either is. #}
+{% macro seconds_between(first, second) -%}
+    {{ _whole(first, second, 1) }}
+{%- endmacro %}
+
 {% macro hours_between(first, second) -%}
-    {{ return(adapter.dispatch('hours_between')(first, second)) }}
+    {{ _whole(first, second, 60 * 60) }}
 {%- endmacro %}
 
-{% macro duckdb__hours_between(first, second) -%}
-    cast(floor((epoch_us({{ second }}) - epoch_us({{ first }})) / 3600000000) as bigint)
+{% macro days_between(first, second) -%}
+    {{ _whole(first, second, 24 * 60 * 60) }}
 {%- endmacro %}
 
-{% macro bigquery__hours_between(first, second) -%}
-    cast(floor(timestamp_diff({{ second }}, {{ first }}, microsecond) / 3600000000) as int64)
+{# Exact: a quotient is less than 2^32, and differs from the next whole number by 10^-6 or more, or not at all. #}
+{% macro _whole(first, second, seconds) -%}
+    cast(floor(({{ microseconds(second) }} - {{ microseconds(first) }}) / {{ seconds * 1000000 }}) as {{ column_types().int64 }})
 {%- endmacro %}

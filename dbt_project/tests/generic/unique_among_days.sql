@@ -9,7 +9,7 @@
         {%- if stages_window(model) %}
         union all
         select {{ column_name }} from {{ published_table(model) }}
-        where not ({{ in_window('partition_date') }}) and {{ column_name }} in (select {{ column_name }} from {{ model }})
+        where not ({{ in_staged_days('partition_date', model) }}) and {{ column_name }} in (select {{ column_name }} from {{ model }})
         {%- endif %}
     )
 

@@ -63,7 +63,7 @@ MARTS = {
     "gold/users_and_blacklist",
 }
 BY_DAY = {
-    *("silver/fact_orders", "silver/order_labels"),
+    *("silver/fact_orders", "silver/order_features", "silver/order_labels"),
     *("gold/daily_fraud_summary", "gold/rule_performance"),
 }
 OUTCOMES = {"silver/fact_disputes", "silver/fact_shipments", "silver/order_outcomes"}
@@ -71,6 +71,7 @@ NOT_LABELLED = {
     *(
         "silver/fact_orders",
         "silver/fact_disputes",
+        "silver/order_features",
         "silver/fact_shipments",
         "gold/payment_fraud_critical_time",
     ),
@@ -181,6 +182,7 @@ def test_checks_are_dbts_tests_on_the_assets_they_are_about(assets: AssetsDefini
         ("gold/customer_lifetime_value", "customer_lifetime_value_counts_every_order"),
         ("gold/fulfilment", "fulfilment_counts_every_order"),
         ("gold/users_and_blacklist", "users_and_blacklist_hold_every_rupiah"),
+        ("silver/order_features", "order_features_describe_every_order"),
         ("silver/order_labels", "order_labels_label_every_order"),
         ("gold/rule_totals", "rule_totals_count_every_flagged_order"),
     }
@@ -298,6 +300,7 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
         "gold/rule_performance": 8,
         "gold/rule_totals": 6,
         "gold/users_and_blacklist": 4,
+        "silver/order_features": 10,
         "silver/order_labels": 10,
     }
     facts = {
