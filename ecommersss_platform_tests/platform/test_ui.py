@@ -1,30 +1,18 @@
-"""The Dagster UI of the platform in headless Chromium: the main pages load whole and without errors."""
+"""The Dagster UI of a running platform in headless Chromium: what people click works, without errors."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+import re
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import AssetKey, AssetMaterialization
 
-from ecommersss_platform.dbt.project import ensure_manifest
-from ecommersss_platform.environment import child_environment
-from ecommersss_platform.instance.dagster_home import dagster_instance
-from ecommersss_platform.instance.home import ui_token
-from ecommersss_platform.local.ports import free_port
-from ecommersss_platform.local.postgres import EmbeddedPostgres
-from ecommersss_platform.settings import Settings
-from ecommersss_platform_tests.conftest import administer
+from benchmarks.stack import Platform, platform
 from ecommersss_platform_tests.support.browser import CHROMIUM, PATIENCE_MS, Visitor, chromium
-from ecommersss_platform_tests.support.project import PROJECT
+from streaming.business_days import business_day
 
 pytestmark = [
     pytest.mark.integration,
@@ -35,51 +23,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def ui(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the address of a webserver for the real code location, with one day; its secret is in it."""
-    administer(postgres, "CREATE DATABASE dagster_ui")
-    url = postgres.url("dagster_ui")
-    home = tmp_path_factory.mktemp("home")
-    settings = Settings(home=home, first_day=date(2025, 1, 1), dagster_url=url)
-    ensure_manifest(settings)
-    with dagster_instance(settings, url) as instance:
-        instance.report_runless_asset_event(
-            AssetMaterialization(
-                AssetKey(["raw", "orders"]), partition="2025-01-02", metadata={"dagster/row_count": 42}
-            )
-        )
-    port = free_port(0)
-    log = home / "webserver.log"
-    with log.open("wb") as output:
-        webserver = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "ecommersss_platform.instance.webserver"),
-                *("--host", "127.0.0.1", "--port", str(port), "--workspace", str(PROJECT / "workspace.yaml")),
-            ],
-            cwd=home,
-            env=child_environment(settings, url),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    address, token = f"http://127.0.0.1:{port}", ui_token(settings)
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                with urllib.request.urlopen(f"{address}/server_info", timeout=5):
-                    break
-            except (urllib.error.URLError, OSError):
-                assert webserver.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.5)
-        yield f"{address}/?token={token}"
-    finally:
-        webserver.terminate()
-        try:
-            webserver.wait(60)
-        except subprocess.TimeoutExpired:
-            webserver.kill()
-            webserver.wait()
+def running() -> Iterator[Platform]:
+    """A platform as `make dev` starts it, with a week of few orders, which its sensor materialises."""
+    with platform("--rate", "0", "--orders-per-day", "100") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +36,12 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def visitor(ui: str, browser: Any, tmp_path: Path) -> Iterator[Visitor]:
+def visitor(running: Platform, browser: Any, tmp_path: Path) -> Iterator[Visitor]:
+    dagster = running.dagster
     page = browser.new_page(viewport={"width": 2400, "height": 4000})
-    page.goto(ui, timeout=PATIENCE_MS)  # the browser keeps the secret in a cookie
-    yield Visitor(page, ui.partition("/?")[0], tmp_path)
+    # The browser keeps the secret in a cookie.
+    page.goto(f"{dagster.address}/?token={dagster.token}", timeout=PATIENCE_MS)
+    yield Visitor(page, dagster.address, tmp_path)
     page.close()
 
 
@@ -100,6 +49,7 @@ SCHEDULES_AND_SENSORS = (
     *("daily_close", "marketplace_hourly", "topic_retention", "maintenance"),
     *("order_stream_sensor", "label_sensor"),
 )
+LAUNCH = re.compile("^Launch ")
 ASSETS = {
     "raw": ["users", "products", "orders"],
     "bronze": ["stg_users", "stg_products", "stg_orders"],
@@ -112,20 +62,81 @@ def test_lineage_graph_shows_every_layer(visitor: Visitor) -> None:
     visitor.visit("/asset-groups", "Global asset lineage", *ASSETS)
     for group, assets in ASSETS.items():
         # The name is in the list on the left and, last, in the graph, where a click expands the group.
-        visitor.page.get_by_text(group, exact=True).last.click()
+        visitor.page.get_by_text(group, exact=True).locator("visible=true").last.click()
         visitor.see(*assets)
     visitor.picture("lineage")
-    visitor.assert_no_errors()
-
-
-def test_partitions_page_shows_which_days_are_materialised(visitor: Visitor) -> None:
-    visitor.visit("/assets/raw/orders?view=partitions&partition=2025-01-02", "Partitions", "2025-01-02")
-    visitor.see("Materialized (1)", "Failed (0)", "dagster/row_count", "42")
-    visitor.picture("partitions")
     visitor.assert_no_errors()
 
 
 def test_automation_page_shows_schedules_and_sensors(visitor: Visitor) -> None:
     visitor.visit("/automation", *SCHEDULES_AND_SENSORS)
     visitor.picture("automation")
+    visitor.assert_no_errors()
+
+
+def test_sensor_page_shows_its_ticks_and_the_run_that_one_asked_for(visitor: Visitor) -> None:
+    visitor.visit("/locations/ecommersss_platform/sensors/order_stream_sensor", "Latest tick", "Cursor")
+    visitor.see("1 run requested")
+    visitor.assert_no_errors()
+
+
+def launch(visitor: Visitor) -> None:
+    """Press the last button that launches something, and wait until its dialog is gone."""
+    visitor.page.get_by_role("button", name=LAUNCH).last.click()
+    visitor.page.get_by_role("button", name=LAUNCH).wait_for(state="detached", timeout=PATIENCE_MS)
+
+
+def test_a_partition_and_a_backfill_are_launched_by_clicks_and_watched_to_their_end(
+    visitor: Visitor,
+) -> None:
+    page = visitor.page
+    visitor.visit("/assets/raw/products", "Materialize…")
+    page.get_by_role("button", name="Materialize…").click()
+    page.get_by_role("button", name="Latest", exact=True).click()
+    launch(visitor)
+    visitor.visit("/locations/ecommersss_platform/jobs/daily_pipeline", "Materialize all…")
+    page.get_by_role("button", name="Materialize all…").click()
+    page.get_by_role("button", name="All", exact=True).click()
+    launch(visitor)
+    visitor.visit("/runs?tab=backfills", "8 partitions")
+    visitor.visit("/runs", "Manually launched")
+    page.get_by_text("Started").or_(page.get_by_text("Queued")).first.wait_for(timeout=PATIENCE_MS)
+    # The page follows the runs by itself.
+    page.wait_for_function(
+        "() => /Manually launched/.test(document.body.innerText)"
+        " && !/\\b(Started|Starting|Queued|In progress|Requested)\\b(?! \\()/.test(document.body.innerText)",
+        timeout=4 * PATIENCE_MS,
+    )
+    assert page.get_by_text("Success", exact=True).count() >= 3
+    assert page.get_by_text("Failed", exact=True).count() == 1, "the name of the tab"
+    visitor.assert_no_errors()
+
+
+def test_asset_pages_show_partitions_checks_and_figures_that_plot(visitor: Visitor) -> None:
+    visitor.visit("/assets/raw/orders?view=partitions", "Materialized (8)", "Failed (0)", "Missing (0)")
+    visitor.visit("/assets/raw/orders?view=checks", "reconciles_with_postgres", "Succeeded")
+    visitor.page.locator("canvas").first.wait_for(timeout=PATIENCE_MS)
+    visitor.visit("/assets/raw/orders?view=overview", "dagster/partition_row_count")
+    visitor.assert_no_errors()
+
+
+def test_the_report_is_opened_by_its_link(visitor: Visitor, browser: Any, tmp_path: Path) -> None:
+    yesterday = business_day(datetime.now(UTC)) - timedelta(days=1)
+    visitor.visit(f"/assets/reports/fraud_report?view=partitions&partition={yesterday}", "report")
+    with visitor.page.context.expect_page() as opened:
+        visitor.page.locator("a[href*='/files/reports/']").first.click()
+    report = Visitor(opened.value, visitor.address, tmp_path)
+    report.page.wait_for_load_state()
+    assert report.page.title().startswith("Fraud report, ")
+    report.see("The day in five numbers", "Rules")
+    assert report.page.locator(".numbers .value").first.inner_text() == "100"
+    for options in ({"color_scheme": "dark"}, {"color_scheme": "light"}):
+        report.page.emulate_media(**options)
+        report.picture(options["color_scheme"])
+    report.page.set_viewport_size({"width": 390, "height": 844})
+    assert report.page.evaluate("document.documentElement.scrollWidth") == 390
+    report.page.get_by_role("link", name="All days").click()
+    report.see("Fraud reports")
+    assert report.page.locator("tbody tr").count() == 8
+    report.assert_no_errors()
     visitor.assert_no_errors()
