@@ -87,6 +87,10 @@ docs: setup  ## build dbt's documentation of the models into build/docs, as one 
 	@rm -f $(DOCS)/warehouse.duckdb*
 	@echo "file://$(DOCS)/static_index.html"
 
+.PHONY: screenshots
+screenshots: setup  ## take the screenshots of README again: make screenshots UI='http://127.0.0.1:3000/?token=...'
+	@$(BIN)/python docs/images/screenshots.py '$(UI)'
+
 .PHONY: smoke-bigquery
 smoke-bigquery: setup  ## try the project in ECOMMERSSS_BIGQUERY_PROJECT; with DRY=1 print the requests only
 	@ECOMMERSSS_SMOKE_BIGQUERY=$(if $(DRY),dry,real) $(BIN)/python -m pytest -m bigquery $(PYTEST_ARGS) \

@@ -51,6 +51,21 @@ def run(page: Page, address: str) -> None:
     page.screenshot(path=HERE / "run.png", clip={"x": 240, "y": 0, "width": 1510, "height": 0.55 * height})
 
 
+def report(page: Page, address: str) -> None:
+    """Show the beginning of a fraud report, on a desk and on a phone. `address`: of the page."""
+    for name, width, height in (("report", 1200, 1130), ("report-phone", 390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.goto(address)
+        page.screenshot(path=HERE / f"{name}.png")
+
+
+def newest_report(page: Page, address: str) -> str:
+    """Return the address of the newest report of a day that is over."""
+    index = f"{address}/files/reports/index.html"
+    page.goto(index)
+    return index.replace("index.html", page.locator("tbody a").nth(1).get_attribute("href") or "")
+
+
 def main(address: str) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as driver:
@@ -60,6 +75,7 @@ def main(address: str) -> None:
         place = address.partition("/?")[0]
         lineage(page, place)
         run(page, place)
+        report(page, newest_report(page, place))
         browser.close()
 
 
