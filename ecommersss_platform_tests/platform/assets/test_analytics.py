@@ -102,7 +102,8 @@ def selected(*names: str) -> AssetSelection:
 
 
 NOT_MARTS = selected(
-    *BRONZE, *DIMENSIONS, "silver/fact_disputes", "silver/fact_shipments", "silver/fact_orders"
+    *(*BRONZE, *DIMENSIONS, *HISTORIES),
+    *("silver/fact_disputes", "silver/fact_shipments", "silver/fact_orders"),
 )
 FACTS_AND_MARTS = selected(*BY_DAY, "silver/order_outcomes", *MARTS)
 
