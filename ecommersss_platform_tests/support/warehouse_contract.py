@@ -169,9 +169,10 @@ class WarehouseContract:
                 amount=Decimal("-0.01"),
                 payment_method="Rp;'\"\n☂" * 9,
                 fraud_reasons=["a", "", "b"],
+                lists_version=None,
             ),
-            order(2, DAY_1, country="", shadow_reasons=[""]),
-            *orders([3], DAY_3, is_fraud=True),
+            order(2, DAY_1, country="", shadow_reasons=[""], lists_version=None),
+            *orders([3], DAY_3, is_fraud=True, lists_version=None),
         ]
         began = datetime.now(UTC)
         publish(warehouse, rows, ALL, "first")
