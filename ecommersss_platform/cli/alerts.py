@@ -37,18 +37,17 @@ SubjectArgument = Annotated[
 @app.command("run")
 def run() -> None:
     """Look at the platform every few seconds, and tell what changed. `ecommersss up` runs it."""
-    import signal
     import threading
 
     from ecommersss_platform.alerts import monitor
     from ecommersss_platform.logs import configure_logging
+    from ecommersss_platform.signals import on_signals
 
     settings = read_settings()
     configure_logging(settings.log_format)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    monitor.run(settings, stop)
+    with on_signals(stop.set):
+        monitor.run(settings, stop)
 
 
 @app.command("test")

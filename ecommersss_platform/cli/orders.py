@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +17,7 @@ from ecommersss_platform.cli.common import (
 )
 from ecommersss_platform.cli.days import FromOption, LastOption, ToOption, asked_days
 from ecommersss_platform.logs import configure_logging
+from ecommersss_platform.signals import on_signals
 from ecommersss_platform.terminal import visible
 from streaming.roles import Role
 
@@ -128,7 +126,7 @@ def _simulate_live(settings: Settings, rate: float, rhythm: bool) -> None:
         configure_logging(settings.log_format)
         truth = settings.ground_truth_path
         producer = Producer(url, orders_topic(settings), rate, rhythm=rhythm, ground_truth=truth)
-        with _stopped_by_signals(producer.stop):
+        with on_signals(producer.stop):
             producer.run()
 
 
@@ -150,18 +148,7 @@ def consume(
     tune_interpreter()
     with open_database(settings, Role.CONSUMER) as url:
         consumer = fraud_consumer(settings, url)
-        with served(consumer, settings.metrics_port), _stopped_by_signals(consumer.stop):
+        with served(consumer, settings.metrics_port), on_signals(consumer.stop):
             consumer.run(once, Watchdog())
     if once:
         typer.echo(consumer.summary())
-
-
-@contextmanager
-def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on SIGTERM and Ctrl-C while the block runs, for a clean end."""
-    previous = {s: signal.signal(s, lambda *_: stop()) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

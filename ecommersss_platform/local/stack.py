@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -40,6 +40,7 @@ from ecommersss_platform.local.processes import created, end_processes, is_same,
 from ecommersss_platform.local.sockets import accepts, make_socket_directory
 from ecommersss_platform.local.supervision import Child, Process, State, Supervisor, leftovers
 from ecommersss_platform.settings import Settings
+from ecommersss_platform.signals import on_signals
 from ecommersss_platform.terminal import visible
 from streaming.errors import PlatformError
 from streaming.roles import Role
@@ -97,7 +98,7 @@ def up(settings: Settings, *, rate: float = 2.0, rhythm: bool = False, orders_pe
         free_port(settings.ui_port)  # a port that can never be had is said now, not at each restart
         status.write("preparing")
         with ExitStack() as leases:
-            with _on_signals(_interrupt, signal.SIGTERM, signal.SIGHUP):
+            with on_signals(_interrupt, signal.SIGTERM, signal.SIGHUP):
                 # Both databases are on the embedded server unless settings name others.
                 say = partial(_print, _POSTGRES)
                 url = leases.enter_context(operational_database(settings, say, Role.SIMULATOR))
@@ -226,7 +227,7 @@ def _supervise(settings: Settings, status: _StatusFile, dagster_url: str, rate: 
     children = _children(settings, rate, rhythm, interface, environment, [_POSTGRES] if server else [])
     processes: list[Process] = [*([server] if server else []), *children]
     supervisor = Supervisor(processes, _print, changed=changed)
-    with _on_signals(supervisor.request_stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    with on_signals(supervisor.request_stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         announced = False
         try:
             while not supervisor.stopping:
@@ -243,17 +244,6 @@ def _supervise(settings: Settings, status: _StatusFile, dagster_url: str, rate: 
             supervisor.stop()
             # What the children left, such as runs, while their database is still up.
             end_processes(leftovers(str(settings.home)))
-
-
-@contextmanager
-def _on_signals(action: Callable[[], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Call `action` for each of these signals inside the block."""
-    previous = {number: signal.signal(number, lambda _number, _frame: action()) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _interrupt() -> None:
