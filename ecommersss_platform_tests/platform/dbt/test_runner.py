@@ -130,8 +130,19 @@ def test_a_crash_of_dbt_is_an_error(project: Project) -> None:
         list(run_dbt(["build"], {}, b"not a parsed project"))
 
 
+@pytest.fixture
+def default_interrupt() -> Iterator[None]:
+    """Let SIGINT interrupt this process, whatever handler an earlier test left in it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("stop", ["close", "interrupt"])
-def test_a_cancelled_run_ends_at_once_and_leaves_every_day_as_it_was(tmp_path: Path, stop: str) -> None:
+def test_a_cancelled_run_ends_at_once_and_leaves_every_day_as_it_was(
+    tmp_path: Path, stop: str, default_interrupt: None
+) -> None:
     ensure_manifest()
     project = Project(tmp_path / "home")
     write_raw(project.settings.warehouse_path)
