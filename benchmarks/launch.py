@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.stack import Dagster, platform
 from ecommersss_platform.instance.databases import database_url
-from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.partitions import Days
+from ecommersss_platform.run_tags import range_tags
 from streaming.business_days import business_day
 from streaming.database import connect
 

@@ -31,8 +31,8 @@ from benchmarks.dbt_peers import IN_PROCESS_JOB, JOB, KEPT, PARSING, bare_dbt, s
 from benchmarks.stack import Platform, Run, platform, wait_until
 from benchmarks.svg import panels
 from ecommersss_platform.instance.databases import dagster_url
-from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.partitions import Days
+from ecommersss_platform.run_tags import range_tags
 from streaming.business_days import business_day
 from streaming.database import connect
 

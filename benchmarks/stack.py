@@ -24,12 +24,13 @@ from urllib.parse import parse_qs, urlsplit
 
 from ecommersss_platform.environment import inherited
 from ecommersss_platform.instance.databases import database_url
-from ecommersss_platform.jobs import DAILY_PIPELINE, range_tags
+from ecommersss_platform.jobs import DAILY_PIPELINE
 from ecommersss_platform.local import stack
 from ecommersss_platform.local.accounts import REACHABLE
 from ecommersss_platform.local.processes import end_processes
 from ecommersss_platform.local.supervision import leftovers
 from ecommersss_platform.partitions import Days
+from ecommersss_platform.run_tags import range_tags
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import order_broker, orders_topic
 from streaming.database import connect

@@ -1,7 +1,7 @@
 """Freshness: is the newest closed business day in every table, once it has had time to load?
 
 Only decisions are here. The checks of the UI take the facts from Dagster (`checks.py`), and the monitor takes
-them from Dagster's tables, so that it also notices a day when no daemon runs (`alerts/freshness.py`).
+them from Dagster's tables, so that it also notices a day when no daemon runs (`alerts/late_tables.py`).
 """
 
 from __future__ import annotations

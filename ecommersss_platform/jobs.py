@@ -16,29 +16,16 @@ from dagster import (
     in_process_executor,
 )
 
-from ecommersss_platform.days import Days
-
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 DAILY_PIPELINE = "daily_pipeline"
-
-PARTITION_TAG = "dagster/partition"
-RANGE_START_TAG = "dagster/asset_partition_range_start"
-RANGE_END_TAG = "dagster/asset_partition_range_end"
 
 # One process per run. Dagster's default, one per step, would pay for the imports (about 4 s) in every step.
 EXECUTOR = in_process_executor
 
 # For a server that restarts or a warehouse that is busy. Every step that uses it may safely run twice.
 RETRY = RetryPolicy(max_retries=3, delay=2, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
-
-
-def range_tags(days: Days) -> dict[str, str]:
-    """Return the tags that make one run materialise these days, both ends included, as the UI does."""
-    if len(days) == 1:
-        return {PARTITION_TAG: days.first.isoformat()}
-    return {RANGE_START_TAG: days.first.isoformat(), RANGE_END_TAG: days.last.isoformat()}
 
 
 def daily_pipeline(

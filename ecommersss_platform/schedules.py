@@ -22,8 +22,8 @@ from dagster import (
 )
 
 from ecommersss_platform.days import DAY, Days
-from ecommersss_platform.jobs import PARTITION_TAG, RANGE_END_TAG, range_tags
 from ecommersss_platform.reasons import reason_tag
+from ecommersss_platform.run_tags import PARTITION_TAG, RANGE_END_TAG, range_tags
 from streaming.business_days import JAKARTA, business_day
 
 if TYPE_CHECKING:

@@ -33,12 +33,12 @@ from msgspec.structs import replace
 from ecommersss_platform.checks import NEWEST_CLOSED_DAY, freshness_results
 from ecommersss_platform.freshness import EXPECTED
 from ecommersss_platform.instance.databases import database_url
-from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.late_labels import LABEL, LOAD, plan_labels, read_changes
 from ecommersss_platform.late_labels import Cursor as LabelCursor
 from ecommersss_platform.observations import is_due, observe
 from ecommersss_platform.order_stream import Cursor, Outcome, Seen, plan_tick
 from ecommersss_platform.reasons import reason_tag
+from ecommersss_platform.run_tags import range_tags
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.stream_window import read_window
 from ecommersss_platform.topics import flagged_stream

@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ecommersss_platform.run_tags import partitions_text
 from streaming.errors import PlatformError, first_line
 
 if TYPE_CHECKING:
@@ -150,11 +151,11 @@ def _operational(settings: Settings) -> dict[str, Any]:
     """Return what the operational database knows: counts, rejected lines, and the topic's progress."""
     from ecommersss_platform.instance.databases import migrated_database
     from ecommersss_platform.topics import order_broker
-    from streaming.database import connect
+    from streaming.database import connect, rows_by_name
 
     with migrated_database(settings) as url, closing(connect(url, "ecommersss status")) as connection:
-        counts = _rows(connection, _COUNTS)[0]
-        rejected = _rows(connection, _REJECTED)
+        counts = rows_by_name(connection, _COUNTS)[0]
+        rejected = rows_by_name(connection, _REJECTED)
         return {
             "database": counts,
             "topic": order_broker(settings).progress(connection),
@@ -217,32 +218,24 @@ def newest_report(settings: Settings) -> dict[str, Any] | None:
 def failed_runs(settings: Settings, now: datetime | None = None) -> list[dict[str, Any]]:
     """Return the runs that failed in the last day, newest first, `_MOST_FAILURES` at most."""
     from ecommersss_platform.instance.databases import dagster_storage
-    from streaming.database import connect
+    from streaming.database import connect, rows_by_name
 
     if settings.dagster_url is None and not settings.postgres_dir.exists():
         return []
     since = (now or datetime.now(UTC)) - LAST_DAY
     with dagster_storage(settings) as url, closing(connect(url, "ecommersss status")) as connection:
-        if _rows(connection, "SELECT to_regclass('runs') AS runs") == [{"runs": None}]:
+        if rows_by_name(connection, "SELECT to_regclass('runs') AS runs") == [{"runs": None}]:
             return []  # nothing has run yet
-        rows = _rows(connection, _FAILED_RUNS, {"since": since.timestamp(), "limit": _MOST_FAILURES})
+        rows = rows_by_name(connection, _FAILED_RUNS, {"since": since.timestamp(), "limit": _MOST_FAILURES})
     return [
         {
             "run": row["run_id"],
             "job": row["pipeline_name"],
-            "days": _days(row["tags"] or {}),
+            "days": partitions_text(row["tags"] or {}),
             "ended": datetime.fromtimestamp(row["end_time"], UTC),
         }
         for row in rows
     ]
-
-
-def _days(tags: Mapping[str, str]) -> str:
-    """Return the days that the tags of a run name; empty for a run without partitions."""
-    first, last = (tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
-    if first and last and first != last:
-        return f"{first} to {last}"
-    return first or tags.get("dagster/partition") or ""
 
 
 def recent_alerts(settings: Settings, now: datetime | None = None) -> list[dict[str, Any]]:
@@ -299,13 +292,3 @@ def consumer_figures(url: str) -> dict[str, Any] | None:
             return figures(text) if response.status == 200 else None
         except (OSError, HTTPException, ValueError):
             return None
-
-
-def _rows(
-    connection: Connection, sql: str, parameters: Mapping[str, Any] | None = None
-) -> list[dict[str, Any]]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        assert cursor.description
-        names = [column.name for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

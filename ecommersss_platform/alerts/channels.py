@@ -22,6 +22,7 @@ from ecommersss_platform.alerts.message import Text, as_row, as_text
 from ecommersss_platform.alerts.problem import KINDS
 from ecommersss_platform.alerts.state import Message
 from ecommersss_platform.alerts.text import clean
+from ecommersss_platform.local.whole_files import replace_file
 from ecommersss_platform.settings import Settings
 from streaming.errors import PlatformError
 
@@ -55,7 +56,7 @@ class Channel(Protocol):
     """A place that takes messages.
 
     `id` stays the same as long as the place does. `name` is for people. `owner`: whose messages it gets, None
-    for all. `limited`: whether people read it, so that it gets only so many messages an hour.
+    for all. `limited`: whether people read it; such a channel has a limit of messages an hour.
     """
 
     @property
@@ -144,10 +145,7 @@ class FileChannel:
         if sum(map(len, kept)) > LARGEST_FILE:
             kept = kept[len(kept) // 2 :]
         if kept != lines:
-            temporary = self.path.with_suffix(f".{os.getpid()}")
-            temporary.touch(mode=0o600)
-            temporary.write_bytes(b"".join(kept))
-            temporary.replace(self.path)
+            replace_file(self.path, b"".join(kept))
 
 
 def _at(line: bytes) -> str | None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, timedelta
-from types import SimpleNamespace
-from typing import Any
 
-from ecommersss_platform.alerts.links import ui_link
-from ecommersss_platform.alerts.look import Look, Undecided, rows
+from ecommersss_platform.alerts.look import Look, Undecided
 from ecommersss_platform.alerts.problem import Problem
-from ecommersss_platform.alerts.text import root_message, without_secrets
+from ecommersss_platform.alerts.text import cause
 from ecommersss_platform.instance.code_server import LOCATION
 
 TOLERANCE = timedelta(minutes=3)
@@ -46,7 +42,7 @@ FROM instigators, LATERAL (
 
 def daemon_down(look: Look) -> list[Problem]:
     """Return a problem if a part of the daemon has given no sign of life for a while."""
-    beats = [row["beat"].replace(tzinfo=UTC) for row in rows(look.connection, _BEATS)]
+    beats = [row["beat"].replace(tzinfo=UTC) for row in look.rows(_BEATS)]
     if not beats:
         return []  # no daemon has ever run here
     silent = look.now - min(beats)
@@ -67,18 +63,18 @@ def daemon_down(look: Look) -> list[Problem]:
 
 def sensors_and_schedules(look: Look) -> Iterator[Problem]:
     """Yield a problem for each sensor or schedule that fails, or is switched off."""
-    for row in rows(look.connection, _INSTIGATORS):
+    for row in look.rows(_INSTIGATORS):
         if row["name"] not in (*SENSORS, *SCHEDULES):
             continue
         name, type_ = row["name"], row["type"]
         what, page = ("schedule", "schedules") if type_ == "SCHEDULE" else ("sensor", "sensors")
-        link = ui_link(look.settings, f"locations/__repository__@{LOCATION}/{page}/{name}")
+        path = f"locations/__repository__@{LOCATION}/{page}/{name}"
         if row["status"] == "STOPPED":
             yield Problem(
                 "sensor_off",
                 name,
                 f"the {what} {name} is switched off: switch it on in the UI, or mute this alert",
-                link,
+                look.link(path),
             )
         elif fails(row["ticks"] or [], type_):
             yield Problem(
@@ -86,7 +82,7 @@ def sensors_and_schedules(look: Look) -> Iterator[Problem]:
                 name,
                 f"the newest evaluations of the {what} {name} failed ({error_text(row['error'])}): correct"
                 " the cause; it goes on by itself",
-                link,
+                look.link(path),
             )
 
 
@@ -98,5 +94,4 @@ def fails(ticks: list[str], type_: str) -> bool:
 
 def error_text(error: str | None) -> str:
     """Return the first line of the root cause of a tick's error."""
-    found: Any = json.loads(error or "null", object_hook=lambda fields: SimpleNamespace(**fields))
-    return without_secrets(root_message(found).partition("\n")[0])[:_LONGEST_ERROR] or "its ticks say why"
+    return cause(error)[:_LONGEST_ERROR] or "its ticks say why"

@@ -16,7 +16,7 @@ FEWEST_SHARE, ENOUGH_BYTES = 0.05, 20 * GIB
 
 
 def nearly_full(total: int, free: int) -> bool:
-    """Return whether a disk with so many bytes is nearly full."""
+    """Return whether a disk is nearly full. `total` and `free` are in bytes."""
     return free < FEWEST_BYTES or (free < FEWEST_SHARE * total and free < ENOUGH_BYTES)
 
 

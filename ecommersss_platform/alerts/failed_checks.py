@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ecommersss_platform.alerts.links import ui_link
-from ecommersss_platform.alerts.look import Look, rows
+from ecommersss_platform.alerts.look import Look
 from ecommersss_platform.alerts.problem import Problem
 from streaming.business_days import local_time
 
@@ -71,13 +70,13 @@ def failed_checks(look: Look) -> list[Problem]:
     """Return a problem for each failed check of severity error."""
     newest: Newest = look.memory.setdefault("newest", Newest())
     what = {"after": newest.read_to, "pending": newest.pending, "limit": MOST_AT_ONCE}
-    newest.add(rows(look.connection, _EXECUTIONS, what), look.now)
+    newest.add(look.rows(_EXECUTIONS, what), look.now)
     failed = [
         id_ for (_, name), (id_, is_failed) in newest.results.items() if is_failed and name != FRESHNESS
     ]
     if not failed:
         return []
-    return [_problem(look, row) for row in rows(look.connection, _FAILURES, {"ids": failed})]
+    return [_problem(look, row) for row in look.rows(_FAILURES, {"ids": failed})]
 
 
 def _problem(look: Look, row: Mapping[str, Any]) -> Problem:
@@ -87,5 +86,5 @@ def _problem(look: Look, row: Mapping[str, Any]) -> Problem:
         f"{asset} {name}",
         f"the check {name} of {asset} failed at {local_time(row['at'].replace(tzinfo=UTC))}: its page in the"
         " UI says why; correct the data or the code, and materialise the asset again",
-        ui_link(look.settings, f"assets/{asset}?view=checks"),
+        look.link(f"assets/{asset}?view=checks"),
     )

@@ -7,30 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ecommersss_platform.alerts.links import ui_link
+from ecommersss_platform.alerts.look import Look
 from ecommersss_platform.alerts.problem import Problem
-from ecommersss_platform.alerts.text import root_message, without_secrets
+from ecommersss_platform.alerts.text import cause, without_secrets
 from ecommersss_platform.days import Days
-from ecommersss_platform.instance.databases import dagster_url
-from ecommersss_platform.settings import Settings
-from streaming.database import connect
-
-if TYPE_CHECKING:
-    from psycopg2.extensions import connection as Connection
+from ecommersss_platform.run_tags import partitions_text
 
 RETRY_PATIENCE = timedelta(minutes=10)
 """How long Dagster's daemon may take to start the retry that it has promised."""
 
 LONGEST_ERROR = 300
 
-PARTITION = "dagster/partition"
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 _STARTED_BY = ("dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
 
 _RUNS = """
@@ -67,10 +58,7 @@ class Run:
     @property
     def partitions(self) -> str:
         """The days or hours of the run as text; empty without partitions."""
-        first, last = self.tags.get(RANGE_START), self.tags.get(RANGE_END)
-        if first and last and first != last:
-            return f"{first} to {last}"
-        return first or self.tags.get(PARTITION) or ""
+        return partitions_text(self.tags)
 
     @property
     def days(self) -> frozenset[date]:
@@ -119,33 +107,28 @@ def summary(run: Run, errors: Mapping[str, str]) -> str:
     return f"run {run.id[:8]}{started} failed: {why or 'its log says why'}"
 
 
-def failed_runs(settings: Settings, now: datetime) -> list[Problem]:
-    """Return a problem for each job and partitions whose newest failure later runs have not made good.
-
-    Raises `NotUp` or `psycopg2.Error` if Dagster's storage does not answer.
-    """
-    with closing(connect(dagster_url(settings), "ecommersss alerts")) as connection:
-        connection.autocommit = True
-        if _rows(connection, "SELECT to_regclass('runs') AS runs") == [{"runs": None}]:
-            return []  # nothing has run yet
-        failed = [_run(row) for row in _rows(connection, _FAILED)]
-        if not failed:
-            return []
-        planned = _rows(connection, _PLANNED, {"runs": [run.id for run in failed]})
-        assets = {row["run_id"]: frozenset(row["assets"]) for row in planned}
-        failed = [replace(run, assets=assets.get(run.id, frozenset())) for run in failed]
-        later = {"jobs": list({run.job for run in failed}), "after": failed[0].number}
-        succeeded = [_run(row) for row in _rows(connection, _SUCCEEDED, later)]
-        bad = not_made_good(failed, succeeded, now)
-        errors: dict[str, dict[str, str]] = {run.id: {} for run in bad}
-        for row in _rows(connection, _ERRORS, {"runs": list(errors)}):
-            errors[row["run_id"]][row["step"]] = _error(row["error"], row["message"])
+def failed_runs(look: Look) -> list[Problem]:
+    """Return a problem for each job and partitions whose newest failure later runs have not made good."""
+    if look.rows("SELECT to_regclass('runs') AS runs") == [{"runs": None}]:
+        return []  # nothing has run yet
+    failed = [_run(row) for row in look.rows(_FAILED)]
+    if not failed:
+        return []
+    planned = look.rows(_PLANNED, {"runs": [run.id for run in failed]})
+    assets = {row["run_id"]: frozenset(row["assets"]) for row in planned}
+    failed = [replace(run, assets=assets.get(run.id, frozenset())) for run in failed]
+    later = {"jobs": list({run.job for run in failed}), "after": failed[0].number}
+    succeeded = [_run(row) for row in look.rows(_SUCCEEDED, later)]
+    bad = not_made_good(failed, succeeded, look.now)
+    errors: dict[str, dict[str, str]] = {run.id: {} for run in bad}
+    for row in look.rows(_ERRORS, {"runs": list(errors)}):
+        errors[row["run_id"]][row["step"]] = _error(row["error"], row["message"])
     return [
         Problem(
             kind="run_failed",
             subject=f"{run.job} {run.partitions}".strip(),
             summary=summary(run, errors[run.id]),
-            link=ui_link(settings, f"runs/{run.id}"),
+            link=look.link(f"runs/{run.id}"),
         )
         for run in bad
     ]
@@ -167,14 +150,4 @@ def _run(row: Mapping[str, Any]) -> Run:
 
 
 def _error(error: str | None, message: str | None) -> str:
-    """Return the first line of the root cause: PostgreSQL quotes rows in others."""
-    cause = root_message(json.loads(error or "null", object_hook=lambda found: SimpleNamespace(**found)))
-    return without_secrets((cause or message or "").partition("\n")[0])[:LONGEST_ERROR]
-
-
-def _rows(connection: Connection, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
-        assert cursor.description
-        names = [column.name for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return (cause(error) or without_secrets((message or "").partition("\n")[0]))[:LONGEST_ERROR]

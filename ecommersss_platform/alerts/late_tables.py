@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ecommersss_platform.alerts.look import Look, Undecided, rows
+from ecommersss_platform.alerts.look import Look, Undecided
 from ecommersss_platform.alerts.problem import Problem
 from ecommersss_platform.freshness import EXPECTED, ORDERS, Expected, due_at, lateness, newest_due_day
+from streaming.database import rows_by_name
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -64,9 +65,10 @@ def judge(
         "day": day.isoformat(),
         "due": due_at(day, due).astimezone(UTC).replace(tzinfo=None),
     }
-    partitions = {row["key"]: row for row in rows(connection, _PARTITIONS, of_day)}
+    partitions = {row["key"]: row for row in rows_by_name(connection, _PARTITIONS, of_day)}
     whole = {"keys": [key for key, table in keys.items() if not table.by_day]}
-    updated = {row["key"]: row["updated"] for row in [*rows(connection, _WHOLE, whole), *partitions.values()]}
+    found = [*rows_by_name(connection, _WHOLE, whole), *partitions.values()]
+    updated = {row["key"]: row["updated"] for row in found}
     loaded = _utc(partitions.get(orders, {}).get("loaded"))
     sentences = {
         table.key: lateness(table, day, _utc(updated.get(key)), loaded) for key, table in keys.items()

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from streaming.database import rows_by_name
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -48,11 +51,17 @@ class Look:
         assert self._connection is not None
         return self._connection
 
+    def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Return the rows of a query on the connection, each by the names of its columns."""
+        return rows_by_name(self.connection, sql, values)
 
-def rows(connection: Connection, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Return the rows of a query by the names of their columns."""
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
-        assert cursor.description
-        names = [column.name for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    def link(self, path: str) -> str | None:
+        """Return the address of a page of the UI, without its secret; None if nobody says where the UI is.
+
+        It is the setting `ui_url`, else what the `ecommersss up` of this home reports. `path`: "runs/<id>".
+        """
+        base = self.settings.ui_url
+        if base is None and self.up and self.up["ui"]:
+            address = urlsplit(self.up["ui"])
+            base = f"{address.scheme}://{address.netloc}"
+        return None if base is None else f"{base.rstrip('/')}/{path}"

@@ -81,7 +81,7 @@ SOURCES = (
         5 * _MINUTE,
     ),
     Source(frozenset({"daily_bytes_used_up"}), daily_bytes_used_up, Database.OPERATIONAL, 5 * _MINUTE),
-    Source(frozenset({"run_failed"}), lambda look: failed_runs(look.settings, look.now), Database.DAGSTER),
+    Source(frozenset({"run_failed"}), failed_runs, Database.DAGSTER),
     Source(frozenset({"check_failed"}), failed_checks, Database.DAGSTER, _MINUTE),
     Source(frozenset({"freshness_missed"}), late_tables, Database.DAGSTER, _MINUTE),
     Source(frozenset({"daemon_down"}), daemon_down, Database.DAGSTER),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from ecommersss_platform.alerts.look import Look, rows
+from ecommersss_platform.alerts.look import Look
 from ecommersss_platform.alerts.problem import Problem
 from ecommersss_platform.alerts.rule_book import active_rules
 from ecommersss_platform.alerts.usual import (
@@ -68,12 +68,12 @@ def unusual(look: Look) -> Iterator[Problem]:
     rules = look.memory["rules"] = active_rules(look.settings.rules_path) or look.memory.get(
         "rules", frozenset()
     )
-    hours = by_group(rows(look.connection, _ORDERS, {"now": look.now}), rules)
+    hours = by_group(look.rows(_ORDERS, {"now": look.now}), rules)
     yield from fraud_spike(hours, look.memory)
-    lines = {row["day"]: row["lines"] for row in rows(look.connection, _REJECTED, {"now": look.now})}
+    lines = {row["day"]: row["lines"] for row in look.rows(_REJECTED, {"now": look.now})}
     yield from rejected_spike(with_rejected(hours[ALL], lines), look.memory)
     if "days" not in look.memory or look.now - look.memory["asked"] >= HOUR:
-        found = rows(look.connection, _BY_DAY, {"now": look.now})
+        found = look.rows(_BY_DAY, {"now": look.now})
         look.memory.update(asked=look.now, days=by_rule(found, rules))
     days = look.memory["days"]
     for rule in sorted(rules):

@@ -7,7 +7,6 @@ made under a lock.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from ecommersss_platform.alerts.problem import Problem
 from ecommersss_platform.alerts.state import State
 from ecommersss_platform.local.locks import FileLock
+from ecommersss_platform.local.whole_files import replace_file
 from ecommersss_platform.settings import Settings
 
 _log = logging.getLogger("ecommersss.alerts")
@@ -64,13 +64,8 @@ class Store:
             return None
 
     def _write(self, state: State) -> None:
-        temporary = self.path.with_suffix(f".{os.getpid()}")
         try:
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(_adapter().dump_json(state, indent=1))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
+            replace_file(self.path, _adapter().dump_json(state, indent=1), durable=True)
         except OSError as error:
             if self._unsaved is None:
                 _log.error("%s cannot be written, alerts go on in memory: %s", self.path, error.strerror)

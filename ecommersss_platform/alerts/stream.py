@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ecommersss_platform.alerts.look import Look, Undecided, rows
+from ecommersss_platform.alerts.look import Look, Undecided
 from ecommersss_platform.alerts.problem import Problem
 from ecommersss_platform.health import CONSUMER_PATIENCE
 from ecommersss_platform.topics import order_broker
@@ -127,7 +127,7 @@ def producer_silent(look: Look) -> list[Problem]:
         raise Undecided
     if look.up is None:
         span = {"begin": look.now - SILENT, "end": look.now}
-        [orders] = rows(look.connection, _ORDERS, span)
+        [orders] = look.rows(_ORDERS, span)
         if orders["now"] or orders["usual"] < FEWEST_ORDERS:
             return []
     return [Problem("producer_silent", "producer", f"{problem}: start what publishes orders, or see its log")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from types import SimpleNamespace
 from typing import Any
 
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@")
@@ -29,6 +31,15 @@ def root_message(error: Any) -> str:
     while error.cause is not None:
         error = error.cause
     return _CLASS.sub("", str(error.message), count=1).strip()
+
+
+def cause(error: str | None) -> str:
+    """Return the first line of the root cause of an error as Dagster stores it, without credentials.
+
+    Empty without an error. The other lines are left out: PostgreSQL quotes rows in them.
+    """
+    found = json.loads(error or "null", object_hook=lambda fields: SimpleNamespace(**fields))
+    return without_secrets(root_message(found).partition("\n")[0])
 
 
 def clean(text: str) -> str:

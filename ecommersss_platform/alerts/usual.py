@@ -33,6 +33,12 @@ ALWAYS_SHARE, ALWAYS_TIMES, ALWAYS_ORDERS = 0.5, 3.0, 100
 """A rule flags always if it flags half of 100 orders or more, and three times its usual share."""
 
 
+def robust(values: Sequence[float]) -> tuple[float, float]:
+    """Return the median of values, and their standard deviation as the MAD estimates it."""
+    middle = median(values)
+    return middle, MAD_OF_NORMAL * median(abs(value - middle) for value in values)
+
+
 @dataclass(frozen=True)
 class Count:
     """How many of all the orders (or lines) of a time have a property."""
@@ -69,8 +75,7 @@ def usual(past: Sequence[Count]) -> Usual | None:
     shares = [count.share for count in past if count.all >= FEWEST_ORDERS]
     if len(shares) < FEWEST_DAYS:
         return None
-    middle = median(shares)
-    return Usual(middle, MAD_OF_NORMAL * median(abs(share - middle) for share in shares))
+    return Usual(*robust(shares))
 
 
 def is_spike(now: Count, past: Sequence[Count], *, told: bool = False) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streaming.business_days import FIRST_DATE, JAKARTA, LAST_DATE, business_day
+from streaming.errors import PlatformError
+
+if TYPE_CHECKING:
+    from ecommersss_platform.settings import Settings
 
 RELATIVE = {"yesterday": -1, "today": 0, "tomorrow": 1}
 FORMS = "YYYY-MM-DD, yesterday, today or tomorrow"
@@ -59,6 +63,24 @@ def asked_days(first: date | None, last: date | None, count: int | None) -> tupl
     if first or last:
         raise typer.BadParameter("--from and --to go together; for the last days: --last N")
     return None
+
+
+def days_to_do(
+    first: date | None, last: date | None, count: int | None, settings: Settings
+) -> tuple[date, date]:
+    """Return the days that a command must be given; `--last` of a younger platform: all of its days.
+
+    Raises `PlatformError` if they end before they begin.
+    """
+    days = asked_days(first, last, count)
+    if days is None:
+        raise typer.BadParameter("say which days: --from DAY --to DAY, or --last N for the last N days")
+    begin, end = days
+    if begin > end:
+        raise PlatformError(f"the first day, {begin}, is after the last, {end}: swap them")
+    if count is not None:
+        begin = max(begin, min(settings.first_partition_day(), end))
+    return begin, end
 
 
 def _day(text: str) -> date:

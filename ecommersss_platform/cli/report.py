@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ecommersss_platform.cli.common import FormatOption, note, open_database, read_settings
-from ecommersss_platform.cli.days import DayArgument, FromOption, LastOption, ToOption, asked_days
+from ecommersss_platform.cli.days import DayArgument, FromOption, LastOption, ToOption, days_to_do
 from ecommersss_platform.cli.output import Format, print_rows
 from streaming.errors import PlatformError
 
@@ -58,15 +58,8 @@ def build(
     from ecommersss_platform.warehouse import make_warehouse
     from streaming.roles import Role
 
-    days = asked_days(first, last, last_days)
-    if days is None:
-        raise typer.BadParameter("say which days: --from DAY --to DAY, or --last N for the last N days")
-    begin, end = days
-    if begin > end:
-        raise PlatformError(f"the first day, {begin}, is after the last, {end}: swap them")
     settings = read_settings()
-    if last_days is not None:  # of a younger platform: all of its days
-        begin = max(begin, min(settings.first_partition_day(), end))
+    begin, end = days_to_do(first, last, last_days, settings)
     with open_database(settings, Role.READER) as url:
         rows = [
             {"day": it.figures.day, "orders": it.figures.orders, "bytes": it.bytes, "page": str(it.path)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ecommersss_platform.cli.common import FormatOption, note, read_settings
-from ecommersss_platform.cli.days import FromOption, LastOption, ToOption, asked_days
+from ecommersss_platform.cli.days import FromOption, LastOption, ToOption, days_to_do
 from ecommersss_platform.cli.output import Format, QueryFormat, print_rows
 
 if TYPE_CHECKING:
@@ -32,13 +32,8 @@ def materialize(
     `daily_pipeline`, as the Dagster UI would. The run appears in the UI too. If the days have the same rows
     as before and everything is up to date, nothing is rebuilt.
     """
-    days = asked_days(first, last, last_days)
-    if days is None:
-        raise typer.BadParameter("say which days: --from DAY --to DAY, or --last N for the last N days")
     settings = read_settings()
-    begin, end = days
-    if last_days is not None:  # of a younger platform: all of its days
-        begin = max(begin, min(settings.first_partition_day(), end))
+    begin, end = days_to_do(first, last, last_days, settings)
     materialize_with_progress(settings, begin, end, rebuild=rebuild)
 
 
@@ -125,10 +120,7 @@ def materialize_with_progress(settings: Settings, first: date, last: date, *, re
     from ecommersss_platform.days import Days
     from ecommersss_platform.materialize import Kind, Progress, materialize
     from ecommersss_platform.progress import progress_bars
-    from streaming.errors import PlatformError
 
-    if first > last:
-        raise PlatformError(f"the first day, {first}, is after the last, {last}: swap them")
     with progress_bars() as bar:
 
         def show(progress: Progress) -> None:

@@ -20,8 +20,8 @@ from dagster._serdes import ConfigurableClassData
 from dagster_postgres import PostgresRunStorage
 
 from ecommersss_platform.instance.storage import KeepsConnection, be_the_only_daemon, runs_the_daemon
-from ecommersss_platform.jobs import RANGE_END_TAG, RANGE_START_TAG
 from ecommersss_platform.reasons import reason_of, reason_tag
+from ecommersss_platform.run_tags import RANGE_END_TAG, RANGE_START_TAG
 from ecommersss_platform.settings import Settings
 
 DAYS_TAG = "days"

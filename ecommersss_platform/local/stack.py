@@ -39,6 +39,7 @@ from ecommersss_platform.local.postgres import DAGSTER, EmbeddedPostgres
 from ecommersss_platform.local.processes import created, end_processes, is_same, still_alive
 from ecommersss_platform.local.sockets import accepts, make_socket_directory
 from ecommersss_platform.local.supervision import Child, Process, State, Supervisor, leftovers
+from ecommersss_platform.local.whole_files import replace_file
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.signals import on_signals
 from ecommersss_platform.terminal import visible
@@ -417,10 +418,8 @@ class _StatusFile:
             "metrics": self.metrics,
             "processes": list(rows),
         }
-        temporary = self._path.with_suffix(f".{os.getpid()}")
-        temporary.touch(mode=0o600)  # the address holds the UI's secret
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(self._path)
+        # For the owner only: the address holds the UI's secret.
+        replace_file(self._path, (json.dumps(content, indent=2) + "\n").encode())
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)

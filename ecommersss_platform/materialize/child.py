@@ -20,8 +20,8 @@ STOP_SECONDS = 30
 def run_tags(days: Days) -> dict[str, str]:
     """Return the tags of the run. Dagster cannot retry it, because no code server started it."""
     from ecommersss_platform.instance.runs import HOST_TAG
-    from ecommersss_platform.jobs import range_tags
     from ecommersss_platform.reasons import ON_THE_COMMAND_LINE, reason_tag
+    from ecommersss_platform.run_tags import range_tags
 
     return {
         **range_tags(days),

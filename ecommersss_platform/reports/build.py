@@ -17,7 +17,7 @@ from ecommersss_platform.reports.serving import page_name, pages
 from ecommersss_platform.warehouse import Warehouse
 
 MOST_DAYS = 31
-"""The rows of so many days are read at once."""
+"""The largest number of days whose rows are read at once."""
 
 
 @dataclass(frozen=True)

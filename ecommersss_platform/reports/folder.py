@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
-import tempfile
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from ecommersss_platform.local.locks import FileLock
+from ecommersss_platform.local.whole_files import replace_file
 from ecommersss_platform.reports.page import index_page
 from ecommersss_platform.reports.serving import pages
 
@@ -24,14 +23,8 @@ _HEAD = 4_000
 def write_page(folder: Path, name: str, text: str) -> Path:
     """Write a page so that a reader sees the old one or the new one, and nobody else may read it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".page-", dir=folder)  # mode 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        return Path(temporary).replace(folder / name)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace_file(folder / name, text.encode())
+    return folder / name
 
 
 def write_index(folder: Path) -> Path:

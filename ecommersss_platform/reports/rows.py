@@ -18,9 +18,9 @@ from streaming.business_days import JAKARTA
 from streaming.roles import Role
 
 PAST_DAYS = 28
-"""A day is compared with so many days before it."""
+"""The number of earlier days that a day is compared with."""
 PAST_HOURS_DAYS = 7
-"""The hours of a day are compared with those of so many days before it."""
+"""The number of earlier days that the hours of a day are compared with."""
 MOST_METHODS = 8
 """The payment methods with the most orders that have a row of their own. Any text may be one."""
 MOST_USERS = MOST_PRODUCTS = 10

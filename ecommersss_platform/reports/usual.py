@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from ecommersss_platform.alerts.usual import MAD_OF_NORMAL
+from ecommersss_platform.alerts.usual import robust
 
 FEWEST_DAYS = 5
 """With fewer past values nothing is called usual or unusual."""
@@ -53,8 +53,7 @@ def usual_range(past: Sequence[float], noise: float = 0.0) -> Usual | None:
     """
     if len(past) < FEWEST_DAYS:
         return None
-    middle = median(past)
-    deviation = MAD_OF_NORMAL * median(abs(value - middle) for value in past)
+    middle, deviation = robust(past)
     reach = max(_DEVIATIONS * deviation, noise)
     return Usual(middle, max(0.0, middle - reach), middle + reach, len(past))
 

@@ -34,7 +34,7 @@ RUN = """
 import json, sys
 from dagster import DagsterInstance
 from ecommersss_platform.definitions import defs, pool
-from ecommersss_platform.jobs import range_tags
+from ecommersss_platform.run_tags import range_tags
 from ecommersss_platform.partitions import Days
 from datetime import date
 

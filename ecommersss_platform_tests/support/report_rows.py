@@ -75,7 +75,7 @@ def rule_totals(name: str = "wallet_limit", precision: str | None = "0.9000") ->
 
 
 def report_rows(day: date = DAY_OF_REPORT, past: int = 28, **changed: Any) -> Rows:
-    """Rows of a usual day after so many usual days. `changed`: other values of `Rows`."""
+    """Rows of a usual day after `past` usual days. `changed`: other values of `Rows`."""
     days = [day - n * DAY for n in range(past + 1)]
     orders = 2_000
     usual = Rows(

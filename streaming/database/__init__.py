@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 from psycopg2.extensions import connection as Connection
@@ -46,6 +48,17 @@ def connect(url: str, application: str = "ecommersss") -> Connection:
     server is not reached.
     """
     return psycopg2.connect(conninfo(url, application))
+
+
+def rows_by_name(
+    connection: Connection, sql: str, parameters: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of a query, each by the names of its columns."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        assert cursor.description
+        names = [column.name for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def conninfo(url: str, application: str, *, read_only: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -10,13 +11,16 @@ from dagster import AssetKey, DagsterRunStatus, asset, materialize
 from dagster._core.test_utils import create_run_for_test
 
 from ecommersss_platform.alerts.failed_runs import RETRY_PATIENCE, Run, failed_runs, not_made_good
+from ecommersss_platform.alerts.look import Look
 from ecommersss_platform.alerts.observe import observe
+from ecommersss_platform.alerts.problem import Problem
 from ecommersss_platform.days import Days
 from ecommersss_platform.instance.dagster_home import dagster_instance
-from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.local.postgres import EmbeddedPostgres
+from ecommersss_platform.run_tags import range_tags
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.conftest import administer
+from streaming.database import connect
 
 NOW = datetime(2026, 3, 2, 5, tzinfo=UTC)
 
@@ -84,15 +88,21 @@ def test_failed_run_is_a_problem_with_its_error_until_its_job_succeeds(
     administer(postgres, "CREATE DATABASE dagster_of_failed_runs")
     url = postgres.url("dagster_of_failed_runs")
     settings = Settings(home=tmp_path, dagster_url=url, ui_url="https://dagster.example.com/")  # type: ignore[arg-type]
-    assert failed_runs(settings, NOW) == [], "no run yet, not even a table"
-    with dagster_instance(settings, url) as instance:
+    with closing(connect(url)) as connection:
+        assert failed_runs(Look(settings, NOW, NOW, _connection=connection)) == [], "no run yet, no table"
+    with dagster_instance(settings, url) as instance, closing(connect(url)) as connection:
+        connection.autocommit = True
+
+        def failures() -> list[Problem]:
+            return failed_runs(Look(settings, datetime.now(UTC), NOW, _connection=connection))
+
         result = materialize(
             [broken, sound],
             instance=instance,
             raise_on_error=False,
             tags={"dagster/sensor_name": "label_sensor"},
         )
-        [problem] = failed_runs(settings, datetime.now(UTC))
+        [problem] = failures()
         assert (problem.kind, problem.subject) == ("run_failed", "__ephemeral_asset_job__")
         assert problem.summary == (
             f"run {result.run_id[:8]} started by label_sensor failed:"
@@ -103,12 +113,12 @@ def test_failed_run_is_a_problem_with_its_error_until_its_job_succeeds(
         create_run_for_test(
             instance, job_name=problem.subject, status=DagsterRunStatus.SUCCESS, asset_selection=part
         )
-        assert failed_runs(settings, datetime.now(UTC)) == [problem]
+        assert failures() == [problem]
         whole = frozenset([AssetKey("sound"), AssetKey("broken")])
         create_run_for_test(
             instance, job_name=problem.subject, status=DagsterRunStatus.SUCCESS, asset_selection=whole
         )
-        assert failed_runs(settings, datetime.now(UTC)) == []
+        assert failures() == []
 
 
 def test_storage_that_does_not_answer_leaves_failed_runs_unknown(tmp_path: Path) -> None:

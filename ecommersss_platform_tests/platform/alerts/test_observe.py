@@ -33,9 +33,9 @@ from ecommersss_platform.alerts.observe import DOWN, EXPLAINS, SOURCES, Observer
 from ecommersss_platform.alerts.problem import KINDS, Problem
 from ecommersss_platform.freshness import BY_DAY, WHOLE, newest_due_day
 from ecommersss_platform.instance.dagster_home import dagster_instance
-from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
+from ecommersss_platform.run_tags import range_tags
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import CONSUMER, TOPIC, orders_topic
 from ecommersss_platform_tests.conftest import administer

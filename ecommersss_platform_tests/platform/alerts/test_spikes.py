@@ -116,7 +116,7 @@ class Orders:
         shop.write(self._url, f"INSERT INTO orders ({columns}) VALUES %s", rows)
 
     def add_usual_days(self, days: int) -> None:
-        """Add the same hour of so many days: 60 orders, two of them by the rule `big`; and an hour before."""
+        """Add 60 orders of this hour, two by the rule `big`, and 30 of the hour before, to each day."""
         for day in range(1, days + 1):
             at = NOW - timedelta(days=day, minutes=30)
             self.add(58, at)

@@ -33,10 +33,10 @@ from ecommersss_platform.assets.analytics import analytics_assets, labelled_asse
 from ecommersss_platform.contracts import ORDERS, RAW_TABLES
 from ecommersss_platform.dbt.project import PROJECT_DIR, artifacts_dir, ensure_manifest
 from ecommersss_platform.dbt.resource import PlatformDbt
-from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.resources import POSTGRES, WAREHOUSE
+from ecommersss_platform.run_tags import range_tags
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import make_warehouse
 from ecommersss_platform_tests.support.raw_days import ORDER_ROWS, order, read, write_raw

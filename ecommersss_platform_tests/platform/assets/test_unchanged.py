@@ -27,10 +27,11 @@ from ecommersss_platform.contracts import ORDERS, RAW_TABLES, RawTable
 from ecommersss_platform.dbt.project import DbtError, ensure_manifest
 from ecommersss_platform.dbt.resource import PlatformDbt
 from ecommersss_platform.dbt.unchanged import REBUILD_TAG
-from ecommersss_platform.jobs import daily_pipeline, range_tags
+from ecommersss_platform.jobs import daily_pipeline
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.resources import POSTGRES, WAREHOUSE, WAREHOUSE_IO_MANAGER
+from ecommersss_platform.run_tags import range_tags
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import make_warehouse
 from ecommersss_platform.warehouse.io_manager import WarehouseIOManager

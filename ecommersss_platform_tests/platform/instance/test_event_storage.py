@@ -28,8 +28,8 @@ from dagster_postgres import PostgresEventLogStorage
 
 from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.instance.event_storage import BATCH_VARIABLE, BatchingEventLogStorage
-from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.partitions import SINGLE_RUN, Days
+from ecommersss_platform.run_tags import range_tags
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.conftest import administer
 

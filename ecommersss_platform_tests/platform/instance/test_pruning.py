@@ -43,10 +43,10 @@ from sqlalchemy import text
 from ecommersss_platform.instance import pruning
 from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.instance.pruning import prune_instance
-from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.maintenance import OBSERVATION_DAYS, keep_from, keep_observations_from
 from ecommersss_platform.partitions import SINGLE_RUN, Days, daily_partitions
+from ecommersss_platform.run_tags import range_tags
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.conftest import administer
 from streaming.business_days import JAKARTA

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import date
 
 from ecommersss_platform.instance.run_storage import days_tag
-from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.partitions import Days
+from ecommersss_platform.run_tags import range_tags
 
 
 def test_range_of_days_is_named_in_one_tag() -> None:

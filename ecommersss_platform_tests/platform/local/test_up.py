@@ -13,9 +13,9 @@ from benchmarks.stack import Platform, platform, wait_until
 from ecommersss_platform.cli.health import look_at_platform
 from ecommersss_platform.instance.databases import dagster_url
 from ecommersss_platform.instance.home import ui_token
-from ecommersss_platform.jobs import range_tags
 from ecommersss_platform.local import stack, ui
 from ecommersss_platform.partitions import Days
+from ecommersss_platform.run_tags import range_tags
 from streaming.business_days import business_day
 from streaming.database import connect
 
