@@ -218,6 +218,13 @@ ORDERS = RawTable(
         Column("is_fraud", Type.BOOL, "Whether any active rule held."),
         Column("fraud_reasons", Type.STRINGS, "Active rules that held, in rule order."),
         Column("shadow_reasons", Type.STRINGS, "Shadow rules that held, in rule order."),
+        Column(
+            "review_reasons",
+            Type.STRINGS,
+            "Review rules that held, in rule order, then random_sample if the order passed and is in the"
+            " sample; NULL if loaded before it was stored.",
+            nullable=True,
+        ),
         Column("rules_version", Type.STRING, "Version of the rule book that decided."),
         Column(
             "lists_version",

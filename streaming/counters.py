@@ -91,6 +91,8 @@ class Counters:
     fraud: int = 0
     fraud_by_rule: Counter[str] = field(default_factory=Counter)
     shadow_by_rule: Counter[str] = field(default_factory=Counter)
+    review_by_rule: Counter[str] = field(default_factory=Counter)
+    """Also of orders that are fraud by another rule. The random sample counts as a rule."""
     rejected: Counter[str] = field(default_factory=Counter)
     """By reason."""
     duplicates: int = 0
@@ -120,6 +122,8 @@ class Counters:
                 self.fraud_by_rule.update(order.fraud_reasons)
             if order.shadow_reasons:
                 self.shadow_by_rule.update(order.shadow_reasons)
+            if order.review_reasons:
+                self.review_by_rule.update(order.review_reasons)
         self.rejected.update(line.reason for line in decision.rejected)
 
     def __str__(self) -> str:

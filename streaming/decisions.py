@@ -15,7 +15,7 @@ from streaming.decode import InvalidOrder, decode
 from streaming.history import History
 from streaming.lists import UserLists
 from streaming.orders import REASONS, Flagged, Order, flag
-from streaming.rules import FeatureRow, RuleBook
+from streaming.rules import FeatureRow, RuleBook, sample
 from streaming.topics import Batch
 from streaming.velocity import Velocity
 
@@ -107,6 +107,7 @@ def decide_batch(
     decision = Decision(lists_version=catalogue.lists.version, book=book)
     accepted: dict[int, Order] = {}
     users = catalogue.users
+    threshold, draw = book.sample_threshold, sample.draw
     for candidate in decoded:
         order = candidate.order
         twin = stored.get(order.id)
@@ -130,8 +131,11 @@ def decide_batch(
             continue
         accepted[order.id] = order
         row = features(order, signed_up, catalogue, history.observe(order))
-        fraud, shadow = book.evaluate(row)
-        decision.orders.append(flag(order, fraud, shadow, book.version, flagged_at, candidate.position))
+        fraud, shadow, review = book.evaluate(row)
+        if threshold and not fraud and draw(order.id) < threshold:
+            review.append(sample.REASON)
+        position = candidate.position
+        decision.orders.append(flag(order, fraud, shadow, book.version, flagged_at, position, review))
     return decision
 
 

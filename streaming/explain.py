@@ -15,7 +15,8 @@ from streaming.decisions import features
 from streaming.errors import PlatformError
 from streaming.history import MemoryHistory
 from streaming.orders import Flagged
-from streaming.rules import Explanation, FeatureRow, RuleBook
+from streaming.rules import Explanation, FeatureRow, Reasons, RuleBook, sample
+from streaming.rules.book import MODES
 
 
 class BookNotKept(PlatformError):
@@ -31,6 +32,8 @@ class Explained:
     rules: list[Explanation]
     rules_version: str
     """The version of the book that explains, which may not be the one that decided."""
+    in_sample: bool
+    """Whether the book's random sample has the order, if it passes."""
 
     @property
     def same_book(self) -> bool:
@@ -38,18 +41,18 @@ class Explained:
         return self.order.rules_version == self.rules_version
 
     @property
-    def reasons(self) -> tuple[list[str], list[str]]:
-        """The active and the shadow rules that hold."""
-        held = [rule for rule in self.rules if rule.held]
-        return (
-            [rule.name for rule in held if rule.mode == "active"],
-            [rule.name for rule in held if rule.mode == "shadow"],
-        )
+    def reasons(self) -> Reasons:
+        """The active, the shadow and the review rules that hold, the last with the random sample."""
+        held = {mode: [rule.name for rule in self.rules if rule.held and rule.mode == mode] for mode in MODES}
+        if self.in_sample and not held["active"]:
+            held["review"].append(sample.REASON)
+        return held["active"], held["shadow"], held["review"]
 
     @property
     def agrees(self) -> bool:
         """Whether these are the stored reasons."""
-        return self.reasons == (self.order.fraud_reasons, self.order.shadow_reasons)
+        order = self.order
+        return self.reasons == (order.fraud_reasons, order.shadow_reasons, order.review_reasons)
 
 
 def explain(url: str, order_id: int, book: RuleBook | None = None) -> Explained:
@@ -81,4 +84,5 @@ def explain(url: str, order_id: int, book: RuleBook | None = None) -> Explained:
         history = MemoryHistory()
         history.load(PastOrders(cursor, before_position=order.position), [order])
         row = features(order, catalogue.users[order.user_id], catalogue, history.observe(order))
-    return Explained(order, row, book.explain(row), book.version)
+    in_sample = sample.draw(order.id) < book.sample_threshold
+    return Explained(order, row, book.explain(row), book.version, in_sample)

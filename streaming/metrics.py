@@ -26,6 +26,7 @@ HOST: Final = "127.0.0.1"
 ORDERS: Final = "ecommersss_orders"
 FRAUD: Final = "ecommersss_fraud"
 SHADOW: Final = "ecommersss_shadow"
+REVIEW: Final = "ecommersss_review"
 REJECTED: Final = "ecommersss_rejected"
 DUPLICATES: Final = "ecommersss_duplicates"
 RETRIED: Final = "ecommersss_retried"
@@ -63,6 +64,7 @@ class ConsumerMetrics:
         for name, what, mode, counts in (
             (FRAUD, "Orders for which an active rule held, by rule.", "active", counters.fraud_by_rule),
             (SHADOW, "Orders for which a shadow rule held, by rule.", "shadow", counters.shadow_by_rule),
+            (REVIEW, "Orders for which a review rule held, by rule.", "review", counters.review_by_rule),
         ):
             rules = dict.fromkeys((rule.name for rule in book.rules if rule.mode == mode), 0)
             yield _counter(name, what, "rule", (rules | dict(counts)).items())

@@ -87,8 +87,10 @@ class Order(msgspec.Struct, frozen=True, gc=False):
 class Flagged(Order, frozen=True, gc=False):
     """An order with its verdict: `status` is fraud if any active rule held.
 
-    `fraud_reasons` and `shadow_reasons` are rule names in rule order; `rules_version` is the rule book's;
-    `flagged_at` is aware and in UTC; `position` is the order's place in the topic.
+    `fraud_reasons`, `shadow_reasons` and `review_reasons` are rule names in rule order; the last may end with
+    the reason of the random sample. Lines from before there was review have no `review_reasons`.
+    `rules_version` is the rule book's; `flagged_at` is aware and in UTC; `position` is the order's place in
+    the topic.
     """
 
     status: Literal["fraud", "genuine"]
@@ -97,6 +99,7 @@ class Flagged(Order, frozen=True, gc=False):
     rules_version: str
     flagged_at: datetime
     position: int
+    review_reasons: list[str] = []
 
 
 FIELDS: Final = Order.__struct_fields__
@@ -126,6 +129,7 @@ def flag(
     rules_version: str,
     flagged_at: datetime,
     position: int,
+    review_reasons: list[str],
 ) -> Flagged:
     """Return the order with its verdict; `flagged_at` must be aware."""
     return Flagged(
@@ -143,6 +147,7 @@ def flag(
         rules_version,
         flagged_at,
         position,
+        review_reasons,
     )
 
 
@@ -175,6 +180,7 @@ def encode_all_flagged(orders: Iterable[Flagged]) -> bytes:
                 flagged.rules_version,
                 local,
                 flagged.position,
+                flagged.review_reasons,
             )
         )
     return _encode_lines(lines)

@@ -6,7 +6,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,7 +31,8 @@ def list_(style: FormatOption = Format.TABLE) -> None:
     A book without a first use last decided before the platform kept books.
     """
     from streaming.database.rule_books import list_books
-    from streaming.rules import Mode, RuleBook, RuleError
+    from streaming.rules import RuleBook, RuleError
+    from streaming.rules.book import MODES
 
     try:
         current = RuleBook.load(read_settings().rules_path).version
@@ -39,12 +40,11 @@ def list_(style: FormatOption = Format.TABLE) -> None:
         current = None
     with open_database() as url:
         books = list_books(url)
-    modes = get_args(Mode)
-    rows = [_row(book, modes) | {"current": book.version == current} for book in books]
+    rows = [_row(book, MODES) | {"current": book.version == current} for book in books]
     if not rows and style is Format.TABLE:
         typer.echo("No book has decided about an order.")
         return
-    columns = ("version", "first_used_at", "first_position", *modes, "orders", "current")
+    columns = ("version", "first_used_at", "first_position", *MODES, "orders", "current")
     print_rows(columns, rows, style)
 
 

@@ -49,6 +49,7 @@ def check(
 
     Warns of conditions that can never hold, or that hold for every order, and of text in double quotes.
     """
+    from streaming.rules.book import MODES
     from streaming.rules.lint import warnings
 
     book = _book(file)
@@ -56,7 +57,7 @@ def check(
         for warning in warnings(rule):
             typer.echo(f"warning: {book.name}:{rule.line}: rule {rule.name}: {warning}", err=True)
     modes: Counter[str] = Counter(rule.mode for rule in book.rules)
-    counts = ", ".join(f"{modes[mode]} {mode}" for mode in ("active", "shadow", "off"))
+    counts = ", ".join(f"{modes[mode]} {mode}" for mode in MODES)
     typer.echo(f"{book.name} is good: version {book.version}, {len(book.rules)} rules ({counts})")
 
 
@@ -123,6 +124,7 @@ def _as_object(explained: Explained) -> dict[str, object]:
         "status": order.status,
         "fraud_reasons": order.fraud_reasons,
         "shadow_reasons": order.shadow_reasons,
+        "review_reasons": order.review_reasons,
         "rules_version": order.rules_version,
         "explained_with": explained.rules_version,
         "agrees": explained.agrees,
@@ -143,7 +145,7 @@ def _print_explained(explained: Explained, given: bool) -> None:
     order = explained.order
     typer.echo(
         f"Order {order.id} is {order.status}: {', '.join(order.fraud_reasons) or 'no active rule held'};"
-        f" shadow rules: {', '.join(order.shadow_reasons) or 'none'}. Rule book {order.rules_version},"
+        f"{_others(order.shadow_reasons, order.review_reasons)}. Rule book {order.rules_version},"
         f" position {order.position}."
     )
     words = {True: "yes", False: "no", None: "NULL"}
@@ -158,19 +160,25 @@ def _print_explained(explained: Explained, given: bool) -> None:
         for rule in explained.rules
     ]
     print_rows(list(rows[0]), rows)
-    fraud, shadow = explained.reasons
+    fraud, shadow, review = explained.reasons
     if not explained.same_book:
         with_which = "Another rule book decided. With this one" if given else _WITH_THE_CURRENT_ONE
         typer.echo(
             f"{with_which}, {explained.rules_version}, the order would be"
-            f" {'fraud: ' + ', '.join(fraud) if fraud else 'genuine'};"
-            f" shadow rules: {', '.join(shadow) or 'none'}."
+            f" {'fraud: ' + ', '.join(fraud) if fraud else 'genuine'};{_others(shadow, review)}."
         )
     elif not explained.agrees:
         typer.echo(
             "The stored reasons differ. Either the user's sign-up or the product's price was changed in the"
             " seconds in which the order was decided, or stored rows were changed by hand."
         )
+
+
+def _others(shadow: list[str], review: list[str]) -> str:
+    return "".join(
+        f" {kind}: {', '.join(names) or 'none'}{end}"
+        for kind, names, end in (("shadow rules", shadow, ";"), ("for review", review, ""))
+    )
 
 
 def _sql(value: object) -> str:

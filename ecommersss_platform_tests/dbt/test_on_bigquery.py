@@ -354,8 +354,8 @@ def test_days_are_replaced_whole_and_no_other_is_read_or_written(targets: tuple[
         "as with orders as ( select * from `test-dbt`.`raw`.`orders`"
         " where partition_date >= date '0001-01-01' )"
         " select id as order_id, user_id, product_id, quantity, amount, payment_method, country, is_fraud,"
-        " fraud_reasons, shadow_reasons, rules_version, lists_version, created_date as ordered_at,"
-        " flagged_at, position as topic_position, partition_date from orders;"
+        " fraud_reasons, shadow_reasons, review_reasons, rules_version, lists_version,"
+        " created_date as ordered_at, flagged_at, position as topic_position, partition_date from orders;"
     )
     # One MERGE replaces the days. Each bound is a constant beside the bare column, which is what BigQuery
     # needs to leave other partitions alone.

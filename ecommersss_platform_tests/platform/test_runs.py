@@ -633,6 +633,7 @@ def lines(*days: date) -> list[bytes]:
                 "v1",
                 datetime.now(UTC) - timedelta(minutes=10),
                 number,
+                [],
             )
         )
         for number, day in enumerate(days)

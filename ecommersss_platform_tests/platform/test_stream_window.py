@@ -20,7 +20,7 @@ EVERYTHING = 1 << 30
 
 def line(placed: datetime, number: int = 1) -> bytes:
     order = Order(number, 1, 1, 1, Decimal("1000.00"), "OVO", "ID", placed)
-    return encode_flagged(flag(order, [], [], "v1", placed, number))
+    return encode_flagged(flag(order, [], [], "v1", placed, number, []))
 
 
 def noon(day: int) -> datetime:
@@ -66,6 +66,7 @@ def test_the_share_of_fraud_and_the_newest_order_are_those_of_all_days(topic: Js
                     "v1",
                     noon(31),
                     n,
+                    [],
                 )
             )
             for n, at in enumerate(placed)
@@ -77,7 +78,7 @@ def test_the_share_of_fraud_and_the_newest_order_are_those_of_all_days(topic: Js
 def test_only_a_few_users_of_a_day_are_told_apart(topic: JsonlTopic) -> None:
     order = Order(1, 1, 1, 1, Decimal(1), "OVO", "ID", noon(5))
     for user in range(1, 3 * MOST_USERS):
-        event = flag(replace(order, id=user, user_id=user), [], [], "v1", noon(5), user)
+        event = flag(replace(order, id=user, user_id=user), [], [], "v1", noon(5), user, [])
         topic.publish([encode_flagged(event)])
     [new] = read_window(topic, 0, EVERYTHING).orders.values()
     assert new.users == frozenset(range(1, MOST_USERS + 2))
@@ -89,7 +90,9 @@ def test_new_orders_of_a_day_tell_when_they_were_written_and_where_they_begin(to
     written = [noon(31) + timedelta(minutes=n) for n in (3, 1, 2)]
     topic.publish(
         [
-            encode_flagged(flag(Order(n, 1, 1, 1, Decimal(1), "OVO", "ID", noon(5)), [], [], "v1", moment, n))
+            encode_flagged(
+                flag(Order(n, 1, 1, 1, Decimal(1), "OVO", "ID", noon(5)), [], [], "v1", moment, n, [])
+            )
             for n, moment in enumerate(written, 1)
         ]
     )

@@ -26,6 +26,7 @@ rules:
     description: not the list price
     mode: shadow
     when: amount <> quantity * list_price
+  - {name: look, description: worth a look, mode: review, when: "quantity IN (9, 11)"}
 """,
     "test.yml",
 )
@@ -56,12 +57,13 @@ def test_lines_that_decode_are_separated_from_those_that_do_not() -> None:
     ]
 
 
-def test_active_rules_make_fraud_and_shadow_rules_do_not(catalogue: Catalogue) -> None:
+def test_active_rules_make_fraud_and_other_rules_do_not(catalogue: Catalogue) -> None:
     decision = decided(
         catalogue,
         order(1),
         order(2, quantity=11, country="SG", amount=PRICE * 11),
         order(3, amount=PRICE * 2 + Decimal("0.01")),
+        order(4, quantity=9, amount=PRICE * 9),
     )
     version = BOOK.version
     assert decision.orders == [
@@ -72,11 +74,13 @@ def test_active_rules_make_fraud_and_shadow_rules_do_not(catalogue: Catalogue) -
             country="SG",
             amount=PRICE * 11,
             fraud_reasons=["abroad", "many"],
+            review_reasons=["look"],
             rules_version=version,
         ),
         flagged(3, amount=PRICE * 2 + Decimal("0.01"), shadow_reasons=["other_price"], rules_version=version),
+        flagged(4, quantity=9, amount=PRICE * 9, review_reasons=["look"], rules_version=version),
     ]
-    assert [o.status for o in decision.orders] == ["genuine", "fraud", "genuine"]
+    assert [o.status for o in decision.orders] == ["genuine", "fraud", "genuine", "genuine"]
     assert (decision.rejected, decision.duplicates, decision.known_ids) == ([], 0, 0)
 
 

@@ -29,6 +29,7 @@ rules:
   - {name: big, description: d, mode: active, when: quantity > 100}
   - {name: abroad, description: d, mode: active, when: country <> 'ID'}
   - {name: maybe, description: d, mode: shadow, when: quantity > 10}
+  - {name: look, description: d, mode: review, when: quantity > 20}
   - {name: never, description: d, mode: "off", when: quantity > 1}
 """,
     "rules.yml",
@@ -52,6 +53,7 @@ def busy() -> Any:
         fraud=3,
         fraud_by_rule=Counter(big=2, renamed=1),
         shadow_by_rule=Counter(maybe=4),
+        review_by_rule=Counter(look=2, random_sample=1),
         rejected=Counter(malformed_json=5),
         duplicates=2,
         retried=1,
@@ -78,13 +80,15 @@ def test_counters_are_exported() -> None:
     assert shown["fraud_total", (("rule", "abroad"),)] == 0
     assert shown["fraud_total", (("rule", "renamed"),)] == 1, "a rule of an earlier book keeps its count"
     assert shown["shadow_total", (("rule", "maybe"),)] == 4
+    assert shown["review_total", (("rule", "look"),)] == 2
+    assert shown["review_total", (("rule", "random_sample"),)] == 1
     assert shown["rejected_total", (("reason", "malformed_json"),)] == 5
     assert shown["duplicates_total", ()] == 2
     assert shown["retried_total", ()] == 1
     assert shown["lag_bytes", ()] == 300
     assert shown["position_bytes", ()] == 700
     assert shown["database_up", ()] == 1
-    assert shown["rule_book_info", (("rules", "4"), ("version", BOOK.version))] == 1
+    assert shown["rule_book_info", (("rules", "5"), ("version", BOOK.version))] == 1
     assert shown["batch_lines_count", ()] == 2
     assert shown["batch_lines_sum", ()] == 17
     assert shown["batch_lines_bucket", (("le", "5.0"),)] == 0

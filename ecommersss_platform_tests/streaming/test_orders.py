@@ -53,7 +53,7 @@ def test_orders_survive_a_round_trip(order: Order) -> None:
 def test_flagged_orders_survive_a_round_trip(order: Order, reasons: list[str], position: int) -> None:
     at = datetime(2026, 1, 1, 0, 0, 0, 5, tzinfo=UTC)
     reasons = [r.encode("utf-8", "ignore").decode() for r in reasons]
-    flagged = flag(order, reasons, reasons[:1], "0123456789ab", at, position)
+    flagged = flag(order, reasons, reasons[:1], "0123456789ab", at, position, reasons[1:])
     data = encode_flagged(flagged)
     assert b"\n" not in data
     assert decode_flagged(data) == flagged
@@ -62,7 +62,7 @@ def test_flagged_orders_survive_a_round_trip(order: Order, reasons: list[str], p
 
 def test_a_flagged_order_is_encoded_as_a_flat_line() -> None:
     at = datetime(2026, 3, 5, 6, 59, 2, tzinfo=UTC)
-    data = encode_flagged(flag(ORDER, ["a", "b"], [], "0123456789ab", at, 77))
+    data = encode_flagged(flag(ORDER, ["a", "b"], [], "0123456789ab", at, 77, ["c"]))
     assert json.loads(data) == FIELDS | {
         "status": "fraud",
         "fraud_reasons": ["a", "b"],
@@ -70,8 +70,17 @@ def test_a_flagged_order_is_encoded_as_a_flat_line() -> None:
         "rules_version": "0123456789ab",
         "flagged_at": "2026-03-05T13:59:02+07:00",
         "position": 77,
+        "review_reasons": ["c"],
     }
-    assert flag(ORDER, [], ["a"], "0123456789ab", at, 77).status == "genuine"
+    assert flag(ORDER, [], ["a"], "0123456789ab", at, 77, ["b"]).status == "genuine"
+
+
+def test_a_flagged_line_from_before_there_was_review_is_read() -> None:
+    new = flag(ORDER, [], ["a"], "0123456789ab", datetime(2026, 3, 5, tzinfo=UTC), 77, [])
+    line = encode_flagged(new)
+    before = line.replace(b',"review_reasons":[]', b"")
+    assert before != line
+    assert decode_flagged(before) == new
 
 
 @pytest.mark.parametrize(
@@ -87,7 +96,7 @@ def test_a_flagged_order_is_encoded_as_a_flat_line() -> None:
     ],
 )
 def test_decode_flagged_raises_value_error_on_any_other_line(old: bytes, new: bytes) -> None:
-    data = encode_flagged(flag(ORDER, [], [], "0123456789ab", datetime(2026, 3, 5, tzinfo=UTC), 77))
+    data = encode_flagged(flag(ORDER, [], [], "0123456789ab", datetime(2026, 3, 5, tzinfo=UTC), 77, []))
     assert old in data
     with pytest.raises(ValueError, match="not a flagged order"):
         decode_flagged(data.replace(old, new))

@@ -29,6 +29,7 @@ def order(id: int, day: date, /, **values: Any) -> dict[str, Any]:
         "is_fraud": False,
         "fraud_reasons": [],
         "shadow_reasons": [],
+        "review_reasons": [],
         "rules_version": "abc",
         "lists_version": 0,
         "created_date": placed,

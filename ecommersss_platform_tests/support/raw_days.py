@@ -117,6 +117,7 @@ def order(
     payment_method: str,
     active: Sequence[str] = (),
     shadow: Sequence[str] = (),
+    review: Sequence[str] = (),
 ) -> Row:
     placed = at(day, clock)
     return {
@@ -130,6 +131,7 @@ def order(
         "is_fraud": bool(active),
         "fraud_reasons": list(active),
         "shadow_reasons": list(shadow),
+        "review_reasons": list(review),
         "rules_version": "v1",
         "lists_version": 0,
         "created_date": placed,

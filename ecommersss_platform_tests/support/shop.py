@@ -106,6 +106,7 @@ def flagged(id: int = 1, position: int | None = None, **changes: Any) -> Flagged
         "shadow_reasons": changes.pop("shadow_reasons", []),
         "rules_version": changes.pop("rules_version", "abc123"),
         "flagged_at": changes.pop("flagged_at", NOON + timedelta(seconds=1)),
+        "review_reasons": changes.pop("review_reasons", []),
     }
     return flag(order(id, **changes), position=100 * id if position is None else position, **verdict)
 
@@ -174,7 +175,7 @@ def assert_judged_as_if_undisturbed(url: str, orders: list[Flagged], book: RuleB
         if n in by_definition:
             assert velocity == plain_velocity(in_topic_order[:n], order)
         verdict = book.evaluate(features(order, LONG_AGO, catalogue, velocity))
-        assert (order.fraud_reasons, order.shadow_reasons) == verdict, order
+        assert (order.fraud_reasons, order.shadow_reasons, order.review_reasons) == verdict, order
         assert order.rules_version == book.version
 
 

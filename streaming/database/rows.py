@@ -14,7 +14,10 @@ from psycopg2.extensions import cursor as Cursor
 from streaming.decisions import Rejected
 from streaming.orders import FIELDS, Flagged, Order, flag
 
-_VERDICT = ("is_fraud", "fraud_reasons", "shadow_reasons", "rules_version", "flagged_at", "position")
+_VERDICT = (
+    *("is_fraud", "fraud_reasons", "shadow_reasons", "rules_version", "flagged_at", "position"),
+    "review_reasons",
+)
 COPY_ORDERS = f"COPY orders ({', '.join((*FIELDS, *_VERDICT, 'lists_version'))}) FROM STDIN"
 SELECT_ORDERS = f"SELECT {', '.join(FIELDS)} FROM orders"  # noqa: S608
 SELECT_FLAGGED = f"SELECT {', '.join((*FIELDS, *_VERDICT[1:]))} FROM orders"  # noqa: S608
@@ -47,7 +50,8 @@ def copy_text(orders: Sequence[Flagged], lists_version: int) -> bytes:
             f"{o.country}\t{placed_at}\t{'t' if o.fraud_reasons else 'f'}\t"
             f"{_array(*o.fraud_reasons) if o.fraud_reasons else '{}'}\t"
             f"{_array(*o.shadow_reasons) if o.shadow_reasons else '{}'}\t{_escaped(o.rules_version)}\t"
-            f"{flagged_at[o.flagged_at]}\t{o.position}\t{lists}\n"
+            f"{flagged_at[o.flagged_at]}\t{o.position}\t"
+            f"{_array(*o.review_reasons) if o.review_reasons else '{}'}\t{lists}\n"
             for o, placed_at in zip(orders, placed, strict=True)
         ]
     ).encode()

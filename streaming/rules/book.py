@@ -1,15 +1,19 @@
 """The rule book: read from YAML, checked, and compiled to one Python function.
 
-A book is a mapping with one key, `rules`, a list. A rule has a `name`, a `description`, a `mode` (active,
-shadow or off) and `when`: a boolean SQL expression over the columns in `streaming.rules.features`.
+A book is a mapping with `rules`, a list, and perhaps `sample`: the share of passed orders that people review
+(see `streaming.rules.sample`). A rule has a `name`, a `description`, a `mode` and `when`: a boolean SQL
+expression over the columns in `streaming.rules.features`. A rule that was promoted also says who did it, when
+and why, and the share of orders it was expected to hold for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, cast, get_args
 
@@ -19,8 +23,9 @@ from streaming.rules.errors import RuleError
 from streaming.rules.expression import PYTHON_NAMES, Expression, ExpressionError, to_sql
 from streaming.rules.expression import parse as parse_expression
 from streaming.rules.features import FeatureRow
+from streaming.rules.sample import REASON, threshold
 
-Mode = Literal["active", "shadow", "off"]
+Mode = Literal["active", "review", "shadow", "off"]
 
 RULES_PATH: Final = Path(__file__).with_name("rules.yml")
 """The rule book that the platform ships."""
@@ -40,14 +45,18 @@ MAX_SOURCE: Final = 1_000_000
 _FUNCTION_SOURCE: Final = 50_000
 """Compiling a function holds the interpreter's lock, so a book with more source has several functions."""
 
-_MAX_NODES: Final = 20_000
+_MAX_NODES: Final = 40_000
 """Most YAML nodes that are worth reading: twice as many as the largest book has."""
 
-_MODES: Final[tuple[str, ...]] = get_args(Mode)
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 _KEYS: Final = ("name", "description", "mode", "when")
+_PROMOTION_KEYS: Final = ("expected_share", "promoted_by", "promoted_at", "promoted_because")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
-Evaluate = Callable[[FeatureRow], tuple[list[str], list[str]]]
+Reasons = tuple[list[str], list[str], list[str]]
+"""The active, the shadow and the review rules that hold, each in rule order."""
+
+Evaluate = Callable[[FeatureRow], Reasons]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,11 @@ class Rule:
     columns: tuple[str, ...]
     result: Callable[[FeatureRow], bool | None]
     expression: Expression
+    expected_share: tuple[float, float] | None = None
+    """The least and the greatest share of orders for which a promoted rule was expected to hold."""
+    promoted_by: str | None = None
+    promoted_at: datetime | None = None
+    promoted_because: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +101,20 @@ class Explanation:
 class RuleBook:
     """A sequence of rules, compiled into one function.
 
-    `evaluate(row)` returns the names of the active rules that hold and of the shadow rules that hold: two new
-    lists in rule order. `text` is the book as written, `version` a hash of it in UTF-8.
+    `evaluate(row)` returns the names of the active, the shadow and the review rules that hold: three new
+    lists in rule order. `text` is the book as written, `version` a hash of it in UTF-8. `sample` is the share
+    of passed orders to review; an order is in if its `draw` is below `sample_threshold`.
     """
 
-    __slots__ = ("evaluate", "name", "rules", "text", "version")
+    __slots__ = ("evaluate", "name", "rules", "sample", "sample_threshold", "text", "version")
 
-    def __init__(self, name: str, text: str, rules: tuple[Rule, ...]) -> None:
+    def __init__(self, name: str, text: str, rules: tuple[Rule, ...], sample: Decimal = Decimal(0)) -> None:
         self.name: str = name
         self.text: str = text
         self.version: str = hashlib.sha256(text.encode()).hexdigest()[:VERSION_DIGITS]
         self.rules: tuple[Rule, ...] = rules
+        self.sample: Decimal = sample
+        self.sample_threshold: int = threshold(sample)
         self.evaluate: Evaluate = _compile_all(rules)
 
     @classmethod
@@ -120,7 +137,8 @@ class RuleBook:
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise RuleError("not UTF-8", name, None, line) from None
-        return cls(name, decoded, tuple(_BookReader(decoded, name).rules()))
+        reader = _BookReader(decoded, name)
+        return cls(name, decoded, tuple(reader.rules()), reader.sample())
 
     def explain(self, row: FeatureRow) -> list[Explanation]:
         """Return the outcome of every rule for a row, including rules that are off."""
@@ -172,14 +190,12 @@ def _compile_all(rules: tuple[Rule, ...]) -> Evaluate:
     if len(functions) == 1:
         return functions[0]
 
-    def evaluate(row: FeatureRow) -> tuple[list[str], list[str]]:
-        fraud: list[str] = []
-        shadow: list[str] = []
+    def evaluate(row: FeatureRow) -> Reasons:
+        held: Reasons = ([], [], [])
         for function in functions:
-            more_fraud, more_shadow = function(row)
-            fraud += more_fraud
-            shadow += more_shadow
-        return fraud, shadow
+            for names, more in zip(held, function(row), strict=True):
+                names += more
+        return held
 
     return evaluate
 
@@ -187,12 +203,11 @@ def _compile_all(rules: tuple[Rule, ...]) -> Evaluate:
 def _compile_together(rules: list[Rule]) -> Evaluate:
     columns = {column: None for rule in rules for column in rule.columns}
     tests = [
-        f"    if {rule.expression.truth}:\n"
-        f"        {'fraud' if rule.mode == 'active' else 'shadow'}.append({rule.name!r})\n"
-        for rule in rules
+        f"    if {rule.expression.truth}:\n        {rule.mode}.append({rule.name!r})\n" for rule in rules
     ]
     constants = {name: value for rule in rules for name, value in rule.expression.constants.items()}
-    source = "    fraud = []\n    shadow = []\n" + "".join(tests) + "    return fraud, shadow\n"
+    begin, end = "    active = []\n    shadow = []\n    review = []\n", "    return active, shadow, review\n"
+    source = begin + "".join(tests) + end
     return cast(Evaluate, _function(columns, source, constants))
 
 
@@ -230,8 +245,9 @@ class _BookReader:
     def __init__(self, text: str, name: str) -> None:
         self._text = text
         self._name = name
+        self._book = self._read()
 
-    def rules(self) -> Iterator[Rule]:
+    def _read(self) -> dict[str, yaml.Node]:
         try:
             root = yaml.compose(self._text, _BoundedLoader)
         except yaml.YAMLError as error:
@@ -243,8 +259,15 @@ class _BookReader:
             raise RuleError("not YAML: too deeply nested", self._name) from None
         if root is None:
             raise RuleError("the rule book is empty: it needs `rules:`, a list", self._name)
-        book = self._mapping(root, None, "a rule book", ("rules",))
-        entries = book["rules"]
+        return self._mapping(root, None, "a rule book", ("rules",), ("sample",))
+
+    def sample(self) -> Decimal:
+        """Return the share of passed orders to review; 0 if the book has none."""
+        node = self._book.get("sample")
+        return Decimal(0) if node is None else self._share(node, None, "sample")
+
+    def rules(self) -> Iterator[Rule]:
+        entries = self._book["rules"]
         if not isinstance(entries, yaml.SequenceNode) or not entries.value:
             self._refuse(entries, None, "`rules` must be a list of at least one rule")
         if len(entries.value) > MAX_RULES:
@@ -261,7 +284,7 @@ class _BookReader:
                     entry, rule.name, "the rules up to here are too complex together: remove or simplify some"
                 )
             if rule.name in seen:
-                name = self._mapping(entry, rule.name, "a rule", _KEYS)["name"]
+                name = self._mapping(entry, rule.name, "a rule", _KEYS, _PROMOTION_KEYS)["name"]
                 self._refuse(
                     name, rule.name, f"duplicate name: the rule on line {seen[rule.name]} has it too"
                 )
@@ -269,7 +292,7 @@ class _BookReader:
             yield rule
 
     def _rule(self, entry: yaml.Node, index: int) -> Rule:
-        fields = self._mapping(entry, None, "a rule", _KEYS)
+        fields = self._mapping(entry, None, "a rule", _KEYS, _PROMOTION_KEYS)
         name = self._scalar(fields["name"], None, "name")
         if not _NAME.fullmatch(name):
             self._refuse(
@@ -277,9 +300,11 @@ class _BookReader:
                 None,
                 f"name {name[:80]!r} must be up to 63 lower-case letters, digits and _, a letter first",
             )
+        if name == REASON:
+            self._refuse(fields["name"], None, f"name {name!r} stands for the sample: choose another one")
         mode = self._scalar(fields["mode"], name, "mode")
-        if mode not in _MODES:
-            self._refuse(fields["mode"], name, f"mode {mode[:80]!r} must be one of {', '.join(_MODES)}")
+        if mode not in MODES:
+            self._refuse(fields["mode"], name, f"mode {mode[:80]!r} must be one of {', '.join(MODES)}")
         description = self._scalar(fields["description"], name, "description").strip()
         if not description:
             self._refuse(fields["description"], name, "description is empty: say what the rule is for")
@@ -304,19 +329,67 @@ class _BookReader:
             columns=expression.columns,
             result=result,
             expression=expression,
+            expected_share=self._expected_share(fields.get("expected_share"), name),
+            promoted_by=self._text_of(fields, name, "promoted_by"),
+            promoted_at=self._instant(fields.get("promoted_at"), name),
+            promoted_because=self._text_of(fields, name, "promoted_because"),
         )
 
+    def _expected_share(self, node: yaml.Node | None, rule: str) -> tuple[float, float] | None:
+        if node is None:
+            return None
+        if not isinstance(node, yaml.SequenceNode) or len(node.value) != 2:
+            self._refuse(node, rule, "expected_share must be two shares of orders, as in [0.001, 0.004]")
+        low, high = (self._share(part, rule, "expected_share") for part in node.value)
+        if low > high:
+            self._refuse(node, rule, f"expected_share has {low} before {high}: the smaller share comes first")
+        return float(low), float(high)
+
+    def _share(self, node: yaml.Node, rule: str | None, key: str) -> Decimal:
+        text = self._scalar(node, rule, key)
+        try:
+            share = Decimal(text)
+        except InvalidOperation:
+            share = Decimal(-1)
+        if not (share.is_finite() and 0 <= share <= 1):
+            self._refuse(node, rule, f"{key} {text[:80]!r} must be a share from 0 to 1, as in 0.001")
+        return share
+
+    def _instant(self, node: yaml.Node | None, rule: str) -> datetime | None:
+        if node is None:
+            return None
+        text = self._scalar(node, rule, "promoted_at")
+        try:
+            instant = datetime.fromisoformat(text)
+        except ValueError:
+            instant = datetime.min  # noqa: DTZ901
+        if instant.tzinfo is None:
+            self._refuse(
+                node, rule, f"promoted_at {text[:80]!r} must be a time with offset: 2024-05-01T10:00:00+07:00"
+            )
+        return instant
+
+    def _text_of(self, fields: dict[str, yaml.Node], rule: str, key: str) -> str | None:
+        node = fields.get(key)
+        return None if node is None else self._scalar(node, rule, key).strip()
+
     def _mapping(
-        self, node: yaml.Node, rule: str | None, what: str, keys: tuple[str, ...]
+        self,
+        node: yaml.Node,
+        rule: str | None,
+        what: str,
+        keys: tuple[str, ...],
+        optional: Collection[str] = (),
     ) -> dict[str, yaml.Node]:
-        """Return the values of a mapping, checking that it has exactly these keys."""
+        """Return the values of a mapping, checking that it has these keys and none but the optional ones."""
         if not isinstance(node, yaml.MappingNode):
             self._refuse(node, rule, f"{what} must be a mapping with {', '.join(keys)}")
         values: dict[str, yaml.Node] = {}
         for key, value in node.value:
             name = self._scalar(key, rule, "a key")
-            if name not in keys:
-                self._refuse(key, rule, f"unknown key {name[:80]!r}: {what} has {', '.join(keys)}")
+            if name not in keys and name not in optional:
+                known = ", ".join((*keys, *optional))
+                self._refuse(key, rule, f"unknown key {name[:80]!r}: {what} has {known}")
             if name in values:
                 self._refuse(key, rule, f"{name} occurs twice")
             values[name] = value

@@ -5,10 +5,11 @@
         order: {amount: 100000000, created_date: 2026-01-05T04:59:00+07:00}
         fraud: [night_bulk_order]
         shadow: []
+        review: []
 
 `order` may have any column in `streaming.rules.features`. The others are those of an ordinary order and fit
 the given ones (`local_hour` follows `created_date`; `list_price` and `user_amount_24h` follow `amount`).
-`fraud` and `shadow` are the rules that must hold, in any sequence; without them, none may hold.
+`fraud`, `shadow` and `review` are the rules that must hold, in any sequence; without them, none may hold.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ import yaml
 from streaming.business_days import JAKARTA
 from streaming.errors import PlatformError
 from streaming.orders import CENT
-from streaming.rules.book import RuleBook
+from streaming.rules.book import Reasons, RuleBook
 from streaming.rules.features import FEATURES, Feature, FeatureRow, Kind
 
 EXAMPLES_PATH: Final = Path(__file__).with_name("examples.yml")
 """Examples for the rule book that the platform ships."""
 
 _NULL = ("", "null", "~")
-_KEYS = ("name", "order", "fraud", "shadow")
+_KINDS = ("fraud", "shadow", "review")
+_KEYS = ("name", "order", *_KINDS)
 
 
 class ExampleError(PlatformError):
@@ -47,6 +49,12 @@ class Example:
     row: FeatureRow
     fraud: frozenset[str]
     shadow: frozenset[str]
+    review: frozenset[str]
+
+    @property
+    def expected(self) -> tuple[frozenset[str], ...]:
+        """The rules that must hold, by kind, as `RuleBook.evaluate` returns them."""
+        return self.fraud, self.shadow, self.review
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +62,11 @@ class Outcome:
     """The verdict of a rule book on an example."""
 
     example: Example
-    fraud: list[str]
-    shadow: list[str]
+    found: Reasons
 
     @property
     def passed(self) -> bool:
-        return set(self.fraud) == self.example.fraud and set(self.shadow) == self.example.shadow
+        return tuple(map(frozenset, self.found)) == self.example.expected
 
     def __str__(self) -> str:
         """Describe the outcome in one line; for a failure, with the expected and actual rules."""
@@ -68,10 +75,7 @@ class Outcome:
             return f"passed  {head}"
         parts = [
             f"{kind} is {_join(found)}, expected {_join(sorted(expected))}"
-            for kind, found, expected in (
-                ("fraud", self.fraud, self.example.fraud),
-                ("shadow", self.shadow, self.example.shadow),
-            )
+            for kind, found, expected in zip(_KINDS, self.found, self.example.expected, strict=True)
             if set(found) != expected
         ]
         return f"FAILED  {head}: {'; '.join(parts)}"
@@ -81,12 +85,12 @@ def run_examples(book: RuleBook, examples: list[Example]) -> list[Outcome]:
     """Evaluate a rule book on each example. Raises `ExampleError` if an example names an unknown rule."""
     rules = {rule.name for rule in book.rules}
     for example in examples:
-        for name in sorted((example.fraud | example.shadow) - rules):
+        for name in sorted(frozenset.union(*example.expected) - rules):
             raise ExampleError(
                 f"line {example.line}: {example.name}: {book.name} has no rule {name}; it has"
                 f" {', '.join(rule.name for rule in book.rules)}"
             )
-    return [Outcome(example, *book.evaluate(example.row)) for example in examples]
+    return [Outcome(example, book.evaluate(example.row)) for example in examples]
 
 
 def load_examples(path: Path) -> list[Example]:
@@ -128,6 +132,7 @@ class _ExampleReader:
             row=_ordinary_row(values),
             fraud=self._names(fields.get("fraud"), "fraud"),
             shadow=self._names(fields.get("shadow"), "shadow"),
+            review=self._names(fields.get("review"), "review"),
         )
 
     def mapping(

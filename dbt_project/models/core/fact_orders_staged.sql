@@ -21,6 +21,7 @@ select
     is_fraud,
     fraud_reasons,
     shadow_reasons,
+    review_reasons,
     rules_version,
     lists_version,
     ordered_at,

@@ -18,6 +18,7 @@ select
     is_fraud,
     fraud_reasons,
     shadow_reasons,
+    review_reasons,
     rules_version,
     lists_version,
     created_date as ordered_at,

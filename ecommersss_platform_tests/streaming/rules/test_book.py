@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ecommersss_platform_tests.support.rules import book, row
 from streaming.rules import RuleBook, RuleError
 
 
-def test_evaluate_returns_active_and_shadow_rules_in_order() -> None:
+def test_evaluate_returns_active_shadow_and_review_rules_in_order() -> None:
     several = book(
         ("b", "active", "quantity = 4"),
         ("z", "shadow", "quantity = 4"),
@@ -23,9 +24,10 @@ def test_evaluate_returns_active_and_shadow_rules_in_order() -> None:
         ("a", "active", "quantity = 4"),
         ("no", "active", "is_blacklisted"),
         ("y", "shadow", "quantity = 4"),
+        ("r", "review", "quantity = 4"),
     )
-    assert several.evaluate(row()) == (["b", "a"], ["z", "y"])
-    first, _ = several.evaluate(row())
+    assert several.evaluate(row()) == (["b", "a"], ["z", "y"], ["r"])
+    first, _, _ = several.evaluate(row())
     first.append("mine")
     assert several.evaluate(row())[0] == ["b", "a"], "each order gets its own lists"
 
@@ -52,6 +54,25 @@ def test_explain_returns_results_and_values() -> None:
 
 
 HEAD = "rules:\n  - name: a\n    description: d\n    mode: active\n"
+GOOD = HEAD + "    when: TRUE\n"
+
+
+def test_a_promoted_rule_says_who_when_why_and_what_was_expected() -> None:
+    text = (
+        GOOD
+        + "    expected_share: [0.001, 0.004]\n    promoted_by: ani\n"
+        + "    promoted_at: 2024-05-01T10:00:00+07:00\n    promoted_because: it caught 12 of 13\n"
+        + "sample: 0.001\n"
+    )
+    promoted = RuleBook.parse(text)
+    [rule] = promoted.rules
+    assert rule.expected_share == (0.001, 0.004)
+    assert (rule.promoted_by, rule.promoted_because) == ("ani", "it caught 12 of 13")
+    assert rule.promoted_at == datetime(2024, 5, 1, 3, tzinfo=UTC)
+    assert promoted.sample == Decimal("0.001")
+    [plain] = RuleBook.parse(GOOD).rules
+    assert (plain.expected_share, plain.promoted_by, plain.promoted_at) == (None, None, None)
+    assert RuleBook.parse(GOOD).sample == 0
 
 
 @pytest.mark.parametrize(
@@ -74,7 +95,7 @@ HEAD = "rules:\n  - name: a\n    description: d\n    mode: active\n"
         (
             HEAD.replace("active", "on") + "    when: TRUE\n",
             "4:11",
-            "mode 'on' must be one of active, shadow, off",
+            "mode 'on' must be one of active, review, shadow, off",
         ),
         (
             HEAD.replace("name: a", "name: A b") + "    when: TRUE\n",
@@ -88,6 +109,19 @@ HEAD = "rules:\n  - name: a\n    description: d\n    mode: active\n"
             "6:11",
             "rule a: duplicate name: the rule on line 2 has",
         ),
+        (
+            HEAD.replace("name: a", "name: random_sample") + "    when: TRUE\n",
+            "2:11",
+            "name 'random_sample' stands for the sample",
+        ),
+        ("sample: 1.5\n" + GOOD, "1:9", "sample '1.5' must be a share from 0 to 1"),
+        ("sample: nan\n" + GOOD, "1:9", "sample 'nan' must be a share from 0 to 1"),
+        ("sample: [1]\n" + GOOD, "1:9", "sample must be text"),
+        (GOOD + "    expected_share: 0.1\n", "6:21", "expected_share must be two shares of orders"),
+        (GOOD + "    expected_share: [0.1, x]\n", "6:27", "expected_share 'x' must be a share from 0 to 1"),
+        (GOOD + "    expected_share: [0.2, 0.1]\n", "6:21", "the smaller share comes first"),
+        (GOOD + "    promoted_at: 2024-05-01\n", "6:18", "must be a time with offset"),
+        (GOOD + "    promoted: me\n", "6:5", "unknown key 'promoted'"),
         ("rules: [", "1:9", "not YAML:"),
         ("rules:\n\t- x", "2:1", "not YAML:"),
         ("rules: \x00", "1:1", "not YAML:"),
@@ -170,7 +204,7 @@ def _book_of(rules: int, when: str) -> str:
     [
         (_book_of(20_000, "TRUE"), "longer than 300,000 bytes"),
         (_book_of(1_001, "TRUE"), "1,001 rules: a rule book has at most 1,000"),
-        ("rules: [" + "{a: b}," * 40_000 + "]", "more than 20,000 keys and values"),
+        ("rules: [" + "{a: b}," * 40_000 + "]", "more than 40,000 keys and values"),
         (_book_of(400, " AND ".join(["user_amount_24h > 1"] * 25)), "too complex together"),
     ],
 )
@@ -185,6 +219,7 @@ def test_a_large_book_evaluates_its_rules_in_order() -> None:
     conditions = [
         f"quantity = 4 OR amount IN ({', '.join(str(n + i) + '.5' for i in range(50))})" for n in range(60)
     ]
-    large = book(*((f"r{n}", ("active", "shadow")[n % 2], when) for n, when in enumerate(conditions)))
+    modes = ("active", "shadow", "review") * 20
+    large = book(*((f"r{n}", modes[n], when) for n, when in enumerate(conditions)))
     names = [f"r{n}" for n in range(60)]
-    assert large.evaluate(row()) == (names[::2], names[1::2])
+    assert large.evaluate(row()) == (names[::3], names[1::3], names[2::3])

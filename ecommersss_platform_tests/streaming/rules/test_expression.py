@@ -105,7 +105,7 @@ def refused(when: str) -> RuleError:
 def test_conditions_hold_as_in_sql(when: str, result: bool | None) -> None:
     checked = rule(when)
     assert checked.result(row()) is result
-    assert book(("r", "active", when)).evaluate(row()) == (["r"] if result else [], [])
+    assert book(("r", "active", when)).evaluate(row()) == (["r"] if result else [], [], [])
     assert in_duckdb([sql(checked, "duckdb")], [row()]) == [[result]]
     assert in_duckdb([when], [row()]) == [[result]], "DuckDB agrees on the SQL as written"
 

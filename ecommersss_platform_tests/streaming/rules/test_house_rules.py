@@ -71,7 +71,7 @@ def test_only_the_rules_without_history_are_active() -> None:
 
 
 def test_an_ordinary_order_is_genuine() -> None:
-    assert BOOK.evaluate(row()) == ([], [])
+    assert BOOK.evaluate(row()) == ([], [], [])
 
 
 MILLION = Decimal(1_000_000)
@@ -113,7 +113,7 @@ MILLION = Decimal(1_000_000)
     ],
 )
 def test_shadow_rules_at_their_limits(features: dict[str, Any], shadow: list[str]) -> None:
-    assert BOOK.evaluate(msgspec.structs.replace(row(), **features)) == ([], shadow)
+    assert BOOK.evaluate(msgspec.structs.replace(row(), **features)) == ([], shadow, [])
 
 
 HOURS = [

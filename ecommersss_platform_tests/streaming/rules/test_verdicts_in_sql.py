@@ -17,6 +17,7 @@ from streaming.decisions import candidates, decide_batch
 from streaming.history import MemoryHistory
 from streaming.orders import Order, encode
 from streaming.rules import FEATURES, RULES_PATH, RuleBook, sql
+from streaming.rules.sample import sample_sql
 from streaming.topics import Batch
 
 MINUTE = timedelta(minutes=1)
@@ -33,8 +34,10 @@ BOOK = RuleBook.parse(
   - {name: not_listed, description: d, mode: active, when: NOT is_blacklisted AND list_price IS NULL}
   - {name: pair, description: d, mode: shadow, when: user_orders_10m = 2}
   - {name: pair_of_a_day, description: d, mode: shadow, when: user_orders_24h = 2}
-  - {name: abroad_again, description: d, mode: shadow, when: user_countries_24h = 2}
+  - {name: abroad_again, description: d, mode: review, when: user_countries_24h = 2}
+  - {name: second_look, description: d, mode: review, when: user_age_days < 1}
   - {name: switched_off, description: d, mode: 'off', when: TRUE}
+sample: 0.3
 """
 )
 PRICED = NOON - 2 * DAY
@@ -77,7 +80,7 @@ FEATURES_IN_SQL = f"""
 CONNECTION = duckdb.connect()
 CONNECTION.execute("SET TimeZone = 'UTC'")
 
-Verdicts = list[tuple[int, int, list[str], list[str]]]
+Verdicts = list[tuple[int, int, list[str], list[str], list[str]]]
 
 
 def in_sql(topic: list[Order]) -> Verdicts:
@@ -92,18 +95,20 @@ def in_sql(topic: list[Order]) -> Verdicts:
     assert set(FEATURES) <= {row[0] for row in CONNECTION.execute("DESCRIBE features").fetchall()}
     running = [rule for rule in BOOK.rules if rule.mode != "off"]
     conditions = ", ".join(sql(rule, "duckdb") for rule in running)
-    rows = CONNECTION.execute(f"SELECT position, id, {conditions} FROM features ORDER BY position").fetchall()
-    return [
-        (
-            position,
-            id,
-            *(
-                [rule.name for rule, holds in zip(running, held, strict=True) if holds and rule.mode == mode]
-                for mode in ("active", "shadow")
-            ),
+    picked = sample_sql("id", BOOK.sample, "duckdb")
+    rows = CONNECTION.execute(
+        f"SELECT position, id, {picked}, {conditions} FROM features ORDER BY position"
+    ).fetchall()
+    found: Verdicts = []
+    for position, id, in_sample, *results in rows:
+        held = [rule for rule, holds in zip(running, results, strict=True) if holds]
+        fraud, shadow, review = (
+            [rule.name for rule in held if rule.mode == mode] for mode in ("active", "shadow", "review")
         )
-        for position, id, *held in rows
-    ]
+        if in_sample and not fraud:
+            review.append("random_sample")
+        found.append((position, id, fraud, shadow, review))
+    return found
 
 
 def in_stream(topic: list[Order], sizes: list[int]) -> Verdicts:
@@ -128,7 +133,9 @@ def in_stream(topic: list[Order], sizes: list[int]) -> Verdicts:
         positions = {o.position for o in decision.orders}
         stored.orders += [c.order for c in decoded if c.position in positions]
         history.committed(len(decision.orders))
-        found += [(o.position, o.id, o.fraud_reasons, o.shadow_reasons) for o in decision.orders]
+        found += [
+            (o.position, o.id, o.fraud_reasons, o.shadow_reasons, o.review_reasons) for o in decision.orders
+        ]
     return found
 
 
