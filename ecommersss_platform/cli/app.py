@@ -22,6 +22,7 @@ from ecommersss_platform.cli import (
     prepare,
     rejected,
     report,
+    review,
     rules,
     topics,
     warehouse,
@@ -60,6 +61,7 @@ app.add_typer(database.app, name="db")
 app.add_typer(rejected.app, name="rejected")
 app.add_typer(rules.app, name="rules")
 app.add_typer(lists.app, name="lists")
+app.add_typer(review.app, name="review")
 app.add_typer(warehouse.app, name="warehouse")
 app.add_typer(report.app, name="report")
 app.add_typer(prepare.app, name="prepare")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,9 @@ FormatOption = Annotated[
 ]
 RhythmOption = Annotated[
     bool, typer.Option("--rhythm", help="many orders by day and few at night; the rate is the average")
+]
+ByOption = Annotated[
+    str | None, typer.Option("--by", help="who decides this (default: the account that runs the command)")
 ]
 MAX_POSITION = 2**63 - 1
 MAX_RATE = 10_000
@@ -63,6 +67,14 @@ def open_database(settings: Settings | None = None, role: Role = Role.OWNER) -> 
 
     with migrated_database(settings or read_settings(), role, note) as url:
         yield url
+
+
+def account() -> str:
+    """Return the name of the account that runs the command; its number if it has no name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def note(text: str) -> None:

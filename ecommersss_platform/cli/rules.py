@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +10,11 @@ import typer
 
 from ecommersss_platform.cli import books
 from ecommersss_platform.cli.common import FormatOption, open_database, read_settings
+from ecommersss_platform.cli.explained import as_object, explained_order, print_explained
 from ecommersss_platform.cli.output import Format, as_json, print_rows
 from streaming.orders import MAX_ID
 
 if TYPE_CHECKING:
-    from streaming.explain import Explained
     from streaming.rules import RuleBook
 
 app = typer.Typer(help="The fraud rule book.", no_args_is_help=True)
@@ -25,12 +23,6 @@ app.add_typer(books.app, name="books")
 BookOption = Annotated[
     Path | None, typer.Option("--book", help="a rule book instead of the platform's", dir_okay=False)
 ]
-
-
-_WITH_THE_CURRENT_ONE = (
-    "The rule book that decided is not kept: it last decided before the platform kept rule books."
-    " With the current one"
-)
 
 
 def _book(path: Path | None) -> RuleBook:
@@ -84,18 +76,13 @@ def explain(
     The rules are those of the book that decided, and the values are those known when the consumer reached the
     order. With --book, the output shows what another book would have decided.
     """
-    from streaming.explain import BookNotKept, explain
-
     given = _book(book) if book else None
     with open_database() as url:
-        try:
-            explained = explain(url, order_id, given)
-        except BookNotKept:  # the platform's book may be the same; if not, its outcome is still of interest
-            explained = explain(url, order_id, _book(None))
+        explained = explained_order(url, order_id, given)
     if style is not Format.TABLE:
-        typer.echo(as_json(_as_object(explained), indent=2 if style is Format.JSON else None))
+        typer.echo(as_json(as_object(explained), indent=2 if style is Format.JSON else None))
     else:
-        _print_explained(explained, given=given is not None)
+        print_explained(explained, given=given is not None)
 
 
 @app.command("test")
@@ -115,86 +102,3 @@ def try_examples(
     failed = sum(not outcome.passed for outcome in outcomes)
     typer.echo(f"{len(outcomes) - failed} passed, {failed} failed")
     raise typer.Exit(1 if failed else 0)
-
-
-def _as_object(explained: Explained) -> dict[str, object]:
-    order = explained.order
-    return {
-        "order": order.id,
-        "status": order.status,
-        "fraud_reasons": order.fraud_reasons,
-        "shadow_reasons": order.shadow_reasons,
-        "review_reasons": order.review_reasons,
-        "rules_version": order.rules_version,
-        "explained_with": explained.rules_version,
-        "agrees": explained.agrees,
-        "rules": [
-            {
-                "name": rule.name,
-                "mode": rule.mode,
-                "holds": rule.result,
-                "when": rule.when,
-                "values": rule.values,
-            }
-            for rule in explained.rules
-        ],
-    }
-
-
-def _print_explained(explained: Explained, given: bool) -> None:
-    order = explained.order
-    typer.echo(
-        f"Order {order.id} is {order.status}: {', '.join(order.fraud_reasons) or 'no active rule held'};"
-        f"{_others(order.shadow_reasons, order.review_reasons)}. Rule book {order.rules_version},"
-        f" position {order.position}."
-    )
-    words = {True: "yes", False: "no", None: "NULL"}
-    rows = [
-        {
-            "rule": rule.name,
-            "mode": rule.mode,
-            "holds": words[rule.result],
-            "when": rule.when,
-            "values": ", ".join(f"{name} = {_sql(value)}" for name, value in rule.values.items()),
-        }
-        for rule in explained.rules
-    ]
-    print_rows(list(rows[0]), rows)
-    fraud, shadow, review = explained.reasons
-    if not explained.same_book:
-        with_which = "Another rule book decided. With this one" if given else _WITH_THE_CURRENT_ONE
-        typer.echo(
-            f"{with_which}, {explained.rules_version}, the order would be"
-            f" {'fraud: ' + ', '.join(fraud) if fraud else 'genuine'};{_others(shadow, review)}."
-        )
-    elif not explained.agrees:
-        typer.echo(
-            "The stored reasons differ. Either the user's sign-up or the product's price was changed in the"
-            " seconds in which the order was decided, or stored rows were changed by hand."
-        )
-
-
-def _others(shadow: list[str], review: list[str]) -> str:
-    return "".join(
-        f" {kind}: {', '.join(names) or 'none'}{end}"
-        for kind, names, end in (("shadow rules", shadow, ";"), ("for review", review, ""))
-    )
-
-
-def _sql(value: object) -> str:
-    """Return the value as a literal of the rule language."""
-    match value:
-        case None:
-            return "NULL"
-        case bool():
-            return str(value).upper()
-        case Decimal():
-            return f"{value:f}"
-        case datetime():
-            from streaming.business_days import JAKARTA
-
-            return f"'{value.astimezone(JAKARTA).isoformat()}'"
-        case str():
-            return "'" + value.replace("'", "''") + "'"
-        case _:
-            return str(value)

@@ -95,7 +95,7 @@ def _entries(cursor: Cursor, user_id: int | None, *, removed: bool = False) -> l
     return [Entry(*row) for row in cursor]
 
 
-def _lock(cursor: Cursor) -> None:
+def lock_lists(cursor: Cursor) -> None:
     """Wait for every other change of the lists; the lock ends with the transaction.
 
     Take it before anything else: the triggers take it too, but only after a statement chose its rows. Two
@@ -122,12 +122,24 @@ def add_entry(
         raise PlatformError(f"the entry would have expired at {local_time(expires_at)}: choose a later time")
     try:
         with closing(connect(url)) as connection, connection, connection.cursor() as cursor:
-            _lock(cursor)
-            cursor.execute(_REMOVE, (user_id, name, source))
-            replaced = cursor.rowcount > 0
-            cursor.execute(_ADD, (user_id, name, reason.strip(), source, expires_at))
+            lock_lists(cursor)
+            return replace_entry(cursor, user_id, name, reason.strip(), expires_at, source)
     except errors.ForeignKeyViolation:
         raise PlatformError(f"there is no user {user_id}") from None
+
+
+def replace_entry(
+    cursor: Cursor,
+    user_id: int,
+    name: ListName,
+    reason: str,
+    expires_at: datetime | None = None,
+    source: Source = "person",
+) -> bool:
+    """Do what `add_entry` does, in a transaction that began with `lock_lists`."""
+    cursor.execute(_REMOVE, (user_id, name, source))
+    replaced = cursor.rowcount > 0
+    cursor.execute(_ADD, (user_id, name, reason, source, expires_at))
     return replaced
 
 
@@ -137,7 +149,7 @@ def remove_entry(url: str, user_id: int, name: ListName) -> list[Entry]:
     Raises `PlatformError` if the user is not on the list.
     """
     with closing(connect(url)) as connection, connection, connection.cursor() as cursor:
-        _lock(cursor)
+        lock_lists(cursor)
         found = [entry for entry in _entries(cursor, user_id) if entry.list == name]
         for entry in found:
             cursor.execute(_REMOVE, (user_id, name, entry.source))
@@ -164,7 +176,7 @@ def block_for_platform(connection: Connection, reasons: dict[int, str]) -> Synch
     of a user who is blocked already, with the reason it had then.
     """
     with connection, connection.cursor() as cursor:
-        _lock(cursor)
+        lock_lists(cursor)
         cursor.execute(
             "SELECT user_id FROM user_lists"
             " WHERE list = 'block' AND source = 'platform' AND removed_at IS NULL"
