@@ -24,6 +24,8 @@ class TableColumn:
 class Dialect:
     """An engine's SQL: the names, literals and functions that are its own."""
 
+    name: str
+    """The name of the dialect in sqlglot."""
     types: Mapping[Type, str]
     """The engine's name of each contract type, as its catalog prints it."""
     quote: Callable[[str], str]
@@ -38,6 +40,14 @@ class Dialect:
     """Cast an expression to a type of the engine; NULL if the value does not fit."""
     literal_rows: Callable[[Sequence[TableColumn], Sequence[Sequence[str]]], str]
     """Make a FROM item of columns and rows of literals."""
+    present: Callable[[Sequence[str]], str]
+    """Make an array of those of these texts that are not NULL, in their order."""
+    distinct: Callable[[str], str]
+    """Make an array of the different texts of an array, in no order."""
+    contains: Callable[[str, str], str]
+    """Say whether an array has a text; false or NULL if the array is NULL."""
+    unnested: Callable[[str, str], str]
+    """Make a FROM item of the texts of an array, in a column of this name."""
 
     def literal(self, value: str | int | date | datetime) -> str:
         """Write a value as a literal."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ecommersss_platform.contracts import RawTable
 from ecommersss_platform.days import Days
+from ecommersss_platform.warehouse.dialect import Dialect
 
 
 class Step(StrEnum):
@@ -80,6 +81,10 @@ class Warehouse(Protocol):
     @property
     def pool(self) -> str | None:
         """The Dagster concurrency pool of every step that opens the warehouse; None: no limit."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """The SQL of `query` and `stream`."""
 
     @property
     def dbt_target(self) -> str:

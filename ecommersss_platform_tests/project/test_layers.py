@@ -124,8 +124,9 @@ MAY_ASK_FOR_A_WAREHOUSE = (
     "ecommersss_platform.warehouse",
     "ecommersss_platform.dbt",
     "ecommersss_platform.settings",
-    # Writes a rule as SQL in the dialect of either.
+    # Write a rule and the sample as SQL in the dialect of either.
     "streaming.rules.expression",
+    "streaming.rules.sample",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ecommersss_platform.warehouse.dialect import Dialect
 
 PLAIN = Dialect(
+    name="plain",
     quote=str,
     business_day=lambda instant: f"BUSINESS_DAY({instant})",
     try_cast=lambda value, type_: f"TRY({value} AS {type_})",
@@ -12,4 +13,8 @@ PLAIN = Dialect(
     text=repr,
     instant="INSTANT",
     literal_rows=lambda columns, rows: "",
+    present=lambda texts: f"PRESENT({', '.join(texts)})",
+    distinct=lambda array: f"DISTINCT({array})",
+    contains=lambda array, text: f"CONTAINS({array}, {text})",
+    unnested=lambda array, column: f"UNNESTED({array}) AS {column}",
 )

@@ -30,7 +30,15 @@ def _literal_rows(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]])
     return f"UNNEST(ARRAY<STRUCT<{names}>>[{values}])"
 
 
+def _present(texts: Sequence[str]) -> str:
+    return (
+        f"ARRAY(SELECT text FROM UNNEST(ARRAY<STRING>[{', '.join(texts)}]) AS text WITH OFFSET AS place "  # noqa: S608
+        "WHERE text IS NOT NULL ORDER BY place)"
+    )
+
+
 DIALECT = Dialect(
+    name="bigquery",
     types={
         Type.INT64: "INT64",
         Type.STRING: "STRING",
@@ -47,6 +55,10 @@ DIALECT = Dialect(
     business_day=lambda instant: f"DATE({instant}, '{JAKARTA}')",
     try_cast=_try_cast,
     literal_rows=_literal_rows,
+    present=_present,
+    distinct=lambda array: f"ARRAY(SELECT DISTINCT text FROM UNNEST({array}) AS text)",  # noqa: S608
+    contains=lambda array, text: f"{text} IN UNNEST({array})",
+    unnested=lambda array, column: f"UNNEST({array}) AS {column}",
 )
 
 

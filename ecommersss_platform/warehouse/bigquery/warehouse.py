@@ -32,6 +32,7 @@ from ecommersss_platform.warehouse.bigquery.sql import (
     merge_sql,
     replace_sql,
 )
+from ecommersss_platform.warehouse.dialect import Dialect
 from ecommersss_platform.warehouse.errors import QueryError, TableNotFound, WarehouseBusy, WarehouseError
 from ecommersss_platform.warehouse.load_log import Entry, append_sql
 from ecommersss_platform.warehouse.names import STAGING, full_name, split_name, staging_name
@@ -73,6 +74,10 @@ class BigQueryWarehouse(PublishingWarehouse):
     @classmethod
     def of(cls, settings: Settings) -> BigQueryWarehouse:
         return cls(BigQueryConfig.of(settings), add_billed=UsageLog(settings))
+
+    @property
+    def dialect(self) -> Dialect:
+        return DIALECT
 
     @property
     def dbt_target(self) -> str:

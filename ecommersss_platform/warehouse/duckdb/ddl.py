@@ -20,6 +20,7 @@ def _literal_rows(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]])
 
 
 DIALECT = Dialect(
+    name="duckdb",
     types={
         Type.INT64: "BIGINT",
         Type.STRING: "VARCHAR",
@@ -36,6 +37,12 @@ DIALECT = Dialect(
     business_day=lambda instant: f"CAST({instant} AT TIME ZONE '{JAKARTA}' AS DATE)",
     try_cast=lambda value, type_: f"TRY_CAST({value} AS {type_})",
     literal_rows=_literal_rows,
+    present=lambda texts: (
+        f"list_filter(CAST([{', '.join(texts)}] AS VARCHAR[]), lambda text: text IS NOT NULL)"
+    ),
+    distinct=lambda array: f"list_distinct({array})",
+    contains=lambda array, text: f"list_contains({array}, {text})",
+    unnested=lambda array, column: f"UNNEST({array}) AS {column}_rows({column})",
 )
 
 

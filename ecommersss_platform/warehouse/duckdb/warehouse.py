@@ -15,6 +15,7 @@ from ecommersss_platform.contracts import LOAD_LOG, PARTITION_COLUMN, RawTable
 from ecommersss_platform.days import Days
 from ecommersss_platform.warehouse.arrow import CountingReader, asked_schema, normalised
 from ecommersss_platform.warehouse.audit import audit_sql, day_filter, tally_sql
+from ecommersss_platform.warehouse.dialect import Dialect
 from ecommersss_platform.warehouse.duckdb.catalog import is_attached
 from ecommersss_platform.warehouse.duckdb.ddl import (
     DIALECT,
@@ -59,6 +60,10 @@ class DuckDbWarehouse(DuckDbFile, PublishingWarehouse):
     @property
     def pool(self) -> str | None:
         return POOL
+
+    @property
+    def dialect(self) -> Dialect:
+        return DIALECT
 
     @property
     def dbt_target(self) -> str:
