@@ -329,9 +329,34 @@ USER_LIST_EVENTS = RawTable(
     ),
 )
 
+RULE_EXEMPTION_EVENTS = RawTable(
+    name="rule_exemption_events",
+    description="Every exemption of a user from a rule, and every removal of one, in the partition of the day"
+    " on which it happened.",
+    source="rule_exemption_events",
+    instant="event_at",
+    key=("event_id",),
+    high_water="lists_version",
+    clustering=("user_id",),
+    status="event",
+    columns=(
+        Column("event_id", Type.INT64, "The event: twice the exemption, and one more for its removal."),
+        Column("exemption", Type.INT64, "The exemption that was added or removed."),
+        Column("event", Type.STRING, "added or removed."),
+        Column("lists_version", Type.INT64, "The first version of the user lists with this change."),
+        Column("event_at", Type.TIMESTAMP, "When the exemption was added or removed."),
+        Column("rule", Type.STRING, "The rule that does not hold for the user."),
+        Column("user_id", Type.INT64, "Who is exempt."),
+        Column("reason", Type.STRING, "Why the exemption was added, in the author's words.", pii=True),
+        Column("author", Type.STRING, "Who added the exemption.", pii=True),
+        Column("expires_at", Type.TIMESTAMP, "Orders placed from then on are not exempt."),
+        _PARTITION_DATE,
+    ),
+)
+
 RAW_TABLES: tuple[RawTable, ...] = (
     *(USERS, PRODUCTS, ORDERS, SHIPMENTS, DISPUTES, VERDICTS),
-    *(RULE_BOOKS, USER_LIST_EVENTS),
+    *(RULE_BOOKS, USER_LIST_EVENTS, RULE_EXEMPTION_EVENTS),
 )
 
 LOAD_LOG = RawTable(

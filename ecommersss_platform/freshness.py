@@ -47,7 +47,7 @@ class Expected:
 
 BY_DAY = (
     *("raw/users", "raw/products", ORDERS, "raw/shipments", "raw/disputes", "raw/verdicts"),
-    *("raw/rule_books", "raw/user_list_events"),
+    *("raw/rule_books", "raw/user_list_events", "raw/rule_exemption_events"),
     *("silver/fact_orders", "silver/order_features", "silver/order_labels"),
     *("gold/daily_fraud_summary", "gold/rule_performance", "reports/fraud_report"),
 )

@@ -106,7 +106,8 @@ def decide_batch(
     """
     decision = Decision(lists_version=catalogue.lists.version, book=book)
     accepted: dict[int, Order] = {}
-    users = catalogue.users
+    users, lists = catalogue.users, catalogue.lists
+    exempt_users = lists.exempt_users
     threshold, draw = book.sample_threshold, sample.draw
     for candidate in decoded:
         order = candidate.order
@@ -132,6 +133,8 @@ def decide_batch(
         accepted[order.id] = order
         row = features(order, signed_up, catalogue, history.observe(order))
         fraud, shadow, review = book.evaluate(row)
+        if order.user_id in exempt_users:
+            lists.drop_exempted(order.user_id, order.created_date, fraud, shadow, review)
         if threshold and not fraud and draw(order.id) < threshold:
             review.append(sample.REASON)
         position = candidate.position

@@ -14,6 +14,7 @@ from streaming.database.user_lists import read_lists
 from streaming.decisions import features
 from streaming.errors import PlatformError
 from streaming.history import MemoryHistory
+from streaming.lists import Exemption
 from streaming.orders import Flagged
 from streaming.rules import Explanation, FeatureRow, Reasons, RuleBook, sample
 from streaming.rules.book import MODES
@@ -25,11 +26,16 @@ class BookNotKept(PlatformError):
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A stored order, the features that rules see, and the outcome of each rule of a book."""
+    """A stored order, the features that rules see, and the outcome of each rule of a book.
+
+    `exemptions`: those that counted for the order, by rule. A rule with one does not decide, although its
+    condition may hold.
+    """
 
     order: Flagged
     row: FeatureRow
     rules: list[Explanation]
+    exemptions: dict[str, Exemption]
     rules_version: str
     """The version of the book that explains, which may not be the one that decided."""
     in_sample: bool
@@ -42,8 +48,12 @@ class Explained:
 
     @property
     def reasons(self) -> Reasons:
-        """The active, the shadow and the review rules that hold, the last with the random sample."""
-        held = {mode: [rule.name for rule in self.rules if rule.held and rule.mode == mode] for mode in MODES}
+        """The active, the shadow and the review rules that hold and from which the user is not exempt.
+
+        The review rules are followed by the random sample.
+        """
+        rules = [rule for rule in self.rules if rule.held and rule.name not in self.exemptions]
+        held = {mode: [rule.name for rule in rules if rule.mode == mode] for mode in MODES}
         if self.in_sample and not held["active"]:
             held["review"].append(sample.REASON)
         return held["active"], held["shadow"], held["review"]
@@ -58,8 +68,9 @@ class Explained:
 def explain(url: str, order_id: int, book: RuleBook | None = None) -> Explained:
     """Evaluate a rule book on a stored order, by default the one that decided about it.
 
-    The rules see what the consumer knew when it decided: the version of the user lists that the order
-    carries, the orders at earlier positions, and the sign-up and prices recorded by then (`Catalogue.at`).
+    The rules see what the consumer knew when it decided: the version of the user lists and exemptions that
+    the order carries, the orders at earlier positions, and the sign-up and prices recorded by then
+    (`Catalogue.at`).
 
     Raises `PlatformError` if the order is not stored, and `BookNotKept` without a `book` if the one that
     decided is not kept.
@@ -84,5 +95,6 @@ def explain(url: str, order_id: int, book: RuleBook | None = None) -> Explained:
         history = MemoryHistory()
         history.load(PastOrders(cursor, before_position=order.position), [order])
         row = features(order, catalogue.users[order.user_id], catalogue, history.observe(order))
+        exemptions = catalogue.lists.exemptions(order.user_id, order.created_date)
     in_sample = sample.draw(order.id) < book.sample_threshold
-    return Explained(order, row, book.explain(row), book.version, in_sample)
+    return Explained(order, row, book.explain(row), exemptions, book.version, in_sample)

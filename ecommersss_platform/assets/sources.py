@@ -36,7 +36,7 @@ BLOCK_LIST = AssetKey(["fraud", "user_lists"])
 """The platform's own entries, which `assets/fraud.py` writes."""
 
 _OF_HISTORY = ("version", "valid_from", "recorded_at")
-_TABLE_OF_EVENTS = {"user_list_events": "user_lists"}
+_TABLE_OF_EVENTS = {"user_list_events": "user_lists", "rule_exemption_events": "rule_exemptions"}
 _MIGRATIONS = Path(streaming.database.__file__).parent / "migrations" / "versions"
 
 
@@ -79,6 +79,11 @@ REJECTED_ORDERS = RawTable(
     ),
 )
 
+_VERSIONS = (
+    Column("added_version", Type.INT64, "The first version of the lists that has it."),
+    Column("removed_version", Type.INT64, "The first version of the lists without it again.", nullable=True),
+)
+
 USER_LISTS = RawTable(
     name="user_lists",
     description="The block and allow lists: entries of people, and those of the platform, which"
@@ -95,10 +100,27 @@ USER_LISTS = RawTable(
         Column("added_at", Type.TIMESTAMP, "When it was added."),
         Column("expires_at", Type.TIMESTAMP, "When it expires; NULL: never.", nullable=True),
         Column("removed_at", Type.TIMESTAMP, "When it was removed.", nullable=True),
-        Column("added_version", Type.INT64, "The first version of the lists that has it."),
-        Column(
-            "removed_version", Type.INT64, "The first version of the lists without it again.", nullable=True
-        ),
+        *_VERSIONS,
+    ),
+)
+
+RULE_EXEMPTIONS = RawTable(
+    name="rule_exemptions",
+    description="The users for whom a rule does not hold until a time. The consumer reads changes with its"
+    " next batch. Removed exemptions stay.",
+    source="rule_exemptions",
+    instant="added_at",
+    key=("exemption",),
+    columns=(
+        Column("exemption", Type.INT64, "The exemption."),
+        Column("rule", Type.STRING, "The rule that does not hold."),
+        Column("user_id", Type.INT64, "Who is exempt."),
+        Column("reason", Type.STRING, "Why, in the author's words.", pii=True),
+        Column("author", Type.STRING, "Who added it.", pii=True),
+        Column("added_at", Type.TIMESTAMP, "When it was added."),
+        Column("expires_at", Type.TIMESTAMP, "Orders placed from then on are not exempt."),
+        Column("removed_at", Type.TIMESTAMP, "When it was removed.", nullable=True),
+        *_VERSIONS,
     ),
 )
 
@@ -112,13 +134,13 @@ _DEPS = {
 }
 """What each table is written from. The platform's block list comes from the marts and goes to user_lists,
 which the consumer reads: that edge is left out, since a graph has no cycles."""
-_ANALYSTS_TABLES = {"disputes", "verdicts", "user_lists", "rule_books"}
+_ANALYSTS_TABLES = {"disputes", "verdicts", "user_lists", "rule_books", "rule_exemptions"}
 
 
 def source_tables() -> list[RawTable]:
     """Return the PostgreSQL tables behind the raw tables, and those that no raw table copies."""
     current = [_current(table) for table in RAW_TABLES if table.source not in _TABLE_OF_EVENTS]
-    return [*current, REJECTED_ORDERS, USER_LISTS]
+    return [*current, REJECTED_ORDERS, USER_LISTS, RULE_EXEMPTIONS]
 
 
 def source_assets(topic: str) -> list[AssetSpec]:

@@ -102,11 +102,11 @@ ToOption = Annotated[
 LastOption = Annotated[
     int | None, typer.Option("--last", min=1, max=36_525, metavar="N", help="the last N days, today included")
 ]
+_UNTIL = "in Asia/Jakarta: DAY (its beginning) or 'DAY HH:MM'"
 UntilOption = Annotated[
     datetime | None,
-    typer.Option(
-        parser=_instant,
-        metavar="DAY",
-        help="when the entry expires, in Asia/Jakarta: DAY (its beginning) or 'DAY HH:MM' (default: never)",
-    ),
+    typer.Option(parser=_instant, metavar="DAY", help=f"when the entry expires, {_UNTIL} (default: never)"),
+]
+ExpiryOption = Annotated[
+    datetime, typer.Option("--until", parser=_instant, metavar="DAY", help=f"when it expires, {_UNTIL}")
 ]

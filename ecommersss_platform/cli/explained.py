@@ -10,9 +10,12 @@ import typer
 
 from ecommersss_platform.cli.common import read_settings
 from ecommersss_platform.cli.output import print_rows
+from ecommersss_platform.terminal import visible
+from streaming.business_days import local_time
 
 if TYPE_CHECKING:
     from streaming.explain import Explained
+    from streaming.lists import Exemption
     from streaming.rules import RuleBook
 
 _WITH_THE_CURRENT_ONE = (
@@ -53,12 +56,20 @@ def as_object(explained: Explained) -> dict[str, object]:
                 "name": rule.name,
                 "mode": rule.mode,
                 "holds": rule.result,
+                "exempted": _exempted(explained.exemptions.get(rule.name)),
                 "when": rule.when,
                 "values": rule.values,
             }
             for rule in explained.rules
         ],
     }
+
+
+def _exempted(exemption: Exemption | None) -> dict[str, str] | None:
+    if exemption is None:
+        return None
+    until = local_time(exemption.expires_at)
+    return {"until": until, "author": exemption.author, "reason": exemption.reason}
 
 
 def print_explained(explained: Explained, *, given: bool = False) -> None:
@@ -70,17 +81,21 @@ def print_explained(explained: Explained, *, given: bool = False) -> None:
         f" position {order.position}."
     )
     words = {True: "yes", False: "no", None: "NULL"}
+    exempt = explained.exemptions
     rows = [
         {
             "rule": rule.name,
             "mode": rule.mode,
-            "holds": words[rule.result],
+            "holds": words[rule.result] + (", but exempted" if rule.held and rule.name in exempt else ""),
             "when": rule.when,
             "values": ", ".join(f"{name} = {_sql(value)}" for name, value in rule.values.items()),
         }
         for rule in explained.rules
     ]
     print_rows(list(rows[0]), rows)
+    for entry in (exempt[rule.name] for rule in explained.rules if rule.name in exempt):
+        who = f"User {order.user_id} was exempt from {entry.rule} until {local_time(entry.expires_at)}"
+        typer.echo(visible(f"{who}, by {entry.author}: {entry.reason}"))
     fraud, shadow, review = explained.reasons
     if not explained.same_book:
         with_which = "Another rule book decided. With this one" if given else _WITH_THE_CURRENT_ONE

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ecommersss_platform.cli import books
+from ecommersss_platform.cli import books, exemptions
 from ecommersss_platform.cli.common import FormatOption, open_database, read_settings
 from ecommersss_platform.cli.explained import as_object, explained_order, print_explained
 from ecommersss_platform.cli.output import Format, as_json, print_rows
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The fraud rule book.", no_args_is_help=True)
 app.add_typer(books.app, name="books")
+app.add_typer(exemptions.app, name="exemptions")
+app.command("exempt")(exemptions.exempt)
 
 BookOption = Annotated[
     Path | None, typer.Option("--book", help="a rule book instead of the platform's", dir_okay=False)
@@ -74,7 +76,8 @@ def explain(
     """Show each rule's result for an order, with the values that the rule uses.
 
     The rules are those of the book that decided, and the values are those known when the consumer reached the
-    order. With --book, the output shows what another book would have decided.
+    order. A rule from which the user was exempt may hold, and decides nothing all the same. With --book, the
+    output shows what another book would have decided.
     """
     given = _book(book) if book else None
     with open_database() as url:

@@ -28,6 +28,7 @@ from ecommersss_platform.contracts import (
     ORDERS,
     PRODUCTS,
     RULE_BOOKS,
+    RULE_EXEMPTION_EVENTS,
     SHIPMENTS,
     USER_LIST_EVENTS,
     USERS,
@@ -58,7 +59,7 @@ MONTH = Days(date(2024, 2, 15), date(2024, 3, 17))
 EMPTY_DAY = date(2024, 2, 20)
 MODELS = (
     *("bronze.stg_shipments", "bronze.stg_disputes", "bronze.stg_verdicts"),
-    *("bronze.stg_rule_books", "bronze.stg_user_list_events"),
+    *("bronze.stg_rule_books", "bronze.stg_user_list_events", "bronze.stg_rule_exemption_events"),
     *("silver.dim_users", "silver.dim_products", "silver.fact_orders", "silver.order_labels"),
     "silver.order_features",
     *("silver.dim_users_history", "silver.dim_products_history"),
@@ -150,7 +151,7 @@ def a_month() -> dict[RawTable, list[Row]]:
                 )
                 | {"country": ("ID", "SG", "ID")[len(orders) % 3]}
             )
-    others = (SHIPMENTS, DISPUTES, VERDICTS, RULE_BOOKS, USER_LIST_EVENTS)
+    others = (SHIPMENTS, DISPUTES, VERDICTS, RULE_BOOKS, USER_LIST_EVENTS, RULE_EXEMPTION_EVENTS)
     truth = {table: SAMPLE[table] for table in others}
     return {USERS: users, PRODUCTS: products, ORDERS: orders, **truth}
 

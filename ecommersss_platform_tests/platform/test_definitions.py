@@ -115,8 +115,9 @@ json.dump(
 
 TABLES = (
     *("users", "products", "orders", "shipments", "disputes", "verdicts"),
-    *("rule_books", "user_list_events"),
+    *("rule_books", "user_list_events", "rule_exemption_events"),
 )
+EVENTS_OF = {"user_list_events": "user_lists", "rule_exemption_events": "rule_exemptions"}
 RAW = {f"raw/{name}" for name in TABLES}
 BRONZE = {f"bronze/stg_{name}" for name in (*TABLES, "dispute_versions", "user_versions", "product_versions")}
 DIMENSIONS = {"silver/dim_users", "silver/dim_products"}
@@ -200,7 +201,7 @@ def test_lineage(location: dict[str, Any]) -> None:
     followed = {"orders": {"stream/flagged_orders"}}  # the sensor asks for the days that it touches
     for name in TABLES:
         view = f"stg_{versions[name]}_versions" if name in versions else f"stg_{name}"
-        source = {"user_list_events": "user_lists"}.get(name, name)
+        source = EVENTS_OF.get(name, name)
         assert parents[f"raw/{name}"] == {f"postgres/{source}"} | followed.get(name, set())
         assert parents[f"bronze/{view}"] == {f"raw/{name}"}
     # After the dimensions; and straight from raw/orders, without which a backfill of the assets would leave
@@ -236,6 +237,7 @@ def test_the_lineage_begins_at_the_producer(location: dict[str, Any]) -> None:
         "postgres/disputes": ["postgres/orders"],
         "postgres/verdicts": ["postgres/orders"],
         "postgres/user_lists": [],
+        "postgres/rule_exemptions": [],
     }
 
 
@@ -321,6 +323,7 @@ def test_checks(location: dict[str, Any]) -> None:
         ("bronze/stg_verdicts", "verdict_id"),
         ("bronze/stg_rule_books", "rules_version"),
         ("bronze/stg_user_list_events", "event_id"),
+        ("bronze/stg_rule_exemption_events", "event_id"),
         ("silver/dim_users", "user_id"),
         ("silver/dim_products", "product_id"),
         ("silver/fact_orders", "order_id"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,8 @@ from ecommersss_platform_tests.support.shop import LONG_AGO, NOON, PRICE, flagge
 from streaming.database.catalogue import Catalogue
 from streaming.decisions import Candidate, Decision, Rejected, candidates, decide_batch, features
 from streaming.history import MemoryHistory
-from streaming.orders import Order, encode
+from streaming.lists import Exemption, UserLists
+from streaming.orders import Flagged, Order, encode
 from streaming.rules import RuleBook
 from streaming.topics import Batch
 from streaming.velocity import Velocity
@@ -172,3 +175,78 @@ def test_only_accepted_orders_count_for_later_ones(catalogue: Catalogue) -> None
     ]
     accepted = [orders[0], *orders[4:]]
     assert plain_velocity(accepted[:3], orders[6]).user_orders_24h == 3
+
+
+def test_a_rule_does_not_hold_for_an_exempt_user(catalogue: Catalogue) -> None:
+    hour = timedelta(hours=1)
+    for rule in ("abroad", "other_price"):
+        catalogue.lists.exempt(Exemption(rule, 1, "a reseller", "Sari", NOON))
+    values: dict[str, Any] = {"country": "SG", "quantity": 11}
+    decision = decided(
+        catalogue,
+        order(1, created_date=NOON - hour, **values),
+        order(2, created_date=NOON, **values),
+        order(3, created_date=NOON - hour, user_id=2, **values),
+        order(4, created_date=NOON - hour, country="SG"),
+    )
+    assert [(o.fraud_reasons, o.shadow_reasons, o.status) for o in decision.orders] == [
+        (["many"], [], "fraud"),
+        (["abroad", "many"], ["other_price"], "fraud"),
+        (["abroad", "many"], ["other_price"], "fraud"),
+        ([], [], "genuine"),
+    ]
+
+
+def test_an_order_that_passes_because_its_user_is_exempt_may_be_in_the_sample(catalogue: Catalogue) -> None:
+    for rule in ("abroad", "many", "look"):
+        catalogue.lists.exempt(Exemption(rule, 1, "a reseller", "Sari", NOON))
+    book = RuleBook.parse(f"{BOOK.text}sample: 1")
+    before = NOON - timedelta(hours=1)
+    orders = [order(n, user_id=n, created_date=before, country="SG", quantity=11) for n in (1, 2)]
+    batch = [Candidate(o.id, encode(o), o) for o in orders]
+    history = MemoryHistory()
+    history.load(StoredInMemory(), orders)
+    decision = decide_batch(batch, {}, catalogue, history, book, NOON)
+    assert [(o.fraud_reasons, o.review_reasons) for o in decision.orders] == [
+        ([], ["random_sample"]),
+        (["abroad", "many"], ["look"]),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_exemptions_change_only_orders_of_their_users_and_only_their_rules(
+    catalogue: Catalogue, seed: int
+) -> None:
+    pick = random.Random(seed)
+    catalogue.users = dict.fromkeys(range(1, 9), LONG_AGO)
+    times = [NOON + timedelta(hours=n) for n in range(4)]
+    orders = [
+        order(
+            n,
+            user_id=pick.randint(1, 8),
+            quantity=pick.choice([1, 11]),
+            country=pick.choice(["ID", "SG"]),
+            amount=pick.choice([PRICE, 11 * PRICE]),
+            created_date=pick.choice(times),
+        )
+        for n in range(1, 101)
+    ]
+    without = decided(catalogue, *orders).orders
+    catalogue.lists = UserLists(1)
+    chosen = {(pick.randint(1, 8), pick.choice(BOOK.rules).name): pick.choice(times) for _ in range(6)}
+    for (user_id, rule), until in chosen.items():
+        catalogue.lists.exempt(Exemption(rule, user_id, "fuzz", "Sari", until))
+
+    def kept(flagged: Flagged, names: list[str]) -> list[str]:
+        until = {name: chosen.get((flagged.user_id, name), LONG_AGO) for name in names}
+        return [name for name in names if flagged.created_date >= until[name]]
+
+    decision = decided(catalogue, *orders)
+    assert decision.lists_version == 1
+    for before, after in zip(without, decision.orders, strict=True):
+        if not any(user_id == before.user_id for user_id, _ in chosen):
+            assert after == before
+        assert after.fraud_reasons == kept(before, before.fraud_reasons)
+        assert after.shadow_reasons == kept(before, before.shadow_reasons)
+        assert after.review_reasons == kept(before, before.review_reasons)
+        assert after.status == ("fraud" if after.fraud_reasons else "genuine")

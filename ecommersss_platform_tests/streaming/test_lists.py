@@ -1,11 +1,11 @@
-"""What `is_blacklisted` answers."""
+"""What `is_blacklisted` answers, and which exemptions count."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 from ecommersss_platform_tests.support.shop import NOON
-from streaming.lists import UserLists
+from streaming.lists import Exemption, UserLists
 
 HOUR = timedelta(hours=1)
 
@@ -34,3 +34,17 @@ def test_the_later_expiry_of_two_entries_wins() -> None:
         for expires_at in expiries:
             lists.add(1, "block", expires_at)
         assert lists.is_blacklisted(1, NOON)
+
+
+def test_an_exemption_counts_for_its_rule_and_user_until_it_expires() -> None:
+    lists = UserLists()
+    abroad = Exemption("foreign_country", 1, "abroad until spring", "Sari", NOON)
+    lists.exempt(abroad)
+    assert lists.exemptions(1, NOON - HOUR) == {"foreign_country": abroad}
+    assert lists.exemptions(1, NOON) == lists.exemptions(2, NOON - HOUR) == {}
+    fraud, shadow = ["extreme_order", "foreign_country"], ["foreign_country"]
+    lists.drop_exempted(2, NOON - HOUR, fraud, shadow)
+    lists.drop_exempted(1, NOON, fraud, shadow)
+    assert (fraud, shadow) == (["extreme_order", "foreign_country"], ["foreign_country"])
+    lists.drop_exempted(1, NOON - HOUR, fraud, shadow)
+    assert (fraud, shadow) == (["extreme_order"], [])

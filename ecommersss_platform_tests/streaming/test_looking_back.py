@@ -30,6 +30,7 @@ from ecommersss_platform_tests.support.shop import (
 from streaming import history
 from streaming.consumer import Consumer
 from streaming.database import connect, past_orders
+from streaming.database.exemptions import add_exemption, remove_exemption
 from streaming.database.past_orders import PastOrders
 from streaming.database.store import OrderStore
 from streaming.database.user_lists import (
@@ -38,6 +39,7 @@ from streaming.database.user_lists import (
     remove_entry,
 )
 from streaming.history import FreshHistory, Interval, MemoryHistory
+from streaming.lists import Exemption
 from streaming.orders import Order, encode
 from streaming.rules import RULES_PATH, RuleBook, RuleFile
 from streaming.topics.jsonl import JsonlTopic
@@ -305,6 +307,29 @@ def test_a_list_entry_expires_by_the_time_of_the_order(
     topic.publish([encode(order(1, created_date=until - late)), encode(order(2, created_date=until))])
     drain(url, topic, stream)
     assert {id: "blacklisted_user" in reasons for id, reasons in shadow(url).items()} == {1: True, 2: False}
+
+
+def test_a_running_consumer_picks_up_exemptions(url: str, topic: JsonlTopic, stream: JsonlTopic) -> None:
+    consumer = Consumer(url, topic, stream, BOOK)
+
+    def reasons(id: int, **changes: object) -> list[str]:
+        topic.publish([encode(order(id, country="SG", **changes))])
+        found = "SELECT fraud_reasons FROM orders WHERE id = %s"
+        eventually(lambda: bool(query(url, found, (id,))))
+        return query(url, found, (id,))[0][0]
+
+    until = (datetime.now(UTC) + HOUR).replace(microsecond=0)
+    with running(consumer):
+        assert reasons(1) == ["foreign_country"]
+        add_exemption(url, Exemption("foreign_country", 1, "abroad", "Sari", until))
+        assert reasons(2) == []
+        assert reasons(3, user_id=2) == ["foreign_country"]
+        assert reasons(4, quantity=301) == ["extreme_order"]
+        assert reasons(5, created_date=until) == ["foreign_country"], "it has expired for this order"
+        remove_exemption(url, "foreign_country", 1)
+        assert reasons(6) == ["foreign_country"]
+    assert consumer.counters.fraud_by_rule["foreign_country"] == 4
+    assert_stored_exactly_once(url, topic, stream, BOOK)
 
 
 # The rule book.

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -28,8 +28,10 @@ from ecommersss_platform_tests.support.shop import (
     stored_orders,
 )
 from streaming.consumer import Consumer
+from streaming.database.exemptions import add_exemption
 from streaming.database.user_lists import add_entry
 from streaming.errors import PlatformError
+from streaming.lists import Exemption
 from streaming.orders import decode_flagged, encode, encode_flagged
 from streaming.rejected import retry_rejected
 from streaming.rules import RULES_PATH, RuleBook
@@ -244,10 +246,15 @@ def test_changes_of_the_user_lists_are_known_by_position(
         for n in range(1, 301, 30):
             topic.publish([encode(order(i, user_id=i % USERS + 1)) for i in range(n, n + 30)])
             add_entry(url, n % USERS + 1, "block", "stolen card")
+            if n == 151:
+                until = datetime.now(UTC) + timedelta(days=1)
+                add_exemption(url, Exemption("blacklisted_user", 32, "settled", "Sari", until))
         eventually(lambda: processed(*three) == 300)
         eventually(lambda: len(read_all(stream)) == 300)
     [(blocked,)] = query(url, "SELECT count(*) FROM orders WHERE 'blacklisted_user' = ANY (fraud_reasons)")
     assert 0 < blocked < 300
+    later = "SELECT DISTINCT 'blacklisted_user' = ANY (fraud_reasons) FROM orders WHERE user_id = 32"
+    assert query(url, f"{later} AND id > 180") == [(False,)], "published after the user was exempted"
     assert_sound(url, stream)
 
 

@@ -21,6 +21,7 @@ from ecommersss_platform.contracts import (
     ORDERS,
     PRODUCTS,
     RULE_BOOKS,
+    RULE_EXEMPTION_EVENTS,
     SHIPMENTS,
     USER_LIST_EVENTS,
     USERS,
@@ -158,6 +159,23 @@ def list_event(id: int, event: str, version: int, day: str, **values: Any) -> Ro
     return row | values
 
 
+def exemption_event(id: int, event: str, version: int, day: str, **values: Any) -> Row:
+    row = {
+        "event_id": id,
+        "exemption": id // 2,
+        "event": event,
+        "lists_version": version,
+        "event_at": at(day, "12:00"),
+        "rule": "foreign_country",
+        "user_id": 2,
+        "reason": "abroad until spring",
+        "author": "Sari",
+        "expires_at": at("2024-05-01", "00:00"),
+        "partition_date": date.fromisoformat(day),
+    }
+    return row | values
+
+
 USER_ROWS = [
     user(1, 1, "2024-02-28", username="siti", email="siti.rahma@gmail.com", email_hash="1" * 64),
     user(2, 2, "2024-02-28", username="budi@mail.id", email="budi@mail.id"),
@@ -235,6 +253,11 @@ LIST_EVENT_ROWS = [
     list_event(3, "removed", 3, "2024-03-02"),
     list_event(4, "added", 2, "2024-03-01", list="allow", reason='the "bank\'s" list; 50%'),
 ]
+EXEMPTION_EVENT_ROWS = [
+    exemption_event(2, "added", 4, "2024-02-29"),
+    exemption_event(3, "removed", 5, "2024-03-02"),
+    exemption_event(4, "added", 6, "2024-03-02", user_id=1, reason='a "reseller\'s"; 50% ✓'),
+]
 SAMPLE: Mapping[RawTable, list[Row]] = {
     USERS: USER_ROWS,
     PRODUCTS: PRODUCT_ROWS,
@@ -244,6 +267,7 @@ SAMPLE: Mapping[RawTable, list[Row]] = {
     VERDICTS: VERDICT_ROWS,
     RULE_BOOKS: RULE_BOOK_ROWS,
     USER_LIST_EVENTS: LIST_EVENT_ROWS,
+    RULE_EXEMPTION_EVENTS: EXEMPTION_EVENT_ROWS,
 }
 
 

@@ -1,5 +1,7 @@
 """The block and allow lists in PostgreSQL: list, add and remove entries, and read the lists at a version.
 
+A version has the exemptions from rules too; `streaming.database.exemptions` changes those.
+
 People write entries, and so does the platform after each day (source "platform": users whose status in
 gold.users_and_blacklist is Blacklist). Since an allow entry always wins, a person overrules the platform with
 one.
@@ -23,17 +25,16 @@ from psycopg2.extensions import cursor as Cursor
 from streaming.business_days import local_time
 from streaming.database import connect
 from streaming.errors import PlatformError
-from streaming.lists import ListName, UserLists
+from streaming.lists import Exemption, ListName, UserLists
 
 Source = Literal["person", "platform"]
 
 TURN_LOCK: Final = 6_203_542
 """The lock under which the lists change: an arbitrary number, the same everywhere and in migration 0003."""
 
-_KNOWN = """
-    SELECT user_id, list, expires_at FROM user_lists
-    WHERE added_version <= %(version)s AND (removed_version IS NULL OR removed_version > %(version)s)
-"""
+_AT_VERSION = "added_version <= %(version)s AND (removed_version IS NULL OR removed_version > %(version)s)"
+_KNOWN = f"SELECT user_id, list, expires_at FROM user_lists WHERE {_AT_VERSION}"  # noqa: S608
+_EXEMPT = f"SELECT rule, user_id, reason, author, expires_at FROM rule_exemptions WHERE {_AT_VERSION}"  # noqa: S608
 _ADD = """
     INSERT INTO user_lists (user_id, list, reason, source, expires_at) VALUES (%s, %s, %s, %s, %s)
 """
@@ -44,11 +45,14 @@ _REMOVE = """
 
 
 def read_lists(cursor: Cursor, version: int) -> UserLists:
-    """Return the lists as they were at a version."""
+    """Return the lists and the exemptions as they were at a version."""
     lists = UserLists(version)
     cursor.execute(_KNOWN, {"version": version})
     for user_id, name, expires_at in cursor:
         lists.add(user_id, name, expires_at)
+    cursor.execute(_EXEMPT, {"version": version})
+    for row in cursor:
+        lists.exempt(Exemption(*row))
     return lists
 
 
@@ -96,7 +100,7 @@ def _entries(cursor: Cursor, user_id: int | None, *, removed: bool = False) -> l
 
 
 def lock_lists(cursor: Cursor) -> None:
-    """Wait for every other change of the lists; the lock ends with the transaction.
+    """Wait for every other change of the lists and exemptions; the lock ends with the transaction.
 
     Take it before anything else: the triggers take it too, but only after a statement chose its rows. Two
     changes would then meet in the same entry, or hold each other up.

@@ -14,11 +14,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, cast, get_args
 
 import yaml
 
+from streaming.errors import PlatformError
 from streaming.rules.errors import RuleError
 from streaming.rules.expression import PYTHON_NAMES, Expression, ExpressionError, to_sql
 from streaming.rules.expression import parse as parse_expression
@@ -139,6 +141,15 @@ class RuleBook:
             raise RuleError("not UTF-8", name, None, line) from None
         reader = _BookReader(decoded, name)
         return cls(name, decoded, tuple(reader.rules()), reader.sample())
+
+    def rule(self, name: str) -> Rule:
+        """Return the rule with this name. Raises `PlatformError` if the book has none."""
+        for rule in self.rules:
+            if rule.name == name:
+                return rule
+        near = get_close_matches(name, [rule.name for rule in self.rules])
+        hint = f"did you mean {' or '.join(near)}?" if near else "see `ecommersss rules list`"
+        raise PlatformError(f"{self.name} has no rule {name!r}: {hint}")
 
     def explain(self, row: FeatureRow) -> list[Explanation]:
         """Return the outcome of every rule for a row, including rules that are off."""

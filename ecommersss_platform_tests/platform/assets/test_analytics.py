@@ -268,7 +268,7 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     made = materialised(result)
     # What no fact is made of is built at any time.
     anytime = HISTORIES | BRONZE_OF_LABELS | {"silver/fact_disputes", "silver/fact_shipments"}
-    anytime |= {"bronze/stg_rule_books", "bronze/stg_user_list_events"}
+    anytime |= {"bronze/stg_rule_books", "bronze/stg_user_list_events", "bronze/stg_rule_exemption_events"}
     later = MARTS | OUTCOMES | BY_DAY - {"silver/fact_orders"}
     facts_at = made.index(("silver/fact_orders", str(DAYS.first)))
     assert {key for key, _ in made[:facts_at]} - anytime == (BRONZE | DIMENSIONS) - anytime

@@ -54,6 +54,7 @@ from ecommersss_platform_tests.support.commands import check_command
 from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, DAY_3, by_id, order, orders, reader
 from streaming.business_days import business_day
 from streaming.database import connect
+from streaming.database.exemptions import remove_exemption
 from streaming.database.store import OrderStore
 from streaming.database.user_lists import remove_entry
 from streaming.rules import RuleBook
@@ -320,9 +321,13 @@ def test_a_day_of_the_lists_and_the_books_stays_the_same(
     """An entry that is removed later, and a book that decides again."""
     before = datetime.now(UTC) - timedelta(days=1)
     yesterday, today = business_day(before), business_day(datetime.now(UTC))
-    keys = [AssetKey(["raw", name]) for name in ("rule_books", "user_list_events")]
+    names = ("rule_books", "user_list_events", "rule_exemption_events")
+    keys = [AssetKey(["raw", name]) for name in names]
     entry = "INSERT INTO user_lists (user_id, list, reason, source, added_at) VALUES %s"
     shop.write(marketplace, entry, [(1, "block", "chargebacks", "person", before)])
+    exemption = "INSERT INTO rule_exemptions (rule, user_id, reason, author, expires_at, added_at) VALUES %s"
+    until = datetime.now(UTC) + timedelta(days=1)
+    shop.write(marketplace, exemption, [("a", 1, "a reseller", "Sari", until, before)])
     book = RuleBook.parse("rules: [{name: a, description: 'Ñ; \"x\"', mode: active, when: quantity > 1}]\r\n")
 
     def decide(id: int) -> None:
@@ -335,17 +340,23 @@ def test_a_day_of_the_lists_and_the_books_stays_the_same(
     assert all(found[key.path[-1], "reconciles_with_postgres"].passed for key in keys)
     events = "SELECT event_id, event, lists_version, list FROM raw.user_list_events ORDER BY event_id"
     books = "SELECT version, text, first_position, number FROM raw.rule_books"
-    loaded = warehouse.query(events).to_pylist(), warehouse.query(books).to_pylist()
-    assert loaded == (
+    exempt = (
+        "SELECT event_id, event, lists_version, rule, expires_at FROM raw.rule_exemption_events ORDER BY 1"
+    )
+    loaded = [warehouse.query(rows).to_pylist() for rows in (events, books, exempt)]
+    assert loaded == [
         [{"event_id": 2, "event": "added", "lists_version": 1, "list": "block"}],
         [{"version": book.version, "text": book.text, "first_position": 7, "number": 1}],
-    )
+        [{"event_id": 2, "event": "added", "lists_version": 2, "rule": "a", "expires_at": until}],
+    ]
     remove_entry(marketplace, 1, "block")
+    remove_exemption(marketplace, "a", 1)
     decide(8)
     run(defs, instance, Days.between(yesterday, yesterday), keys)
-    assert (warehouse.query(events).to_pylist(), warehouse.query(books).to_pylist()) == loaded
+    assert [warehouse.query(rows).to_pylist() for rows in (events, books, exempt)] == loaded
     run(defs, instance, Days.between(yesterday, today), keys)
-    assert [row["event"] for row in warehouse.query(events).to_pylist()] == ["added", "removed"]
+    for rows in (events, exempt):
+        assert [row["event"] for row in warehouse.query(rows).to_pylist()] == ["added", "removed"]
 
 
 def test_each_day_of_a_range_shows_its_own_rows_and_no_total_of_the_range(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections.abc import Callable
 from contextlib import closing
@@ -16,6 +17,7 @@ from ecommersss_platform.cli import app as cli
 from ecommersss_platform_tests.support.shop import NOON, execute, open_shop, order, query
 from streaming.consumer import Consumer
 from streaming.database import connect
+from streaming.database.exemptions import remove_exemption
 from streaming.database.rule_books import find_book
 from streaming.database.user_lists import add_entry, block_for_platform, list_entries, remove_entry
 from streaming.errors import PlatformError
@@ -92,6 +94,7 @@ def test_explain_shows_each_rule_with_the_order_values(run: Run, consume: Callab
         "name": "foreign_country",
         "mode": "active",
         "holds": True,
+        "exempted": None,
         "when": "country <> 'ID'",
         "values": {"country": "SG"},
     }
@@ -142,6 +145,72 @@ def test_explain_agrees_whatever_changed_since(
     assert found["shadow_reasons"] == ["price_mismatch", "blacklisted_user"]
     row = explain(url, 1).row
     assert (row.list_price, row.user_age_days, row.is_blacklisted) == (Decimal("1500.00"), 400, True)
+
+
+def test_explain_shows_for_ever_from_what_the_user_was_exempt(
+    url: str, run: Run, consume: Callable[..., None]
+) -> None:
+    """After the exemption has expired, and after it was removed. Its instants are in the past by now."""
+    until = NOON + 60 * MINUTE
+    execute(
+        url,
+        "INSERT INTO rule_exemptions (rule, user_id, reason, author, expires_at) VALUES"
+        " ('foreign_country', 1, 'abroad \x1b[31m', 'Sari', %(until)s),"
+        " ('extreme_order', 1, 'a reseller', 'Budi', %(until)s)",
+        {"until": until},
+    )
+    exempt, expired = order(1, country="SG"), order(2, country="SG", created_date=until)
+    consume(exempt, expired, order(3, country="SG", user_id=2))
+    remove_exemption(url, "foreign_country", 1)
+    consume(order(4, country="SG"))
+    for id in range(1, 5):
+        explained = explain(url, id)
+        assert explained.order.fraud_reasons == ([] if id == 1 else ["foreign_country"]), id
+        assert explained.agrees, id
+    found = json.loads(run("rules", "explain", "1", "--format", "json").output)
+    rules = {rule["name"]: (rule["holds"], rule["exempted"]) for rule in found["rules"]}
+    assert (found["status"], found["agrees"], rules["night_bulk_order"]) == ("genuine", True, (False, None))
+    exempted = {"until": "2026-03-02T13:00:00+07:00", "author": "Sari", "reason": "abroad \x1b[31m"}
+    assert rules["foreign_country"] == (True, exempted)
+    assert rules["extreme_order"] == (False, exempted | {"author": "Budi", "reason": "a reseller"})
+    table = run("rules", "explain", "1").output
+    assert "yes, but exempted" in table
+    assert "no, but exempted" not in table
+    assert "User 1 was exempt from foreign_country until 2026-03-02T13:00:00+07:00, by Sari: abroad" in table
+    assert "\x1b" not in table
+    assert "exempt" not in run("rules", "explain", "2").output
+
+
+def test_exemptions_are_added_listed_and_removed(url: str, run: Run) -> None:
+    assert run("rules", "exemptions", "list").output == "Nobody is exempt from a rule.\n"
+    exempt = ("rules", "exempt", "foreign_country", "--user", "1", "--until", "2099-01-31", "--reason")
+    said = "user 1 is exempt from the rule foreign_country until 2099-01-31 00:00 (Asia/Jakarta)"
+    assert run(*exempt, "abroad", "--by", "Sari").output == f"{said}\n"
+    assert run(*exempt, "abroad again").output == f"{said}; the earlier exemption was replaced\n"
+    [shown] = json.loads(run("rules", "exemptions", "list", "--format", "json").output)
+    assert shown.pop("added_at")
+    assert shown == {
+        "rule": "foreign_country",
+        "user_id": 1,
+        "reason": "abroad again",
+        "author": getpass.getuser(),
+        "expires_at": "2099-01-31T00:00:00+07:00",
+    }
+    everything = run("rules", "exemptions", "list", "--user", "1", "--all", "--format", "jsonl").output
+    assert [json.loads(line)["author"] for line in everything.splitlines()] == ["Sari", getpass.getuser()]
+    removed = run("rules", "exemptions", "remove", "foreign_country", "--user", "1").output
+    assert removed == "user 1 is no longer exempt from the rule foreign_country\n"
+    assert run("rules", "exemptions", "list", "--user", "1").output == "User 1 is exempt from no rule.\n"
+    assert run(*exempt[:5], "--reason", "no end").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("foreign_land", "did you mean foreign_country"), ("zzz", "see `ecommersss rules list`")],
+)
+def test_only_a_rule_of_the_book_can_be_exempted(run: Run, name: str, hint: str) -> None:
+    refused = run("rules", "exempt", name, "--user", "1", "--until", "2099-01-31", "--reason", "x").exception
+    assert f"has no rule '{name}': {hint}" in str(refused)
 
 
 def test_explain_finds_a_verdict_that_was_changed_by_hand(

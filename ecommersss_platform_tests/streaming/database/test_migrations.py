@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import psycopg2
 import pytest
 
@@ -9,7 +11,9 @@ from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform_tests.support.migrations import downgrade
 from ecommersss_platform_tests.support.shop import execute, open_shop, query
 from streaming.database import migrate
+from streaming.database.exemptions import add_exemption, remove_exemption
 from streaming.database.user_lists import add_entry, remove_entry
+from streaming.lists import Exemption
 from streaming.roles import Role
 
 pytestmark = pytest.mark.integration
@@ -67,6 +71,28 @@ def test_books_get_numbers_and_the_lists_events(database: str, postgres: Embedde
     assert query(database, "SELECT to_regclass('user_list_events'), count(*) FROM rule_books") == [(None, 3)]
     migrate(database)
     assert len(query(reader, events)) == 2
+
+
+def test_exemptions_come_and_go_and_the_lists_stay_guarded(database: str, postgres: EmbeddedPostgres) -> None:
+    open_shop(database)
+    for _ in range(2):
+        downgrade(database, "0010")
+        assert query(database, "SELECT to_regclass('rule_exemptions')") == [(None,)]
+        add_entry(database, 1, "block", "chargebacks")
+        with pytest.raises(psycopg2.errors.RaiseException, match="entries of user_lists are never changed"):
+            execute(database, "UPDATE user_lists SET reason = 'y'")
+        remove_entry(database, 1, "block")
+        migrate(database)
+        until = datetime.now(UTC) + timedelta(days=1)
+        add_exemption(database, Exemption("foreign_country", 1, "abroad", "Sari", until))
+        remove_exemption(database, "foreign_country", 1)
+        reader = postgres.url(database.rpartition("/")[2], Role.READER)
+        events = "SELECT event_id, event, rule, user_id, author, lists_version FROM rule_exemption_events"
+        [(version,)] = query(database, "SELECT version FROM user_lists_version")
+        assert query(reader, f"{events} ORDER BY event_id") == [
+            (2, "added", "foreign_country", 1, "Sari", version - 1),
+            (3, "removed", "foreign_country", 1, "Sari", version),
+        ]
 
 
 def test_ground_truth_comes_and_goes_on_a_filled_database(database: str, postgres: EmbeddedPostgres) -> None:

@@ -65,6 +65,8 @@ ONLY_THE_OWNER = (
     "UPDATE rule_books SET text = ''",
     "UPDATE user_lists SET removed_at = now()",
     "INSERT INTO user_lists (user_id, list, reason, source) VALUES (1, 'allow', 'mine', 'person')",
+    "UPDATE rule_exemptions SET removed_at = now()",
+    "INSERT INTO rule_exemptions (rule) VALUES ('foreign_country')",
     f"SET ROLE {Role.OWNER}",
 )
 ANOTHER = {
@@ -85,6 +87,7 @@ ANOTHER = {
         "SELECT is_fraud FROM orders",
         "SELECT raw FROM rejected_orders",
         "SELECT reason FROM user_lists",
+        "SELECT reason FROM rule_exemptions",
         "INSERT INTO orders (id) VALUES (7)",
         "UPDATE topic_positions SET position = 0",
     ),

@@ -1,0 +1,20 @@
+-- An event is written once. An exemption counts from the version of its addition until before that of its removal.
+with
+
+events as (
+    select * from {{ source('raw', 'rule_exemption_events') }}
+    where {{ in_any_day('partition_date') }}
+)
+
+select
+    event_id,
+    exemption as exemption_id,
+    event,
+    lists_version,
+    event_at,
+    rule as rule_name,
+    user_id,
+    reason,
+    author,
+    expires_at
+from events
