@@ -11,6 +11,7 @@ from dagster import AssetKey, Definitions
 
 from ecommersss_platform.assets.analytics import analytics_assets, labelled_assets
 from ecommersss_platform.assets.fraud import fraud_assets
+from ecommersss_platform.assets.laboratory import laboratory_assets
 from ecommersss_platform.assets.marketplace import marketplace_job
 from ecommersss_platform.assets.raw import raw_assets
 from ecommersss_platform.assets.reports import report_assets
@@ -44,6 +45,7 @@ raw = raw_assets(days, pool)
 analytics = analytics_assets(days, pool)
 fraud = fraud_assets(pool)
 reports = report_assets(days, pool, settings)
+laboratory = laboratory_assets(pool, settings, first_day)
 checks = day_checks(days, pool)
 
 daily_job = daily_pipeline([*raw, analytics, *fraud, *reports], without=checks_of_today(checks))
@@ -55,7 +57,7 @@ labelled = labelled_assets([analytics, *fraud, *reports])
 truth = [AssetKey(table.path) for table in (SHIPMENTS, DISPUTES, VERDICTS)]
 
 defs = Definitions(
-    assets=with_code_links([*sources, *raw, analytics, *fraud, *reports], settings.code_url),
+    assets=with_code_links([*sources, *raw, analytics, *fraud, *reports, *laboratory], settings.code_url),
     asset_checks=checks,
     jobs=[daily_job, hourly_job, trim_job, prune_job],
     schedules=[

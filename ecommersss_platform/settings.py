@@ -341,6 +341,10 @@ class Settings(BaseSettings):
         return self.home / "reports"
 
     @property
+    def training_sets_dir(self) -> Path:
+        return self.home / "training_sets"
+
+    @property
     def alerts_state_path(self) -> Path:
         return self.home / "alerts.json"
 

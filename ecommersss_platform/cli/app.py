@@ -16,6 +16,7 @@ import typer
 from ecommersss_platform.cli import (
     alerts,
     database,
+    export,
     lists,
     orders,
     platform,
@@ -64,6 +65,7 @@ app.add_typer(lists.app, name="lists")
 app.add_typer(review.app, name="review")
 app.add_typer(warehouse.app, name="warehouse")
 app.add_typer(report.app, name="report")
+app.add_typer(export.app, name="export")
 app.add_typer(prepare.app, name="prepare")
 
 

@@ -102,6 +102,12 @@ ToOption = Annotated[
 LastOption = Annotated[
     int | None, typer.Option("--last", min=1, max=36_525, metavar="N", help="the last N days, today included")
 ]
+LabelsAsOfOption = Annotated[
+    date,
+    typer.Option(
+        parser=_day, metavar="DAY", help="the labels are those known at the end of this day, which is over"
+    ),
+]
 _UNTIL = "in Asia/Jakarta: DAY (its beginning) or 'DAY HH:MM'"
 UntilOption = Annotated[
     datetime | None,

@@ -47,8 +47,8 @@ DOCS_PAGE = PROJECT_DIR.parent / "build" / "docs" / "static_index.html"
 PARTIAL_PARSE = "partial_parse.msgpack"
 """The whole parsed project, as dbt saves it. Never parsed further: dbt would keep unit tests that moved."""
 
-_COMPILE = ("compile", "--no-introspect", "--no-populate-cache", "--select", "resource_type:model")
-"""dbt's arguments that compile the models without a question to the warehouse."""
+COMPILE = ("compile", "--no-introspect", "--no-populate-cache", "--select")
+"""dbt's arguments that compile what is selected without a question to the warehouse."""
 _NO_SERVICE = {"ECOMMERSSS_BIGQUERY_ENDPOINT": "http://127.0.0.1:9"}
 """dbt makes BigQuery's client before it compiles. With an endpoint of its own it looks for no credentials."""
 _NOT_THE_PROJECT = {"target", "logs", "dbt_packages"}
@@ -253,7 +253,11 @@ def _parse(settings: Settings, project_dir: Path, into: Path, *, manifest: bool 
     name = parsed_name(settings, project_dir)
     with tempfile.TemporaryDirectory(prefix=".parse-", dir=into) as folder:
         command = [
-            *(str(executable()), "--no-use-colors", *(_COMPILE if manifest else ("parse",))),
+            *(
+                str(executable()),
+                "--no-use-colors",
+                *((*COMPILE, "resource_type:model") if manifest else ("parse",)),
+            ),
             *("--project-dir", str(project_dir), "--profiles-dir", str(project_dir)),
             *("--target", make_warehouse(settings).dbt_target, "--target-path", folder, "--log-path", folder),
         ]

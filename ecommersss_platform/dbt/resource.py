@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +14,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ecommersss_platform.dbt.project import PROJECT_DIR, artifacts_dir, environment, parsed_project
+from ecommersss_platform.dbt.project import (
+    COMPILE,
+    PROJECT_DIR,
+    artifacts_dir,
+    environment,
+    parsed_project,
+)
 from ecommersss_platform.dbt.runner import run_dbt
 from ecommersss_platform.environment import inherited
 from ecommersss_platform.settings import Settings
@@ -49,19 +57,36 @@ class PlatformDbt:
         `folder`: see `new_folder`. `sign_in`: what `Warehouse.check_access` returned. Raises `DbtError` if
         dbt fails.
         """
+        variables = {"DAGSTER_DBT_CLI": "true", RUN_ID: run_id}
+        for event in self._run(arguments, folder, {**sign_in, **variables}):
+            sys.stdout.write(f"{event['info']['msg']}\n")  # the compute log of the step
+            sys.stdout.flush()
+            yield event
+
+    def compiled(self, model: str, variables: Mapping[str, str], sign_in: Mapping[str, str]) -> str:
+        """Return the SELECT of a model for every day, in the warehouse's SQL. Asks the warehouse nothing.
+
+        `variables`: dbt variables that differ from those of the project. Raises `DbtError` if dbt fails.
+        """
+        with tempfile.TemporaryDirectory(prefix="ecommersss-dbt-") as name:
+            folder = Path(name)
+            for _ in self._run([*COMPILE, model, "--vars", json.dumps(dict(variables))], folder, sign_in):
+                pass
+            [path] = (folder / "compiled").rglob(f"{model}.sql")
+            return path.read_text()
+
+    def _run(
+        self, arguments: Sequence[str], folder: Path, variables: Mapping[str, str]
+    ) -> Iterator[dict[str, Any]]:
         options = [
             *("--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR)),
             *("--target", make_warehouse(self.settings).dbt_target, "--no-use-colors"),
             *("--target-path", str(folder), "--log-path", str(folder)),
-            # Messages are printed below. Without an option of its own, the file would be as silent.
+            # Whoever calls prints messages. Without an option of its own, the file would be as silent.
             *("--log-level", "none", "--log-level-file", "debug"),
         ]
-        variables = {"DAGSTER_DBT_CLI": "true", RUN_ID: run_id}
-        surroundings = {**inherited(os.environ), **environment(self.settings), **sign_in, **variables}
-        for event in run_dbt([*arguments, *options], surroundings, parsed_project(self.settings)):
-            sys.stdout.write(f"{event['info']['msg']}\n")  # the compute log of the step
-            sys.stdout.flush()
-            yield event
+        surroundings = {**inherited(os.environ), **environment(self.settings), **variables}
+        return run_dbt([*arguments, *options], surroundings, parsed_project(self.settings))
 
 
 def prune(artifacts: Path, keep: int) -> None:

@@ -1,4 +1,5 @@
-"""The rule laboratory: rule books evaluated on the orders and features of the warehouse.
+"""The rule laboratory: what rules saw, what they decided, and what another book would have decided.
 
-`evaluation.py` writes a book as SQL over the silver tables; everything else here builds on it.
+Its modules read the warehouse and decide nothing about live orders. They import no Dagster; the assets and
+checks that use them are in `assets/` and beside `checks.py`.
 """

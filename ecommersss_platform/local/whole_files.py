@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
@@ -12,10 +15,21 @@ def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
 
     Raises `OSError`; the file then stays as it was.
     """
+    with replacing(path, durable=durable) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """Open a file to write, which takes the place of the one at `path` when the block ends.
+
+    Only its owner may read it. After an error in the block, the old file stays as it was. `durable`: the new
+    one is there after a power failure, too. Raises `OSError`.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

@@ -7,6 +7,7 @@ which partitions it reads, is checked in the statements that dbt sent.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ecommersss_platform.contracts import (
@@ -45,6 +47,8 @@ from ecommersss_platform.dbt.project import (
     environment,
     executable,
 )
+from ecommersss_platform.dbt.resource import PlatformDbt
+from ecommersss_platform.laboratory.training_set import TrainingSet, write_training_set
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import Warehouse, make_warehouse
@@ -299,6 +303,20 @@ def test_every_test_passes_and_every_row_is_the_same(
     assert len(bigquery.rows("silver.dim_users_history")) == 10 + 4
     assert len(bigquery.rows("silver.dim_products_history")) == 8 + 1
     assert not bigquery.outside.exists(), bigquery.outside.read_text()
+
+
+@pytest.mark.usefixtures("built_on_bigquery")
+def test_training_sets_are_the_same(targets: tuple[Target, Target]) -> None:
+    asked = TrainingSet(Days(date(2024, 2, 28), date(2024, 3, 2)), date(2024, 3, 1))
+    files = [io.BytesIO(), io.BytesIO()]
+    for target, out in zip(targets, files, strict=True):
+        write_training_set(asked, target.warehouse, PlatformDbt(target.settings), out)
+    duckdb, bigquery = (
+        [{name: plain(value) for name, value in row.items()} for row in pq.read_table(out).to_pylist()]
+        for out in files
+    )
+    assert duckdb == bigquery
+    assert {row["partition_date"] for row in duckdb} == set(asked.days)
 
 
 @pytest.mark.long

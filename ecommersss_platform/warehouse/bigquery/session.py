@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import count
+from itertools import chain, count
 from typing import IO, Any
 
 import pyarrow as pa
@@ -368,25 +368,30 @@ class Session:
         with readable_errors(self._config):
             return [dict(row.items()) for row in self._select(sql, step)]
 
-    def table(self, sql: str, step: str) -> pa.Table:
+    def reader(self, sql: str, step: str) -> pa.RecordBatchReader:
+        """Run a SELECT that somebody typed, and return its rows a page of the service at a time."""
         with readable_errors(self._config):
             try:
-                return self._select(sql, step).to_arrow(create_bqstorage_client=False)
+                rows = self._select(sql, step)
+                if not rows.total_rows:
+                    return rows.to_arrow(create_bqstorage_client=False).to_reader()
+                pages = rows.to_arrow_iterable()
+                first = next(pages)
             except exceptions.BadRequest as error:
                 if "bytesBilledLimitExceeded" in reasons(error):
                     raise
                 raise QueryError(reason_text(error)) from error
+        return pa.RecordBatchReader.from_batches(first.schema, chain([first], self._readable(pages)))
 
     def batches(self, sql: str, step: str) -> Iterator[pa.RecordBatch]:
         """Run a SELECT, and return its rows a page of the service at a time."""
         with readable_errors(self._config):
             pages = self._select(sql, step).to_arrow_iterable()
+        return self._readable(pages)
 
-        def readable_pages() -> Iterator[pa.RecordBatch]:
-            with readable_errors(self._config):
-                yield from pages
-
-        return readable_pages()
+    def _readable(self, pages: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        with readable_errors(self._config):
+            yield from pages
 
     def _select(self, sql: str, step: str) -> bigquery.table.RowIterator:
         # A SELECT has no effect, so the client may send it again.

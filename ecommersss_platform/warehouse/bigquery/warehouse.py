@@ -5,7 +5,7 @@ Imports no Google library until it is used: choosing this warehouse costs a code
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
@@ -172,22 +172,16 @@ class BigQueryWarehouse(PublishingWarehouse):
                 f"SELECT {selected} FROM {self.qualified(*split_name(table))}{where}",  # noqa: S608
                 "read",
             )
-            held = stack.pop_all()
-
-        def cast_batches() -> Iterator[pa.RecordBatch]:
-            with held:
-                for batch in batches:
-                    yield batch.cast(schema)
-
-        return pa.RecordBatchReader.from_batches(schema, cast_batches())
+            return _cast(batches, schema, stack.pop_all())
 
     def stream(self, sql: str) -> pa.RecordBatchReader:
-        with self._session({}) as session:
+        with ExitStack() as stack:
+            session = stack.enter_context(self._session({}))
             kind = session.statement_type(sql)
             if kind != "SELECT":
                 raise QueryError(f"only one SELECT can be run; this is {kind or 'none'}: {sql.strip()!r}")
-            result = session.table(sql, "query")
-            return result.cast(normalised(result.schema)).to_reader()
+            rows = session.reader(sql, "query")
+            return _cast(rows, normalised(rows.schema), stack.pop_all())
 
     def newest_day(self, table: RawTable | str) -> date | None:
         target = self.qualified(*split_name(table))
@@ -214,6 +208,17 @@ class BigQueryWarehouse(PublishingWarehouse):
 
     def qualified(self, dataset: str, table: str) -> str:
         return DIALECT.quote(f"{self.config.project}.{dataset}.{table}")
+
+
+def _cast(batches: Iterable[pa.RecordBatch], schema: pa.Schema, held: ExitStack) -> pa.RecordBatchReader:
+    """Return the batches with this schema, and close what is held after the last one."""
+
+    def cast_batches() -> Iterator[pa.RecordBatch]:
+        with held:
+            for batch in batches:
+                yield batch.cast(schema)
+
+    return pa.RecordBatchReader.from_batches(schema, cast_batches())
 
 
 @dataclass

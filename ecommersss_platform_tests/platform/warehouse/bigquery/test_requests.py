@@ -457,3 +457,21 @@ def test_settings_choose_bigquery_and_require_a_project(tmp_path: Path) -> None:
     warehouse = make_warehouse(settings)
     assert warehouse == BigQueryWarehouse(BigQueryConfig("shop", "asia-southeast2", billing_project="payer"))
     assert warehouse.pool is None
+
+
+def test_rows_of_a_query_are_read_a_page_at_a_time(service: Service) -> None:
+    pages = [
+        page([("n", "INTEGER")], [["1"], ["2"]]) | {"totalRows": "3", "pageToken": "next"},
+        page([("n", "INTEGER")], [["3"]]) | {"totalRows": "3"},
+    ]
+    asked: list[str] = []
+
+    def results(job_id: str) -> dict[str, Any]:
+        asked.append(job_id)
+        return pages[len(asked) - 1]
+
+    service.results = results  # type: ignore[method-assign]
+    rows = WAREHOUSE.stream("SELECT n FROM raw.orders")
+    assert rows.read_next_batch().to_pylist() == [{"n": 1}, {"n": 2}]
+    assert len(asked) == 1
+    assert rows.read_all().to_pylist() == [{"n": 3}]
