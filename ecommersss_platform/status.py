@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,7 @@ def gather(settings: Settings, patience: float = PATIENCE) -> dict[str, Any]:
         "topic": operational.get("topic"),
         "flagged_stream": results["flagged stream"],
         "database": operational.get("database"),
+        "review": operational.get("review"),
         "rejected": operational.get("rejected"),
         "partitions": newest,
         "report": newest_report(settings),
@@ -152,6 +154,7 @@ def _operational(settings: Settings) -> dict[str, Any]:
     from ecommersss_platform.instance.databases import migrated_database
     from ecommersss_platform.topics import order_broker
     from streaming.database import connect, rows_by_name
+    from streaming.database.reviews import queue_size
 
     with migrated_database(settings) as url, closing(connect(url, "ecommersss status")) as connection:
         counts = rows_by_name(connection, _COUNTS)[0]
@@ -160,6 +163,7 @@ def _operational(settings: Settings) -> dict[str, Any]:
             "database": counts,
             "topic": order_broker(settings).progress(connection),
             "billed": billed_today(settings, connection),
+            "review": asdict(queue_size(connection)),
             "rejected": {
                 "lines": sum(row["lines"] for row in rejected),
                 "not_retried": sum(row["not_retried"] for row in rejected),

@@ -39,6 +39,8 @@ def print_status(report: dict[str, Any]) -> None:
         print_rows(["day", "page"], [report["report"]], title="newest fraud report")
     if report["billed"]:
         print_rows(list(report["billed"]), [report["billed"]], title="billed by the warehouse's service")
+    if report["review"] and report["review"]["orders"]:
+        print_rows(list(report["review"]), [report["review"]], title="orders that wait for review")
     if report["rejected"] and (rejected := report["rejected"]["by_reason"]):
         print_rows(["reason", "lines", "not_retried"], rejected, title="rejected orders")
     elif report["rejected"]:

@@ -44,6 +44,12 @@ END = datetime.combine(FIRST, time.min, JAKARTA) + DAYS * DAY
 SETTLED = FIRST + 120 * DAY
 """Long after the last dispute was decided."""
 MATURITY = 60
+MODES = {"active": "fraud_reasons", "shadow": "shadow_reasons", "review": "review_reasons"}
+BOOK = RuleBook.parse(
+    "sample: 0.3\n"
+    + RULES_PATH.read_text()
+    + "  - {name: many_countries, description: d, mode: review, when: user_countries_24h > 1}\n"
+)
 STAGED = ("fact_orders", "order_labels", "rule_performance")
 
 
@@ -70,6 +76,13 @@ class Order:
         if disputes and disputes[-1].kind == "fraud":
             return "genuine" if disputes[-1].outcome == "won" else "fraud"
         return "genuine" if self.is_mature(as_of) else "unknown"
+
+    def has_verdict(self, as_of: date) -> bool:
+        """Return whether a person had decided about the order by the end of a day."""
+        after = aftermath(
+            PastOrder(self.flagged.id, self.flagged.amount, self.flagged.created_date), self.pattern
+        )
+        return any(business_day(version.at) <= as_of for version in after.verdicts)
 
     def is_mature(self, as_of: date) -> bool:
         return as_of - self.day >= MATURITY * DAY
@@ -121,7 +134,7 @@ def past(database: str, tmp_path: Path) -> Past:
     ensure_manifest()
     topic, stream, truth = JsonlTopic(tmp_path / "t"), JsonlTopic(tmp_path / "f"), tmp_path / "truth.jsonl"
     simulate_history(database, topic, FIRST, END, 400, fraud_share=0.15, ground_truth=truth)
-    Consumer(database, topic, stream, RuleBook.load(RULES_PATH)).run(once=True)
+    Consumer(database, topic, stream, BOOK).run(once=True)
     simulate_aftermath(database, truth, datetime.combine(SETTLED, time.min, JAKARTA))
     raw = {}
     for table in RAW_TABLES:
@@ -135,10 +148,8 @@ def past(database: str, tmp_path: Path) -> Past:
     return Past(orders, raw, Settings(home=tmp_path / "home", _env_file=None))
 
 
-def wilson(successes: int, trials: int) -> tuple[Decimal, Decimal] | tuple[None, None]:
+def bounds(successes: int, trials: int) -> tuple[Decimal, Decimal]:
     """Return the ends of the 95 % interval: the roots of (p - s/n)^2 = z^2 p (1 - p) / n."""
-    if trials == 0:
-        return None, None
     z2 = Decimal("1.959963984540054") ** 2
     a, b, c = (
         1 + z2 / trials,
@@ -146,7 +157,16 @@ def wilson(successes: int, trials: int) -> tuple[Decimal, Decimal] | tuple[None,
         (Decimal(successes) / trials) ** 2,
     )
     root = (b * b - 4 * a * c).sqrt()
-    return four_decimals((-b - root) / (2 * a)), four_decimals((-b + root) / (2 * a))
+    return (-b - root) / (2 * a), (-b + root) / (2 * a)
+
+
+def estimate(successes: int, trials: int, population: int) -> dict[str, int | None]:
+    """Return how many of a population are fraud, from a sample of it."""
+    names = ("passed_fraud", "passed_fraud_low", "passed_fraud_high")
+    if trials == 0:
+        return dict.fromkeys(names)
+    shares = Decimal(successes) / trials, *bounds(successes, trials)
+    return {name: round(share * population) for name, share in zip(names, shares, strict=True)}
 
 
 def four_decimals(value: Decimal) -> Decimal:
@@ -154,9 +174,11 @@ def four_decimals(value: Decimal) -> Decimal:
 
 
 def shares(name: str, part: int, whole: int) -> dict[str, Decimal | None]:
-    low, high = wilson(part, whole)
-    share = four_decimals(Decimal(part) / whole) if whole else None
-    return {name: share, f"{name}_low": low, f"{name}_high": high}
+    names = (name, f"{name}_low", f"{name}_high")
+    if whole == 0:
+        return dict.fromkeys(names)
+    values = Decimal(part) / whole, *bounds(part, whole)
+    return {name: four_decimals(value) for name, value in zip(names, values, strict=True)}
 
 
 def judged(orders: Iterable[Order], as_of: date) -> list[dict[str, Any]]:
@@ -169,12 +191,12 @@ def judged(orders: Iterable[Order], as_of: date) -> list[dict[str, Any]]:
         fraud = [order for order in placed if order.label(as_of) == "fraud"]
         held: dict[tuple[str, str], list[Order]] = defaultdict(list)
         for order in placed:
-            for mode, reasons in (
-                ("active", order.flagged.fraud_reasons),
-                ("shadow", order.flagged.shadow_reasons),
-            ):
-                for rule in reasons:
+            for mode, name in MODES.items():
+                for rule in getattr(order.flagged, name):
                     held[rule, mode].append(order)
+        passed = [order for order in placed if not order.flagged.fraud_reasons]
+        sample = [order for order in held["random_sample", "review"] if order.has_verdict(as_of)]
+        in_sample = sum(order.label(as_of) == "fraud" for order in sample)
         for (rule, mode), flagged in held.items():
             caught = [order for order in flagged if order.label(as_of) == "fraud"]
             genuine = [order for order in flagged if order.label(as_of) == "genuine"]
@@ -189,7 +211,7 @@ def judged(orders: Iterable[Order], as_of: date) -> list[dict[str, Any]]:
                     "flagged_orders": len(flagged),
                     "only_reason_orders": sum(
                         len(order.flagged.fraud_reasons)
-                        + (mode == "shadow") * len(order.flagged.shadow_reasons)
+                        + (mode != "active") * len(getattr(order.flagged, MODES[mode]))
                         == 1
                         for order in flagged
                     ),
@@ -204,6 +226,10 @@ def judged(orders: Iterable[Order], as_of: date) -> list[dict[str, Any]]:
                     "fraud_caught_amount": amount(caught),
                     "genuine_flagged_amount": amount(genuine),
                     "fraud_missed_amount": amount(fraud) - amount(caught),
+                    "passed_orders": len(passed),
+                    "sampled_orders": len(sample),
+                    "sampled_fraud": in_sample,
+                    **estimate(in_sample, len(sample), len(passed)),
                 }
             )
     return sorted(rows, key=lambda row: (row["business_day"], row["rule_name"], row["mode"]))
@@ -218,7 +244,7 @@ def in_total(orders: Sequence[Order], as_of: date) -> list[dict[str, Any]]:
     mature = [order for order in orders if order.is_mature(as_of)]
     fraud = [order for order in mature if order.label(as_of) == "fraud"]
     rows = []
-    for mode, reasons in (("active", "fraud_reasons"), ("shadow", "shadow_reasons")):
+    for mode, reasons in MODES.items():
         for rule in sorted({rule for order in orders for rule in getattr(order.flagged, reasons)}):
             flagged = [order for order in mature if rule in getattr(order.flagged, reasons)]
             caught = [order for order in flagged if order.label(as_of) == "fraud"]
@@ -244,7 +270,7 @@ def in_total(orders: Sequence[Order], as_of: date) -> list[dict[str, Any]]:
 
 def truth(orders: Sequence[Order], rule: dict[str, Any]) -> dict[str, Decimal]:
     """Return a rule's precision and recall by the patterns that made the orders, whatever their labels."""
-    reasons = "fraud_reasons" if rule["mode"] == "active" else "shadow_reasons"
+    reasons = MODES[rule["mode"]]
     flagged = [order for order in orders if rule["rule_name"] in getattr(order.flagged, reasons)]
     hits = Decimal(sum(order.pattern is not None for order in flagged))
     fraud = sum(order.pattern is not None for order in orders)
@@ -266,7 +292,7 @@ def test_rules_are_judged_as_the_simulators_truth_says(past: Past) -> None:
     found = past.rules(SETTLED, only_labels=True)
     assert found["rule_performance"] == judged(past.orders, SETTLED)
     assert found["rule_totals"] == in_total(past.orders, SETTLED)
-    assert len(found["rule_totals"]) == 8
+    assert len(found["rule_totals"]) == 10
     for rule in found["rule_totals"]:
         true = truth(past.orders, rule)
         assert rule["recall_low"] <= true["recall"] <= rule["recall_high"], rule
@@ -277,7 +303,14 @@ def test_rules_are_judged_as_the_simulators_truth_says(past: Past) -> None:
         verdict(number + n, order.flagged.id, "fraud" if order.pattern else "genuine", str(SETTLED))
         for n, order in enumerate(past.orders, 1)
     ]
-    for rule in past.rules(SETTLED, verdicts, only_labels=True)["rule_totals"]:
+    found = past.rules(SETTLED, verdicts, only_labels=True)
+    for day in found["rule_performance"]:
+        # All of the sample is decided now, so the estimate is unbiased and its interval has the truth.
+        passed = [o for o in past.orders if o.day == day["business_day"] and not o.flagged.fraud_reasons]
+        hidden = sum(order.pattern is not None for order in passed)
+        assert day["sampled_orders"] == sum("random_sample" in o.flagged.review_reasons for o in passed)
+        assert day["passed_fraud_low"] <= hidden <= day["passed_fraud_high"], day
+    for rule in found["rule_totals"]:
         for name, true in truth(past.orders, rule).items():
             assert rule[name] == four_decimals(true), rule
             assert rule[f"{name}_low"] <= true <= rule[f"{name}_high"], rule

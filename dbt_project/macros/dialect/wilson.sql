@@ -10,12 +10,39 @@
     {{ _wilson(successes, trials, '+') }}
 {%- endmacro %}
 
+{#
+    The same for a count: how many of `population` rows would be successes, if `trials` of them were drawn at random; in
+    whole rows.
+#}
+{% macro estimated_count(successes, trials, population) -%}
+    {%- set as_float = ' as ' ~ column_types().float64 ~ ')' -%}
+    {{ _whole_rows(
+        'cast(' ~ population ~ as_float ~ ' * ' ~ successes ~ ' / nullif(cast(' ~ trials ~ as_float ~ ', 0)'
+    ) }}
+{%- endmacro %}
+
+{% macro estimated_count_low(successes, trials, population) -%}
+    {{ _whole_rows(population ~ ' * (' ~ _wilson_bound(successes, trials, '-') ~ ')') }}
+{%- endmacro %}
+
+{% macro estimated_count_high(successes, trials, population) -%}
+    {{ _whole_rows(population ~ ' * (' ~ _wilson_bound(successes, trials, '+') ~ ')') }}
+{%- endmacro %}
+
+{% macro _whole_rows(expression) -%}
+    cast(round({{ expression }}) as {{ column_types().int64 }})
+{%- endmacro %}
+
 {% macro _wilson(successes, trials, sign) -%}
+    {{ rounded_share(_wilson_bound(successes, trials, sign)) }}
+{%- endmacro %}
+
+{% macro _wilson_bound(successes, trials, sign) -%}
     {%- set z = 1.959963984540054 -%}
     {%- set as_float = ' as ' ~ column_types().float64 ~ ')' -%}
     {%- set n = 'nullif(cast(' ~ trials ~ as_float ~ ', 0)' -%}
     {%- set p = '(cast(' ~ successes ~ as_float ~ ' / ' ~ n ~ ')' -%}
-    {{ rounded_share(
+    {{ return(
         '(' ~ p ~ ' + ' ~ z * z / 2 ~ ' / ' ~ n ~ ' ' ~ sign ~ ' ' ~ z ~ ' * sqrt((' ~ p ~ ' * (1 - ' ~ p ~ ') + '
         ~ z * z / 4 ~ ' / ' ~ n ~ ') / ' ~ n ~ ')) / (1 + ' ~ z * z ~ ' / ' ~ n ~ ')'
     ) }}

@@ -19,7 +19,9 @@ labelled as (
         orders.is_fraud,
         orders.fraud_reasons,
         orders.shadow_reasons,
+        orders.review_reasons,
         labels.label,
+        labels.label_source,
         labels.is_mature
     from orders
     inner join labels on orders.order_id = labels.order_id
@@ -31,7 +33,8 @@ books as (
         partition_date,
         rules_version,
         {{ labelled_fraud() }} as fraud_orders,
-        {{ labelled_fraud_amount() }} as fraud_amount
+        {{ labelled_fraud_amount() }} as fraud_amount,
+        count(case when not is_fraud then 1 end) as passed_orders
     from labelled
     group by partition_date, rules_version
 ),
@@ -55,10 +58,35 @@ shadow as (
     {{ cross_join_unnest('shadow_reasons', 'rule_name') }}
 ),
 
+-- The random sample stands among these as a rule of its own.
+review as (
+    select
+        *,
+        'review' as mode,
+        array_length(review_reasons) = 1 and not is_fraud as is_only_reason
+    from labelled
+    {{ cross_join_unnest('review_reasons', 'rule_name') }}
+),
+
 held as (
     select * from active
     union all
     select * from shadow
+    union all
+    select * from review
+),
+
+-- The random sample of the orders that passed, as far as people have decided about it. Other labels would not do:
+-- an undisputed order counts as genuine after a while, and that is what the sample is to find out.
+samples as (
+    select
+        partition_date,
+        rules_version,
+        count(*) as sampled_orders,
+        {{ labelled_fraud() }} as sampled_fraud
+    from review
+    where rule_name = 'random_sample' and label_source = 'verdict'
+    group by partition_date, rules_version
 ),
 
 per_rule as (
@@ -87,6 +115,9 @@ joined as (
         per_rule.*,
         books.fraud_orders,
         books.fraud_amount,
+        books.passed_orders,
+        coalesce(samples.sampled_orders, 0) as sampled_orders,
+        coalesce(samples.sampled_fraud, 0) as sampled_fraud,
         -- NULL until the day is mature, and with it everything that is computed from it.
         case when per_rule.is_mature then per_rule.labelled_fraud end as mature_hits,
         case when per_rule.is_mature then per_rule.flagged_orders end as mature_flagged,
@@ -94,6 +125,8 @@ joined as (
     from per_rule
     inner join books
         on per_rule.partition_date = books.partition_date and per_rule.rules_version = books.rules_version
+    left join samples
+        on per_rule.partition_date = samples.partition_date and per_rule.rules_version = samples.rules_version
 )
 
 select
@@ -118,5 +151,11 @@ select
     {{ money('flagged_amount') }} as flagged_amount,
     {{ money('fraud_caught_amount') }} as fraud_caught_amount,
     {{ money('genuine_flagged_amount') }} as genuine_flagged_amount,
-    {{ money('fraud_amount - fraud_caught_amount') }} as fraud_missed_amount
+    {{ money('fraud_amount - fraud_caught_amount') }} as fraud_missed_amount,
+    passed_orders,
+    sampled_orders,
+    sampled_fraud,
+    {{ estimated_count('sampled_fraud', 'sampled_orders', 'passed_orders') }} as passed_fraud,
+    {{ estimated_count_low('sampled_fraud', 'sampled_orders', 'passed_orders') }} as passed_fraud_low,
+    {{ estimated_count_high('sampled_fraud', 'sampled_orders', 'passed_orders') }} as passed_fraud_high
 from joined

@@ -75,7 +75,7 @@ def test_explain_uses_what_was_known_at_the_orders_position(url: str, consume: C
     assert (row.user_orders_24h, row.user_countries_24h, row.is_blacklisted) == (1, 1, True)
     assert (row.seconds_since_last_order, row.user_amount_24h) == (86_400, Decimal("5.00"))
     assert (explained.same_book, explained.agrees) == (True, True)
-    assert explained.reasons == (["foreign_country"], ["price_mismatch", "blacklisted_user"])
+    assert explained.reasons == (["foreign_country"], ["price_mismatch", "blacklisted_user"], [])
     for id in (1, 2, 4, 5):
         assert explain(url, id, BOOK).agrees, id
     assert explain(url, 5, BOOK).row.user_orders_10m == 2
@@ -101,7 +101,7 @@ def test_explain_shows_each_rule_with_the_order_values(run: Run, consume: Callab
     assert rules["first_order_too_big"]["values"] == {"amount": 3000.0, "seconds_since_last_order": None}
 
     table = run("rules", "explain", "1").output
-    assert "Order 1 is fraud: foreign_country; shadow rules: none." in table
+    assert "Order 1 is fraud: foreign_country; shadow rules: none; for review: none." in table
     assert "country = 'SG'" in table
     assert "seconds_since_last_order = NULL" in table
 
@@ -115,7 +115,7 @@ def test_explain_with_another_book_shows_what_it_would_decide(
     shown = run("rules", "explain", "1", "--book", str(other))
     assert "Order 1 is genuine: no active rule held" in shown.output
     assert "Another rule book decided. With this one, " in shown.output
-    assert "would be fraud: any; shadow rules: none." in shown.output
+    assert "would be fraud: any; shadow rules: none; for review: none." in shown.output
 
 
 def test_explain_refuses_an_order_that_is_not_stored(url: str) -> None:
@@ -240,7 +240,7 @@ def test_rules_check_list_and_test_use_the_book_of_the_settings(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = run("rules", "check").output
-    assert f"is good: version {BOOK.version}, 10 rules (4 active, 6 shadow, 0 off)" in shipped
+    assert f"is good: version {BOOK.version}, 10 rules (4 active, 0 review, 6 shadow, 0 off)" in shipped
     assert run("rules", "test", str(EXAMPLES_PATH)).output.endswith("14 passed, 0 failed\n")
 
     mine = tmp_path / "mine.yml"
@@ -283,6 +283,7 @@ def test_books_are_listed_shown_and_compared(
         "first_used_at": None,
         "first_position": None,
         "active": None,
+        "review": None,
         "shadow": None,
         "off": None,
         "orders": 1,
@@ -293,6 +294,7 @@ def test_books_are_listed_shown_and_compared(
         "version": BOOK.version,
         "first_position": 0,
         "active": 4,
+        "review": 0,
         "shadow": 6,
         "off": 0,
         "orders": 1,
