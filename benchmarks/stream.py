@@ -42,6 +42,7 @@ RATES = ((20, 8), (1_000, 6), (10_000, 5))
 """Orders a second, and for how many seconds."""
 ROUNDS, USER_ROUNDS, LATENCY_ROUNDS = 5, 3, 3
 POLL_SECONDS = 0.05
+PROJECT = Path(__file__).parents[1]
 _SETTLE_SECONDS = 2.0
 _PATIENCE_SECONDS = 5.0
 
@@ -112,6 +113,12 @@ class Bench:
                 # As in a database that has run for a while. Otherwise autovacuum would come in some rounds.
                 self._administer("VACUUM (ANALYZE)", name)
             yield stage
+
+    @contextmanager
+    def empty_stage(self, shop: Shop, tree: Path) -> Iterator[_Stage]:
+        """An empty database and empty topics, for the code in a directory."""
+        with self._database() as (name, home):
+            yield _Stage(self.server, name, home, shop, tree)
 
     @contextmanager
     def copied(self, stage: _Stage, *, topic: bool = True) -> Iterator[_Stage]:
@@ -296,16 +303,21 @@ class Bench:
 
 
 class _Stage:
-    """A database, two topics, and the processes that work on them."""
+    """A database, two topics, and the processes that work on them, whose code is in the directory `tree`."""
 
-    def __init__(self, server: EmbeddedPostgres, database: str, home: Path, shop: Shop) -> None:
+    def __init__(
+        self, server: EmbeddedPostgres, database: str, home: Path, shop: Shop, tree: Path = PROJECT
+    ) -> None:
+        self.tree = tree
         self.database, self.url = database, server.url(database)
+        self.env = {**os.environ, "BENCHMARK_URL": self.url, "PYTHONPATH": str(tree)}
         self.home, self.topic, self.shop = home, JsonlTopic(home / "orders"), shop
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", f"benchmarks.{module}", str(self.home), *arguments],
-            env={**os.environ, "BENCHMARK_URL": self.url},
+            cwd=self.tree,
+            env=self.env,
             stdout=subprocess.PIPE,
         )
 

@@ -131,12 +131,25 @@ def _code_location(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def _before(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    speed, cpu = found["orders/s"], found["CPU per order (microseconds)"]
+    least, most = speed["least and most"]
+    return [
+        (
+            f"stream: throughput beside that of commit {found['earlier state']}, before books were kept",
+            f"{speed['now / before']} ({least} to {most} in {found['rounds']} rounds)",
+            f"processor time per order: {cpu['now / before']}",
+        )
+    ]
+
+
 ROWS = {
     "stream": _stream,
     "warehouse": _warehouse,
     "launch": _launch,
     "seconds": _seconds,
     "code_location": _code_location,
+    "before": _before,
 }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import seconds
+from benchmarks import before, seconds
 from benchmarks.stack import Run
+from benchmarks.stream import Sample
 from benchmarks.summary import ROWS
 
 
@@ -69,3 +70,24 @@ def test_figures_are_shown_as_tables_a_plot_and_lines_of_the_readme() -> None:
     assert lines[0][2].startswith("2.0 times as fast as stock dagster-dbt, 0.5 times the time of")
     assert lines[2] == ("7 days in one run", "9.0 s", "1.2 times one day")
     assert lines[4][1:] == ("300 events", "1000 kB in all tables")
+
+
+def test_the_consumer_is_compared_with_its_earlier_state_within_rounds() -> None:
+    def drained(seconds: float, cpu: float) -> Sample:
+        return Sample(seconds, 1_000, cpu, 50.0, {})
+
+    calm = {"now": drained(2, 1), "before": drained(1, 1)}
+    busy = {"now": drained(20, 1.1), "before": drained(20, 1)}
+    quick = {"now": drained(0.8, 0.9), "before": drained(1, 1)}
+    found = before.compared([calm, busy, quick])
+    assert found["orders/s"] == {
+        "now": 500.0,
+        "before": 1000.0,
+        "now / before": 1.0,
+        "least and most": [0.5, 1.25],
+    }
+    assert found["CPU per order (microseconds)"]["now / before"] == 1.0
+    [(what, figure, beside)] = ROWS["before"](found | {"earlier state": "abc"})
+    assert "commit abc" in what
+    assert figure == "1.0 (0.5 to 1.25 in 3 rounds)"
+    assert beside == "processor time per order: 1.0"
