@@ -1,7 +1,8 @@
 """A rule book as SQL: which of its rules hold for each order of the warehouse.
 
-The SELECT reads the facts of an order and its features as of its position. It gives the same reasons as
-`RuleBook.evaluate` gives the stream; the random sample is no rule, and not in it.
+The SELECT reads the facts of an order, its features as of its position, and the exemptions in the version of
+the lists that decided about it. It gives the reasons that the stream gives with this book; only the random
+sample is no rule, and not among them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 from ecommersss_platform.days import Days
 from ecommersss_platform.warehouse.audit import day_filter
 from ecommersss_platform.warehouse.dialect import Dialect
-from streaming.rules import FEATURES, Feature, Mode, RuleBook, sql
+from streaming.rules import FEATURES, Feature, Mode, Rule, RuleBook, sql
 from streaming.rules.features import Kind
 
 REASONS: Final[dict[Mode, str]] = {"active": "fraud", "shadow": "shadow", "review": "review"}
@@ -39,14 +40,15 @@ _STORED: Final = (
 def orders_sql(days: Days) -> str:
     """Write the SELECT of the orders of these days that have features.
 
-    Its columns are those of `FEATURES`, and what the stream stored about the order, as in
-    `silver.fact_orders`.
+    Its columns are those of `FEATURES`, what the stream stored about the order, as in `silver.fact_orders`,
+    and `exempt_from`: the rules that do not hold for the user, as text with commas around each, or NULL.
     """
     columns = [_column(feature) for feature in FEATURES.values()]
     columns += [f"facts.{name}" for name in _STORED]
     return (
-        f"SELECT {', '.join(columns)} FROM silver.fact_orders AS facts "  # noqa: S608
+        f"SELECT {', '.join(columns)}, exempt.exempt_from FROM silver.fact_orders AS facts "  # noqa: S608
         "INNER JOIN silver.order_features AS features ON facts.order_id = features.order_id "
+        f"LEFT JOIN ({_exempt_sql(days)}) AS exempt ON facts.order_id = exempt.order_id "
         f"WHERE {day_filter(days, 'facts.partition_date')} AND {day_filter(days, 'features.partition_date')}"
     )
 
@@ -54,10 +56,31 @@ def orders_sql(days: Days) -> str:
 def evaluated_sql(book: RuleBook, days: Days, dialect: Dialect) -> str:
     """Write the SELECT of the orders of these days and the rules of the book that hold for each.
 
-    Its columns are those of `orders_sql`, and `fraud`, `shadow` and `review` (see `REASONS`).
+    Its columns are those of `orders_sql`, `fraud`, `shadow` and `review` (see `REASONS`), and `exempted`: an
+    array of the rules that would hold if the user were not exempt.
     """
     reasons = [f"{_held(book, mode, dialect)} AS {column}" for mode, column in REASONS.items()]
-    return f"SELECT *, {', '.join(reasons)} FROM ({orders_sql(days)}) AS orders"  # noqa: S608
+    return (
+        f"SELECT *, {', '.join(reasons)}, {_exempted(book, dialect)} AS exempted "  # noqa: S608
+        f"FROM ({orders_sql(days)}) AS orders"
+    )
+
+
+def _exempt_sql(days: Days) -> str:
+    """Write the SELECT of the orders whose users were exempt from rules, as of the lists that decided."""
+    exemptions = (
+        "SELECT rule_name, user_id, expires_at, min(lists_version) AS added_version, "
+        "max(CASE WHEN event = 'removed' THEN lists_version END) AS removed_version "
+        "FROM bronze.stg_rule_exemption_events GROUP BY exemption_id, rule_name, user_id, expires_at"
+    )
+    return (
+        "SELECT facts.order_id, concat(',', string_agg(exemptions.rule_name, ','), ',') AS exempt_from "  # noqa: S608
+        f"FROM silver.fact_orders AS facts INNER JOIN ({exemptions}) AS exemptions "
+        "ON facts.user_id = exemptions.user_id AND facts.ordered_at < exemptions.expires_at "
+        "AND facts.lists_version >= exemptions.added_version "
+        "AND (exemptions.removed_version IS NULL OR facts.lists_version < exemptions.removed_version) "
+        f"WHERE {day_filter(days, 'facts.partition_date')} GROUP BY facts.order_id"
+    )
 
 
 def _column(feature: Feature) -> str:
@@ -74,8 +97,23 @@ def _column(feature: Feature) -> str:
 def _held(book: RuleBook, mode: Mode, dialect: Dialect) -> str:
     return dialect.present(
         [
-            f"CASE WHEN {sql(rule, dialect.name)} THEN {dialect.text(rule.name)} END"
+            f"CASE WHEN ({sql(rule, dialect.name)}) AND NOT coalesce({_is_exempt(rule)}, FALSE) "
+            f"THEN {dialect.text(rule.name)} END"
             for rule in book.rules
             if rule.mode == mode
         ]
     )
+
+
+def _exempted(book: RuleBook, dialect: Dialect) -> str:
+    return dialect.present(
+        [
+            f"CASE WHEN {_is_exempt(rule)} AND ({sql(rule, dialect.name)}) THEN {dialect.text(rule.name)} END"
+            for rule in book.rules
+            if rule.mode != "off"
+        ]
+    )
+
+
+def _is_exempt(rule: Rule) -> str:
+    return f"strpos(exempt_from, ',{rule.name},') > 0"

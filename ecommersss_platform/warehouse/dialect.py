@@ -46,8 +46,9 @@ class Dialect:
     """Make an array of the different texts of an array, in no order."""
     contains: Callable[[str, str], str]
     """Say whether an array has a text; false or NULL if the array is NULL."""
-    unnested: Callable[[str, str], str]
-    """Make a FROM item of the texts of an array, in a column of this name."""
+    unnested: Callable[[str, str, str], str]
+    """Make, of a SELECT, one with a row for each text of an array, in another column. Texts: the SELECT, the
+    array as an expression over its columns, the name of the column."""
 
     def literal(self, value: str | int | date | datetime) -> str:
         """Write a value as a literal."""

@@ -16,5 +16,5 @@ PLAIN = Dialect(
     present=lambda texts: f"PRESENT({', '.join(texts)})",
     distinct=lambda array: f"DISTINCT({array})",
     contains=lambda array, text: f"CONTAINS({array}, {text})",
-    unnested=lambda array, column: f"UNNESTED({array}) AS {column}",
+    unnested=lambda select, array, column: f"UNNESTED({select}, {array} AS {column})",
 )

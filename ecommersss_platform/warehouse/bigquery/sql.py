@@ -58,7 +58,9 @@ DIALECT = Dialect(
     present=_present,
     distinct=lambda array: f"ARRAY(SELECT DISTINCT text FROM UNNEST({array}) AS text)",  # noqa: S608
     contains=lambda array, text: f"{text} IN UNNEST({array})",
-    unnested=lambda array, column: f"UNNEST({array}) AS {column}",
+    unnested=lambda select, array, column: (
+        f"SELECT nested.*, {column} FROM ({select}) AS nested CROSS JOIN UNNEST({array}) AS {column}"  # noqa: S608
+    ),
 )
 
 

@@ -42,7 +42,8 @@ DIALECT = Dialect(
     ),
     distinct=lambda array: f"list_distinct({array})",
     contains=lambda array, text: f"list_contains({array}, {text})",
-    unnested=lambda array, column: f"UNNEST({array}) AS {column}_rows({column})",
+    # DuckDB would keep all rows in memory for a join with UNNEST.
+    unnested=lambda select, array, column: f"SELECT *, unnest({array}) AS {column} FROM ({select}) AS nested",  # noqa: S608
 )
 
 

@@ -18,6 +18,7 @@ from ecommersss_platform.warehouse.bigquery.sql import DIALECT as BIGQUERY
 from ecommersss_platform.warehouse.duckdb.ddl import DIALECT as DUCKDB
 from ecommersss_platform_tests.support.shop import NOON
 from streaming.business_days import business_day
+from streaming.lists import Exemption, UserLists
 from streaming.rules import RULES_PATH, FeatureRow, RuleBook
 
 # The shipped rules, and more for the columns and the mode that they do not use.
@@ -59,63 +60,103 @@ VALUES: dict[str, Sequence[Any]] = {
     "is_blacklisted": [None],
 }
 
+# In version 2 of the lists user 1 is exempt from a rule of each mode, in version 3 from one of them no more.
+EXEMPT = [
+    Exemption("foreign_country", 1, "r", "a", NOON + timedelta(days=1)),
+    Exemption("to_be_seen", 1, "r", "a", NOON),
+    Exemption("share", 1, "r", "a", NOON + timedelta(microseconds=1)),
+]
+EVENTS = [
+    *((number, "added", 2, it.rule, it.user_id, it.expires_at) for number, it in enumerate(EXEMPT)),
+    (0, "removed", 3, "foreign_country", 1, EXEMPT[0].expires_at),
+]
+
 CONNECTION = duckdb.connect()
 CONNECTION.execute("SET TimeZone = 'UTC'")
 CONNECTION.execute("CREATE SCHEMA silver")
+CONNECTION.execute("CREATE SCHEMA bronze")
+CONNECTION.execute(
+    "CREATE TABLE bronze.stg_rule_exemption_events (exemption_id BIGINT, event VARCHAR, lists_version BIGINT,"
+    " rule_name VARCHAR, user_id BIGINT, expires_at TIMESTAMPTZ)"
+)
+CONNECTION.executemany("INSERT INTO bronze.stg_rule_exemption_events VALUES (?, ?, ?, ?, ?, ?)", EVENTS)
 
 
-def reasons_in_sql(book: RuleBook, rows: Sequence[FeatureRow]) -> list[tuple[Any, ...]]:
-    """Return the fraud, shadow and review reasons of each row, computed in SQL."""
-    columns = {name: [getattr(row, name) for row in rows] for name in FeatureRow.__struct_fields__}
+def reasons_in_sql(
+    book: RuleBook, rows: Sequence[FeatureRow], versions: Sequence[int] = (0,)
+) -> list[tuple[Any, ...]]:
+    """Return the fraud, shadow and review reasons of each row and the exempted rules, computed in SQL."""
+    columns: dict[str, Any] = {
+        name: [getattr(row, name) for row in rows] for name in FeatureRow.__struct_fields__
+    }
     columns["user_amount_24h"] = pa.array(columns["user_amount_24h"], pa.decimal128(38, 2))
     for name in ("amount", "list_price"):
         columns[name] = pa.array(columns[name], pa.decimal128(18, 2))
+    columns["lists_version"] = versions
     CONNECTION.register("given_rows", pa.table(columns))
     day = f"DATE '{TODAY}' AS partition_date"
     CONNECTION.execute(
         "CREATE OR REPLACE TABLE silver.fact_orders AS"
-        " SELECT id::BIGINT AS order_id, user_id, product_id, quantity, amount, payment_method, country,"
+        " SELECT id AS order_id, user_id, product_id, quantity, amount, payment_method, country,"
         " created_date::TIMESTAMPTZ AS ordered_at, local_hour, FALSE AS is_fraud,"
         " []::VARCHAR[] AS fraud_reasons, []::VARCHAR[] AS review_reasons, []::VARCHAR[] AS shadow_reasons,"
-        f" 'v' AS rules_version, 0 AS lists_version, id AS topic_position, {day} FROM given_rows"
+        f" 'v' AS rules_version, lists_version, id AS topic_position, {day} FROM given_rows"
     )
-    kinds = "list_price, user_age_days::BIGINT AS user_age_days, user_orders_10m::BIGINT AS user_orders_10m,"
-    kinds += " user_orders_24h::BIGINT AS user_orders_24h, user_amount_24h,"
-    kinds += " seconds_since_last_order::BIGINT AS seconds_since_last_order,"
-    kinds += " user_countries_24h::BIGINT AS user_countries_24h, is_blacklisted::BOOLEAN AS is_blacklisted"
+    counts = ", ".join(
+        f"{name}::BIGINT AS {name}"
+        for name in VALUES
+        if name.startswith(("user_orders", "user_countries", "user_age", "seconds"))
+    )
     CONNECTION.execute(
         "CREATE OR REPLACE TABLE silver.order_features AS"
-        f" SELECT id::BIGINT AS order_id, {kinds}, {day} FROM given_rows"
+        f" SELECT id AS order_id, list_price, {counts}, user_amount_24h,"
+        f" is_blacklisted::BOOL AS is_blacklisted, {day} FROM given_rows"
     )
     select = evaluated_sql(book, DAYS, DUCKDB)
-    return CONNECTION.execute(f"SELECT fraud, shadow, review FROM ({select}) ORDER BY id").fetchall()
+    return CONNECTION.execute(
+        f"SELECT fraud, shadow, review, exempted FROM ({select}) ORDER BY id"
+    ).fetchall()
 
 
 def test_reasons_in_sql_are_those_of_the_stream() -> None:
+    """With exemptions, as of the version of the lists that decided about the order."""
     chosen = random.Random(7)
     rows = [
         FeatureRow(id, **{name: chosen.choice(values) for name, values in VALUES.items()})
         for id in range(1, 1_001)
     ]
-    expected = [BOOK.evaluate(row) for row in rows]
-    assert reasons_in_sql(BOOK, rows) == expected
-    seen = {name for reasons in expected for names in reasons for name in names}
+    versions = [chosen.choice([1, 2, 3]) for _ in rows]
+    exempt = {1: UserLists(), 2: UserLists(), 3: UserLists()}
+    for exemption in EXEMPT:
+        exempt[2].exempt(exemption)
+    for exemption in EXEMPT[1:]:
+        exempt[3].exempt(exemption)
+    expected = []
+    for row, version in zip(rows, versions, strict=True):
+        reasons = BOOK.evaluate(row)
+        held = [name for names in reasons for name in names]
+        exempt[version].drop_exempted(row.user_id, row.created_date, *reasons)
+        dropped = set(held) - {name for names in reasons for name in names}
+        expected.append((*reasons, [rule.name for rule in BOOK.rules if rule.name in dropped]))
+    assert reasons_in_sql(BOOK, rows, versions) == expected
+    seen = {name for reasons in expected for names in reasons[:3] for name in names}
     assert seen == {rule.name for rule in BOOK.rules if rule.mode != "off"} - {
         "blacklisted_user",
         "not_listed",
     }
+    assert {name for *_, exempted in expected for name in exempted} == {it.rule for it in EXEMPT}
 
 
 def test_a_book_without_rules_of_a_mode_gives_empty_lists() -> None:
     book = RuleBook.parse("rules: [{name: never, description: d, mode: 'off', when: 'TRUE'}]")
     row = FeatureRow(1, 1, 1, 1, Decimal("1.00"), "OVO", "ID", NOON, 12)
-    assert reasons_in_sql(book, [row]) == [([], [], [])]
+    assert reasons_in_sql(book, [row]) == [([], [], [], [])]
 
 
 def test_both_dialects_write_one_statement() -> None:
     for dialect in (DUCKDB, BIGQUERY):
         select = evaluated_sql(BOOK, DAYS, dialect)
         [statement] = sqlglot.parse(select, dialect=dialect.name)
-        assert {"fraud", "review", "shadow"} <= {item.alias_or_name for item in statement.selects}
+        assert {"fraud", "shadow", "review", "exempted"} <= {item.alias_or_name for item in statement.selects}
         assert f"facts.partition_date >= DATE '{TODAY}'" in select
         assert "switched_off" not in select
