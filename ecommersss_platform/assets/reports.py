@@ -48,10 +48,15 @@ def report_assets(
     @asset(
         key=FRAUD_REPORT,
         description="A page for each business day: the day against its usual range, fraud by hour and payment"
-        " method, the rules, users and products to look at, disputes, and how far the figures can be trusted."
+        " method, the rules, the review queue, users and products to look at, disputes, and how far the"
+        " figures can be trusted."
         " The pages and their index are in the folder reports of the home, and beside the UI."
         " Grain: one page per business day.",
-        deps=[*(AssetKey(table.split(".")) for table in TABLES), BLOCK_LIST, table_key("rejected_orders")],
+        deps=[
+            *(AssetKey(table.split(".")) for table in TABLES),
+            BLOCK_LIST,
+            *(table_key(name) for name in ("orders", "rejected_orders", "verdicts")),
+        ],
         partitions_def=partitions_def,
         backfill_policy=SINGLE_RUN,
         pool=pool,

@@ -22,6 +22,7 @@ from ecommersss_platform.reports.usual import (
     usual_share,
 )
 from streaming.business_days import business_day
+from streaming.database.reviews import QueueOfDay
 
 _FEWEST_WEEKDAYS = 3
 _FEWEST_SHOWN = 8
@@ -138,6 +139,9 @@ class Figures:
     late_orders: int | None
     """None: the day was built before late orders were counted."""
     rejected: Sequence[Row]
+    queue: QueueOfDay
+    """The orders that passed and waited for a person at the end of the day."""
+    queue_by_reason: Sequence[QueueOfDay]
     trust: Sequence[Statement]
 
     @property
@@ -160,6 +164,8 @@ class Figures:
             "flagged_amount": named.get("Value flagged", 0.0),
             "late_orders": self.late_orders,
             "rejected_lines": sum(int(row["lines"]) for row in self.rejected),
+            "orders_to_review": self.queue.orders,
+            "amount_to_review": float(self.queue.amount),
             "disputes_opened": self.disputes[-1].opened,
             "disputes_lost_amount": float(self.disputes[-1].lost_amount),
         }
@@ -173,6 +179,8 @@ def figures_of(day: date, rows: Rows, built_at: datetime) -> Figures:
     summary = rows.summaries.get(day)
     over = business_day(built_at) > day
     late = summary["late_orders"] if summary else None
+    queues = [queue for queue in rows.review if queue.day == day]
+    nothing = QueueOfDay(day, None, 0, Decimal(0), None, 0, 0)
     return Figures(
         day=day,
         built_at=built_at,
@@ -188,6 +196,8 @@ def figures_of(day: date, rows: Rows, built_at: datetime) -> Figures:
         usual_opened=_usual_opened(days[:-1], rows),
         late_orders=None if late is None else int(late),
         rejected=rows.rejected.get(day, ()),
+        queue=next((queue for queue in queues if queue.reason is None), nothing),
+        queue_by_reason=[queue for queue in queues if queue.reason is not None],
         trust=_trust(day, days, rows, orders.get(day, 0), over=over),
     )
 

@@ -15,6 +15,7 @@ from ecommersss_platform.reconciliation import Comparison, compare
 from ecommersss_platform.warehouse import Warehouse
 from ecommersss_platform.warehouse.audit import day_filter
 from streaming.business_days import JAKARTA
+from streaming.database.reviews import QueueOfDay, queues_of_days
 from streaming.roles import Role
 
 PAST_DAYS = 28
@@ -49,6 +50,7 @@ class Rows:
     """When each day of `raw.orders` was last loaded."""
     compared: Comparison
     rejected: ByDay
+    review: Sequence[QueueOfDay]
     listed: Mapping[int, str]
     """The list, allow or block, of each user who is on one."""
 
@@ -198,10 +200,11 @@ _LISTED = """
 
 
 def _operational(postgres: PostgresResource, days: Days, users: set[int]) -> dict[str, Any]:
-    """Return `rejected` and `listed`, which only PostgreSQL knows."""
+    """Return `rejected`, `review` and `listed`, which are PostgreSQL's."""
     with postgres.connect("ecommersss report", Role.READER) as connection, connection.cursor() as cursor:
         cursor.execute(_REJECTED, {"start": days.start_instant, "end": days.end_instant})
         names = ("day", "reason", "lines", "retried")
         rejected = by_day(dict(zip(names, row, strict=True)) for row in cursor.fetchall())
         cursor.execute(_LISTED, {"users": sorted(users)})
-        return {"rejected": rejected, "listed": dict(cursor.fetchall())}
+        listed = dict(cursor.fetchall())
+        return {"rejected": rejected, "listed": listed, "review": queues_of_days(connection, list(days))}

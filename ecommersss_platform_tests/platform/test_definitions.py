@@ -215,7 +215,7 @@ def test_lineage(location: dict[str, Any]) -> None:
     assert parents["reports/fraud_report"] == {
         *("gold/daily_fraud_summary", "gold/rule_performance", "gold/users_and_blacklist"),
         *("gold/rule_totals", "silver/fact_orders", "silver/dim_products", "silver/fact_disputes"),
-        *("fraud/user_lists", "postgres/rejected_orders"),
+        *("fraud/user_lists", "postgres/orders", "postgres/rejected_orders", "postgres/verdicts"),
     }
     assert parents["laboratory/training_set"] == {
         *("silver/fact_orders", "silver/order_features"),

@@ -12,6 +12,7 @@ from ecommersss_platform.days import DAY
 from ecommersss_platform.reconciliation import Comparison, Total
 from ecommersss_platform.reports.figures import Figures, figures_of
 from ecommersss_platform.reports.rows import Rows
+from streaming.database.reviews import QueueOfDay
 
 DAY_OF_REPORT = date(2026, 11, 25)
 """A Wednesday."""
@@ -104,6 +105,11 @@ def report_rows(day: date = DAY_OF_REPORT, past: int = 28, **changed: Any) -> Ro
         loaded_at=dict.fromkeys(days, NEXT_MORNING),
         compared=Comparison(*[{day: Total(orders, Decimal(orders) * 1_000_000)}] * 2, {}),
         rejected={day: [{"day": day, "reason": "unknown_user", "lines": 3, "retried": 2}]},
+        review=[
+            QueueOfDay(day, None, 12, Decimal(34_500_000), NEXT_MORNING - 5 * DAY, 5, 3),
+            QueueOfDay(day, "new_account", 11, Decimal(33_000_000), NEXT_MORNING - 5 * DAY, 4, 2),
+            QueueOfDay(day, "random_sample", 1, Decimal(1_500_000), NEXT_MORNING - 2 * DAY, 1, 1),
+        ],
         listed={8: "block"},
     )
     return replace(usual, **changed)
@@ -173,4 +179,5 @@ def hostile_figures() -> Figures:
             ]
         },
         rejected={day: [{"day": day, "reason": text, "lines": 1, "retried": 0} for text in HOSTILE]},
+        review=[QueueOfDay(day, text, 1, Decimal(1), NEXT_MORNING, 1, 0) for text in (None, *HOSTILE)],
     )

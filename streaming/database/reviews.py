@@ -6,9 +6,10 @@ nobody has decided about it. So there is no queue to keep: a verdict takes an or
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Literal
 
@@ -26,16 +27,33 @@ LATEST_ORDERS = 10
 """How many of a user's orders `past_of` returns."""
 
 # The partial index `orders_to_review` holds exactly the candidates.
-_QUEUE = """
-    FROM orders o WHERE review_reasons <> '{}' AND NOT is_fraud
-      AND NOT EXISTS (SELECT FROM verdicts WHERE order_id = o.id)
-"""
+_CANDIDATES = "FROM orders o WHERE review_reasons <> '{}' AND NOT is_fraud"
+_QUEUE = f"{_CANDIDATES} AND NOT EXISTS (SELECT FROM verdicts WHERE order_id = o.id)"
 _DAY = f"(created_date AT TIME ZONE '{JAKARTA}')::date"
 _WAITING = f"""
     SELECT id, {_DAY}, amount, user_id, payment_method, country, review_reasons
     {_QUEUE} ORDER BY {_DAY}, amount DESC, id LIMIT %s
 """
 _LENGTH = f"SELECT count(*), coalesce(sum(amount), 0), min(created_date) {_QUEUE}"
+# An order counts for each of its reasons, and once for none.
+_OF_DAYS = f"""
+    WITH candidates AS (
+        SELECT created_date AS placed, amount, review_reasons,
+               (SELECT min(recorded_at) FROM verdicts WHERE order_id = o.id) AS decided
+        {_CANDIDATES} AND created_date < %(end)s
+    ), days AS (
+        SELECT day, day::timestamp AT TIME ZONE '{JAKARTA}' AS begins,
+               (day + 1)::timestamp AT TIME ZONE '{JAKARTA}' AS ends
+        FROM unnest(%(days)s::date[]) AS day
+    )
+    SELECT day, reason, count(*) FILTER (WHERE waits), coalesce(sum(amount) FILTER (WHERE waits), 0),
+           min(placed) FILTER (WHERE waits), count(*) FILTER (WHERE placed >= begins),
+           count(*) FILTER (WHERE decided < ends)
+    FROM days JOIN candidates ON placed < ends AND (decided IS NULL OR decided >= begins),
+         LATERAL (SELECT decided IS NULL OR decided >= ends AS waits) AS at_the_end,
+         unnest(array_append(review_reasons, NULL)) AS reason
+    GROUP BY 1, 2 ORDER BY 1, 4 DESC, 2
+"""  # noqa: S608
 
 _PAST_ORDERS = """
     SELECT o.id, o.created_date, o.amount, o.payment_method, o.country,
@@ -72,6 +90,22 @@ class Queue:
     orders: int
     amount: Decimal
     oldest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOfDay:
+    """The queue at the end of a business day: of a reason, or of all if that is None.
+
+    `placed`: how many of its orders were placed on the day; `decided`: how many a person decided first then.
+    """
+
+    day: date
+    reason: str | None
+    orders: int
+    amount: Decimal
+    oldest: datetime | None
+    placed: int
+    decided: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +146,17 @@ def queue_size(connection: Connection) -> Queue:
         cursor.execute(_LENGTH)
         [row] = cursor.fetchall()
     return Queue(*row)
+
+
+def queues_of_days(connection: Connection, days: Sequence[date]) -> list[QueueOfDay]:
+    """Return the queue at the end of each of these business days, all reasons together and by reason.
+
+    A day on which nothing waited, came or was decided has none.
+    """
+    end = datetime.combine(max(days) + timedelta(days=1), time.min, JAKARTA)
+    with connection.cursor() as cursor:
+        cursor.execute(_OF_DAYS, {"days": list(days), "end": end})
+        return [QueueOfDay(*row) for row in cursor]
 
 
 def past_of(url: str, user_id: int, order_id: int) -> tuple[list[PastOrder], list[Decided]]:

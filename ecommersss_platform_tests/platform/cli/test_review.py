@@ -14,10 +14,19 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ecommersss_platform.cli import app as cli
-from ecommersss_platform_tests.support.shop import NOON, execute, open_shop, order, query
+from ecommersss_platform_tests.support.shop import NOON, execute, open_shop, order, query, write
+from streaming.business_days import business_day
 from streaming.consumer import Consumer
 from streaming.database import connect
-from streaming.database.reviews import Queue, decide, past_of, queue_size, waiting
+from streaming.database.reviews import (
+    Queue,
+    QueueOfDay,
+    decide,
+    past_of,
+    queue_size,
+    queues_of_days,
+    waiting,
+)
 from streaming.database.user_lists import list_entries
 from streaming.errors import PlatformError
 from streaming.orders import decode_flagged, encode
@@ -98,6 +107,35 @@ def test_orders_wait_by_day_and_amount_until_somebody_decides(url: str, consume:
     decide(url, 1, "fraud", "ani", "x")
     with closing(connect(url)) as connection:
         assert queue_size(connection) == Queue(0, Decimal(0), None)
+
+
+def test_the_queue_of_a_past_day_stays_the_same(url: str, consume: Consume) -> None:
+    """The second verdict about an order is not a new decision, and verdicts of later days change nothing."""
+    consume(
+        order(1, quantity=9, created_date=NOON - DAY),
+        order(2, quantity=9, amount=Decimal(2_000_000), created_date=NOON - DAY),
+        order(3, quantity=9, created_date=NOON),
+        order(4, quantity=9, country="SG", created_date=NOON),
+        order(5, created_date=NOON),
+    )
+    for clock, id in ((NOON - DAY, 1), (NOON, 1), (NOON, 2), (NOON + DAY, 3)):
+        decided = "INSERT INTO verdicts (order_id, verdict, reviewer) VALUES %s"
+        write(url, decided, [(id, "fraud", "ani")], clock=clock)
+    first, day, last = (business_day(NOON + n * DAY) for n in (-1, 0, 1))
+
+    with closing(connect(url)) as connection:
+        found = queues_of_days(connection, [first, day, last, last + DAY])
+    small, large = Decimal("3000.00"), Decimal("2000000.00")
+    assert found == [
+        QueueOfDay(first, "dear", 1, large, NOON - DAY, 1, 0),
+        QueueOfDay(first, "many", 1, large, NOON - DAY, 2, 1),
+        QueueOfDay(first, None, 1, large, NOON - DAY, 2, 1),
+        QueueOfDay(day, "many", 1, small, NOON, 1, 1),
+        QueueOfDay(day, None, 1, small, NOON, 1, 1),
+        QueueOfDay(day, "dear", 0, Decimal(0), None, 0, 1),
+        QueueOfDay(last, "many", 0, Decimal(0), None, 0, 1),
+        QueueOfDay(last, None, 0, Decimal(0), None, 0, 1),
+    ]
 
 
 def test_a_decision_can_block_the_user_and_is_undone_by_a_newer_one(url: str, consume: Consume) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from datetime import timedelta
 from html.parser import HTMLParser
 from typing import Any
 
@@ -16,6 +17,7 @@ from ecommersss_platform.reports.serving import TEMPLATES, content_hash
 from ecommersss_platform_tests.support.report_rows import (
     DAY_OF_REPORT,
     HOSTILE,
+    NEXT_MORNING,
     hostile_figures,
     report_figures,
     report_rows,
@@ -24,6 +26,7 @@ from ecommersss_platform_tests.support.report_rows import (
 )
 
 USUAL = report_rows()
+DURING_THE_DAY = NEXT_MORNING - timedelta(hours=10)
 
 
 class Page(HTMLParser):
@@ -143,6 +146,18 @@ def test_users_are_shown_with_what_to_do() -> None:
     assert 'ecommersss lists add block 7 --reason "report of 2026-11-25"' in text
     assert "is on the block list" in text
     assert "add block 8" not in text
+
+
+def test_the_review_queue_is_shown_as_it_was_at_the_end_of_the_day() -> None:
+    text = " ".join(Page(day_page(report_figures())).text.split())
+    assert (
+        "At the end of the day 12 orders that passed wait for a person, Rp 34.5 m in all, the oldest since"
+        " 21 Nov 2026, 03:02. 5 orders were placed on this day for review, and 3 decided." in text
+    )
+    assert "new_account11Rp 33.0 m21 Nov 2026, 03:02" in text
+    assert "So far 12 orders" in Page(day_page(report_figures(built_at=DURING_THE_DAY))).text
+    nothing = " ".join(Page(day_page(report_figures(review=[]))).text.split())
+    assert "Review No order waits for a person. Users" in nothing
 
 
 def test_charts_have_a_text_alternative_and_a_table() -> None:
