@@ -14,13 +14,14 @@ from psycopg2.extensions import cursor as Cursor
 from streaming.decisions import Rejected
 from streaming.orders import FIELDS, Flagged, Order, flag
 
-_VERDICT = (
-    *("is_fraud", "fraud_reasons", "shadow_reasons", "rules_version", "flagged_at", "position"),
-    "review_reasons",
+_VERDICT = ("fraud_reasons", "shadow_reasons", "rules_version", "flagged_at", "position", "review_reasons")
+_COPIED = (
+    *(*FIELDS, "position", "flagged_at", "rules_version", "lists_version"),
+    *("is_fraud", "fraud_reasons", "shadow_reasons", "review_reasons"),
 )
-COPY_ORDERS = f"COPY orders ({', '.join((*FIELDS, *_VERDICT, 'lists_version'))}) FROM STDIN"
+COPY_ORDERS = f"COPY orders ({', '.join(_COPIED)}) FROM STDIN"
 SELECT_ORDERS = f"SELECT {', '.join(FIELDS)} FROM orders"  # noqa: S608
-SELECT_FLAGGED = f"SELECT {', '.join((*FIELDS, *_VERDICT[1:]))} FROM orders"  # noqa: S608
+SELECT_FLAGGED = f"SELECT {', '.join((*FIELDS, *_VERDICT))} FROM orders"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Rows:
     first: Flagged | None
     """The first order in the topic; None without orders."""
     text: bytes
-    """Lines for COPY in text format, columns as in `FIELDS`, then the verdict and the lists' version."""
+    """Lines for `COPY_ORDERS`."""
 
     @classmethod
     def of(cls, orders: Sequence[Flagged], lists_version: int = 0) -> Rows:
@@ -42,28 +43,36 @@ def copy_text(orders: Sequence[Flagged], lists_version: int) -> bytes:
     """Return the orders as lines for `COPY_ORDERS`; `lists_version` of the user lists decided about them."""
     # Formatting many instants together is several times as fast.
     placed = msgspec.to_builtins([o.created_date for o in orders])
-    flagged_at = _Texts()
-    lists = str(lists_version)
+    shared = _Shared(lists_version)
     return "".join(
         [
             f"{o.id}\t{o.user_id}\t{o.product_id}\t{o.quantity}\t{o.amount}\t{_escaped(o.payment_method)}\t"
-            f"{o.country}\t{placed_at}\t{'t' if o.fraud_reasons else 'f'}\t"
-            f"{_array(*o.fraud_reasons) if o.fraud_reasons else '{}'}\t"
-            f"{_array(*o.shadow_reasons) if o.shadow_reasons else '{}'}\t{_escaped(o.rules_version)}\t"
-            f"{flagged_at[o.flagged_at]}\t{o.position}\t"
-            f"{_array(*o.review_reasons) if o.review_reasons else '{}'}\t{lists}\n"
+            f"{o.country}\t{placed_at}\t{o.position}\t{shared[o.flagged_at, o.rules_version]}"
+            f"{_reasons(o) if o.fraud_reasons or o.shadow_reasons or o.review_reasons else _NO_REASONS}"
             for o, placed_at in zip(orders, placed, strict=True)
         ]
     ).encode()
 
 
-class _Texts(dict[datetime, str]):
-    """Instants as text, each formatted once: a batch has one `flagged_at`."""
+class _Shared(dict[tuple[datetime, str], str]):
+    """The columns that the orders of a batch share, as text that is made once."""
 
-    def __missing__(self, instant: datetime) -> str:
-        text: str = msgspec.to_builtins(instant)
-        self[instant] = text
+    def __init__(self, lists_version: int) -> None:
+        self._lists_version = lists_version
+
+    def __missing__(self, key: tuple[datetime, str]) -> str:
+        flagged_at, rules_version = key
+        text = f"{msgspec.to_builtins(flagged_at)}\t{_escaped(rules_version)}\t{self._lists_version}\t"
+        self[key] = text
         return text
+
+
+_NO_REASONS = "f\t{}\t{}\t{}\n"
+
+
+def _reasons(order: Flagged) -> str:
+    arrays = (_array(*names) for names in (order.fraud_reasons, order.shadow_reasons, order.review_reasons))
+    return "\t".join(("t" if order.fraud_reasons else "f", *arrays)) + "\n"
 
 
 _COPY_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
