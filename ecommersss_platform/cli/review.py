@@ -52,8 +52,9 @@ def show(order_id: OrderArgument, style: FormatOption = Format.TABLE) -> None:
     """Show what a person needs to decide about an order.
 
     The rules with the order's values, the user's latest orders and what became of them, the entries of the
-    user on the lists, and earlier verdicts about the user's orders.
+    user on the lists, exemptions, and earlier verdicts about the user's orders.
     """
+    from streaming.database.exemptions import list_exemptions
     from streaming.database.reviews import past_of
     from streaming.database.user_lists import list_entries
 
@@ -62,15 +63,17 @@ def show(order_id: OrderArgument, style: FormatOption = Format.TABLE) -> None:
         user = explained.order.user_id
         orders, verdicts = past_of(url, user, order_id)
         entries = [entry.as_row() for entry in list_entries(url, user, removed=True)]
-    if style is Format.TABLE:
-        _print_case(explained, [asdict(it) for it in orders], entries, [asdict(it) for it in verdicts])
-        return
-    found = as_object(explained) | {
-        "user_id": user,
+        exemptions = [kept.as_row() for kept in list_exemptions(url, user, removed=True)]
+    known = {
         "latest_orders": [asdict(it) for it in orders],
         "lists": entries,
+        "exemptions": exemptions,
         "verdicts": [asdict(it) for it in verdicts],
     }
+    if style is Format.TABLE:
+        _print_case(explained, known)
+        return
+    found = as_object(explained) | {"user_id": user} | known
     typer.echo(as_json(found, indent=2 if style is Format.JSON else None))
 
 
@@ -94,23 +97,20 @@ def decide(
     typer.echo(f"order {order_id} is {verdict}{blocked}")
 
 
-def _print_case(
-    explained: Explained,
-    orders: list[dict[str, Any]],
-    entries: list[dict[str, Any]],
-    verdicts: list[dict[str, Any]],
-) -> None:
+def _print_case(explained: Explained, known: dict[str, list[dict[str, Any]]]) -> None:
     print_explained(explained)
     order = explained.order
     facts = {name: getattr(order, name) for name in ("user_id", "product_id", "quantity", "amount")}
     facts |= {"payment_method": order.payment_method, "country": order.country, "placed": order.created_date}
     print_rows(list(facts), [facts], title="the order")
-    for title, rows in (
-        (f"the latest other orders of user {order.user_id}", orders),
-        (f"user {order.user_id} on the lists", entries),
-        (f"verdicts about user {order.user_id}", verdicts),
+    user = f"user {order.user_id}"
+    for name, title in (
+        ("latest_orders", f"the latest other orders of {user}"),
+        ("lists", f"{user} on the lists"),
+        ("exemptions", f"exemptions of {user}"),
+        ("verdicts", f"verdicts about {user}"),
     ):
-        if rows:
+        if rows := known[name]:
             shown = [{k: ", ".join(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows]
             print_rows(list(shown[0]), shown, title=title)
         else:

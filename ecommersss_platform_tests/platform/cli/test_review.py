@@ -170,6 +170,8 @@ def test_show_has_all_that_a_person_needs(url: str, consume: Consume, run: Calla
         " decided_at) VALUES (1, 2, 'fraud', 5, now(), 'lost', now())",
     )
     assert run("review", "decide", "3", "fraud", "--note", "card of another", "--block").exit_code == 0
+    exempt = ("rules", "exempt", "wallet_limit", "--user", "1", "--until", "2099-01-31", "--reason", "known")
+    assert run(*exempt).exit_code == 0
     shown = run("review", "show", "1", "--format", "json")
     assert shown.exit_code == 0, shown.output
     found = json.loads(shown.output)
@@ -182,6 +184,7 @@ def test_show_has_all_that_a_person_needs(url: str, consume: Consume, run: Calla
         ["abroad"],
     )
     assert [(it["list"], it["reason"]) for it in found["lists"]] == [("block", "order 3: card of another")]
+    assert [(it["rule"], it["reason"]) for it in found["exemptions"]] == [("wallet_limit", "known")]
     assert [(it["order"], it["note"]) for it in found["verdicts"]] == [(3, "card of another")]
     table = run("review", "show", "1").output
     for text in ("Order 1 is genuine", "for review: many", "fraud lost", "order 3: card of another"):
