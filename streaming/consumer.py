@@ -22,10 +22,10 @@ from streaming.commit_thread import CommitThread
 from streaming.consumer_loop import COLLISIONS, ConsumerLoop, utc_now
 from streaming.database.rows import Rows, copy_text
 from streaming.database.store import Collision, LastLine, OrderStore
-from streaming.decisions import Candidate, Decision, Rejected, candidates, decide_batch
+from streaming.decisions import Candidate, Decision, Rejected, candidates
 from streaming.errors import PlatformError
 from streaming.flagged import FlaggedStream
-from streaming.history import MAX_ORDERS, History, MemoryHistory
+from streaming.history import MAX_ORDERS, MemoryHistory
 from streaming.orders import encode_all_flagged
 from streaming.rules import RuleBook, RuleFile
 from streaming.topics import DISK_POSITIONS, Batch
@@ -80,7 +80,7 @@ class Consumer(ConsumerLoop):
         self.topic = topic
         self.flagged = FlaggedStream(flagged, DISK_POSITIONS)
         self.store = OrderStore(url, topic_name, consumer)
-        self.history: History = MemoryHistory(max_orders)
+        self.history = MemoryHistory(max_orders)
         self._commit_thread = CommitThread("commit")
         self._pending_batch: _PendingBatch | None = None
         # After a batch with ids that were already stored, the next one is looked up before it is stored.
@@ -189,7 +189,8 @@ class Consumer(ConsumerLoop):
         if self._finish_pending():
             self._decide(pending, look=True)
         self._pending_batch = pending
-        if len(batch) >= self._max_lines:
+        # While a rule is on probation, the outcome of a batch may change the book of the next one.
+        if len(batch) >= self._max_lines and not pending.decision.counts:
             pending.committing = True
             self._commit_thread.submit(partial(self._commit, pending))
         else:
@@ -206,13 +207,11 @@ class Consumer(ConsumerLoop):
             orders = [candidate.order for candidate in pending.decoded]
             flagged_at = self._clock()
             stored = self.store.stored([order.id for order in orders]) if look else {}
-            catalogue = self.store.refresh(orders)
+            self.store.refresh(orders)
             with self.store.past_orders() as past_orders:
                 self.history.load(past_orders, orders)
             with self._watchdog.working(pending.batch.positions[0], len(pending.batch)):
-                pending.decision = decide_batch(
-                    pending.decoded, stored, catalogue, self.history, self.book, flagged_at
-                )
+                pending.decision = self._decide_batch(pending.decoded, stored, flagged_at, len(pending.batch))
         pending.decision.rejected.extend(pending.invalid)
         pending.encode()
 
@@ -226,6 +225,7 @@ class Consumer(ConsumerLoop):
             decision.rejected,
             decision.book,
             LastLine.of(pending.batch),
+            decision.counts,
         )
 
     def _finish_pending(self) -> bool:

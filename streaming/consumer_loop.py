@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 
@@ -17,10 +17,13 @@ from psycopg2 import errors
 
 from streaming.counters import Counters
 from streaming.database.store import OrderStore
-from streaming.decisions import Decision
+from streaming.decisions import Candidate, Decision, decide_batch
 from streaming.errors import PlatformError, first_line
+from streaming.history import History
+from streaming.orders import Order
 from streaming.rejected import retry_arrived
 from streaming.rules import RuleBook, RuleFile
+from streaming.rules.in_use import BookInUse
 from streaming.topics import Batch, Publisher, Reader
 from streaming.watchdog import Watchdog
 
@@ -69,12 +72,14 @@ class ConsumerLoop(ABC):
     """
 
     store: OrderStore
+    history: History
 
     def __init__(
         self, publisher: Publisher, rules: RuleBook | RuleFile, max_lines: int, clock: Callable[[], datetime]
     ) -> None:
         self.book = rules if isinstance(rules, RuleBook) else rules.book
-        """Read once for each batch, so it may be replaced at any time."""
+        """The book of the file; read once for each batch, so it may be replaced at any time."""
+        self.in_use = BookInUse(self.book)
         self._rule_file = rules if isinstance(rules, RuleFile) else None
         self.counters = Counters()
         self.position = 0
@@ -224,7 +229,7 @@ class ConsumerLoop(ABC):
         while not self._stopping:
             # A pending batch does not wait for the next one to arrive.
             patience = 0.0 if self._pending else self._silence if once else _IDLE_SECONDS
-            batch = reader.read(self._max_lines, patience)
+            batch = reader.read(self.in_use.max_lines(self._max_lines), patience)
             if self._rule_file is not None and self._rule_file.refresh():
                 self.book = self._rule_file.book
             if batch.lines:
@@ -239,9 +244,20 @@ class ConsumerLoop(ABC):
             if drained and not retried:
                 return
 
+    def _decide_batch(
+        self, decoded: list[Candidate], stored: Mapping[int, Order], flagged_at: datetime, lines: int
+    ) -> Decision:
+        """Decide about the orders of a batch of `lines` lines with the book in use (see `decide_batch`)."""
+        catalogue = self.store.catalogue
+        book = self.in_use.choose(self.book, catalogue.lists.version, catalogue.overrides, lines)
+        decision = decide_batch(decoded, stored, catalogue, self.history, book, flagged_at)
+        decision.counts = self.in_use.count(decision.orders)
+        return decision
+
     def _record(self, decision: Decision, lines: int, read_at: float) -> None:
         """Count and log a stored batch of `lines` lines that was read at `read_at` (monotonic seconds)."""
         self.counters.record(decision, lines, time.monotonic() - read_at)
+        self.in_use.learn(decision.counts, self.store.counted, decision.lists_version)
         logger.debug(
             "batch stored",
             extra={

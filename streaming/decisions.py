@@ -16,6 +16,7 @@ from streaming.history import History
 from streaming.lists import UserLists
 from streaming.orders import REASONS, Flagged, Order, flag
 from streaming.rules import FeatureRow, RuleBook, sample
+from streaming.rules.brake import Count
 from streaming.topics import Batch
 from streaming.velocity import Velocity
 
@@ -57,6 +58,8 @@ class Decision:
     """The version of the user lists that the decision used."""
     book: RuleBook | None = None
     """The rule book that the decision used."""
+    counts: list[Count] = field(default_factory=list)
+    """For how many of the orders the rules on probation held."""
 
 
 class Catalogue(Protocol):

@@ -19,7 +19,7 @@ from datetime import datetime
 from streaming.consumer_loop import COLLISIONS, ConsumerLoop, utc_now
 from streaming.database.shared import SharedOrderStore
 from streaming.database.store import Collision
-from streaming.decisions import Candidate, Decision, candidates, decide_batch
+from streaming.decisions import Candidate, Decision, candidates
 from streaming.errors import PlatformError
 from streaming.flagged import FlaggedFollower
 from streaming.history import FreshHistory
@@ -112,16 +112,16 @@ class SharedConsumer(ConsumerLoop):
             decision, flagged_at = Decision(), self._clock()
             if decoded:
                 stored = self.store.stored([order.id for order in orders])
-                catalogue = self.store.refresh(orders)
+                self.store.refresh(orders)
                 with self.store.past_orders() as past_orders:
                     self.history.load(past_orders, orders)
                 placed = [Candidate(positions[c.position], c.line, c.order) for c in decoded]
                 with self._watchdog.working(positions[0], len(batch)):
-                    decision = decide_batch(placed, stored, catalogue, self.history, self.book, flagged_at)
+                    decision = self._decide_batch(placed, stored, flagged_at, len(batch))
             decision.rejected.extend(line.at(positions[line.position]) for line in invalid)
             ids = dict(zip(positions, batch.message_ids, strict=True))
             try:
-                new = self.store.put(decision.orders, decision.rejected, ids, decision.book)
+                new = self.store.put(decision.orders, decision.rejected, ids, decision.book, decision.counts)
             except Collision:
                 self.history.rolled_back()
             else:

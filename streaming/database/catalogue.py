@@ -12,8 +12,10 @@ from operator import itemgetter
 
 from psycopg2.extensions import cursor as Cursor
 
+from streaming.database.overrides import read_overrides
 from streaming.database.user_lists import read_lists
 from streaming.lists import UserLists
+from streaming.rules.brake import Override
 
 MAX_CACHED = 250_000
 """Most cached users, and most cached products (about 50 MB of users). More cost look-ups, not memory."""
@@ -57,6 +59,8 @@ class Catalogue:
         self.users: dict[int, datetime] = {}
         """When each known user signed up (UTC)."""
         self.lists = UserLists()
+        self.overrides: tuple[Override, ...] = ()
+        """The rules that the brake put back to shadow, as of the lists' version."""
         self._prices: dict[int, tuple[list[datetime], list[Decimal]]] = {}
         self._settled: tuple[int, int] | None = None
         """Versions of users and of products up to which no other can appear any more."""
@@ -128,6 +132,7 @@ class Catalogue:
         oldest_running, next_transaction, *newest, lists_version = cursor.fetchone()  # type: ignore[misc]
         if lists_version != self.lists.version:
             self.lists = read_lists(cursor, lists_version)
+            self.overrides = read_overrides(cursor, lists_version)
         versions: tuple[int, int] = (newest[0], newest[1])
         if self._settled is None:
             # Until a first point is settled, a running transaction may still change what was cached before.

@@ -11,7 +11,8 @@ and the server releases them when a transaction or its connection ends:
    a batch, lines are numbered as they came. So when a user's order is decided, the user's stored orders are
    exactly those at earlier positions. The user lists change under the exclusive turn lock (see migration
    0003), so their versions grow with positions too.
-3. The locks that PostgreSQL takes for rows.
+3. The locks that PostgreSQL takes for rows. Those of probations and of a rule that is pulled come last, so
+   that a batch which waits for them holds up only others that do.
 
 Positions become visible out of order: a batch may commit after one with greater positions. A reader that must
 not miss any takes the exclusive turn lock for a moment (`horizon`): by then every transaction that took a
@@ -40,6 +41,7 @@ from streaming.database.user_lists import TURN_LOCK
 from streaming.decisions import Rejected
 from streaming.orders import Flagged
 from streaming.rules import RuleBook
+from streaming.rules.brake import Count
 
 # Lines are published again within a transaction, which takes at most a minute.
 _SESSION = """
@@ -117,12 +119,14 @@ class SharedOrderStore(OrderStore):
         rejected: Sequence[Rejected],
         message_ids: Mapping[int, str],
         book: RuleBook | None = None,
+        counts: Sequence[Count] = (),
     ) -> set[int]:
         """Store what was decided since `take_turn`, and commit.
 
         `message_ids` maps the position of each rejected line to its message. A message that was rejected
         before and is delivered again is not stored again. Returns the positions of the others. `book` is the
-        rule book that decided; the first batch that it decides keeps its text.
+        rule book that decided; the first batch that it decides keeps its text. `counts` are those of its
+        rules on probation.
 
         Raises `PlatformError` if another text with the book's version is kept, and `Collision` if an order
         cannot be stored (take a turn again). Then, as for any error, nothing was stored. Only after a
@@ -138,7 +142,7 @@ class SharedOrderStore(OrderStore):
                     lines = [(*rejected_row(line), message_ids[line.position]) for line in rejected]
                     lines.sort(key=lambda line: line[-1])
                     new = execute_values(cursor, _REJECT, lines, fetch=True)
-                self._commit(cursor, rows, book)
+                self._commit(cursor, rows, book, counts)
                 return {position for (position,) in new}
         except (errors.UniqueViolation, errors.ForeignKeyViolation) as error:
             self.catalogue.forget()

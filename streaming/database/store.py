@@ -22,6 +22,7 @@ from psycopg2.extras import execute_values
 
 from streaming.database import connect
 from streaming.database.catalogue import Catalogue
+from streaming.database.overrides import count_orders
 from streaming.database.past_orders import PastOrders
 from streaming.database.rows import (
     COPY_ORDERS,
@@ -36,6 +37,7 @@ from streaming.decisions import Rejected
 from streaming.errors import PlatformError
 from streaming.orders import Flagged, Order
 from streaming.rules import RuleBook
+from streaming.rules.brake import Count
 from streaming.topics import Batch
 
 logger = logging.getLogger(__name__)
@@ -108,6 +110,8 @@ class OrderStore:
         self.topic = topic
         self.consumer = consumer
         self.catalogue = Catalogue()
+        self.counted: list[Count] = []
+        """What the last commit's counts came to, of the probations that were not over."""
         self._url = url
         self._connection: Connection | None = None
         self._reading: Connection | None = None
@@ -286,11 +290,13 @@ class OrderStore:
         rejected: Sequence[Rejected] = (),
         book: RuleBook | None = None,
         last_line: LastLine | None = None,
+        counts: Sequence[Count] = (),
     ) -> None:
         """Store a batch and move the position from `position` to `next_position`, in one transaction.
 
         `book` is the rule book that decided about `orders`; the first batch that it decides keeps its text.
-        `last_line` is the line that ends at `next_position`, if known.
+        `last_line` is the line that ends at `next_position`, if known. `counts` of rules on probation go to
+        the database in the same transaction.
 
         Raises `PlatformError` if another text with the book's version is kept, and `PositionMoved`. Raises
         `Collision` if an order cannot be stored: call `catalogue.forget`, then `stored` and `refresh`, and
@@ -313,7 +319,7 @@ class OrderStore:
                         f" {position}: another process moved it. Nothing was stored twice; start again to go"
                         " on from the new position."
                     )
-                self._commit(cursor, rows, book)
+                self._commit(cursor, rows, book, counts)
         except (errors.UniqueViolation, errors.ForeignKeyViolation) as error:
             raise Collision(str(error)) from error
 
@@ -326,12 +332,14 @@ class OrderStore:
         # lock.
         cursor.copy_expert(COPY_ORDERS, BytesIO(rows.text), size=len(rows.text))
 
-    def _commit(self, cursor: Cursor, rows: Rows, book: RuleBook | None) -> None:
-        """Keep the book that decided about the rows, unless this store has kept it, and commit.
+    def _commit(self, cursor: Cursor, rows: Rows, book: RuleBook | None, counts: Sequence[Count]) -> None:
+        """Add the counts, keep the book that decided about the rows, unless this store has, and commit.
 
-        This comes last, because it may wait for another consumer that is just keeping the same book. That
-        one only commits, and waits for nothing that this one holds.
+        This comes last, because it may wait for another consumer that is just counting the same probation or
+        keeping the same book. That one takes both in this sequence and commits, and waits for nothing else
+        that this one holds.
         """
+        self.counted = count_orders(cursor, counts, book.version) if counts and book else []
         if rows.first is None or book is self._kept_book:
             self.connection.commit()
             return

@@ -25,6 +25,7 @@ from streaming.rules.errors import RuleError
 from streaming.rules.expression import PYTHON_NAMES, Expression, ExpressionError, to_sql
 from streaming.rules.expression import parse as parse_expression
 from streaming.rules.features import FeatureRow
+from streaming.rules.nodes import compose, place_of_word
 from streaming.rules.sample import REASON, threshold
 
 Mode = Literal["active", "review", "shadow", "off"]
@@ -46,9 +47,6 @@ MAX_SOURCE: Final = 1_000_000
 
 _FUNCTION_SOURCE: Final = 50_000
 """Compiling a function holds the interpreter's lock, so a book with more source has several functions."""
-
-_MAX_NODES: Final = 40_000
-"""Most YAML nodes that are worth reading: twice as many as the largest book has."""
 
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 _KEYS: Final = ("name", "description", "mode", "when")
@@ -82,6 +80,8 @@ class Rule:
     promoted_by: str | None = None
     promoted_at: datetime | None = None
     promoted_because: str | None = None
+    mode_place: tuple[int, int] | None = None
+    """Where the book's text has the mode, if another one can be written there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,19 +237,6 @@ def _function(
     return cast(Callable[[FeatureRow], Any], namespace["rule"])
 
 
-class _BoundedLoader(yaml.SafeLoader):
-    """A loader that refuses a text of very many small parts, which would take it minutes."""
-
-    nodes = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self.nodes += 1
-        if self.nodes > _MAX_NODES:
-            problem = f"more than {_MAX_NODES:,} keys and values"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
-        return super().compose_node(parent, index)
-
-
 class _BookReader:
     """A reader of a book's YAML nodes, which have their positions in the file."""
 
@@ -260,7 +247,7 @@ class _BookReader:
 
     def _read(self) -> dict[str, yaml.Node]:
         try:
-            root = yaml.compose(self._text, _BoundedLoader)
+            root, self._shared = compose(self._text)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -344,6 +331,7 @@ class _BookReader:
             promoted_by=self._text_of(fields, name, "promoted_by"),
             promoted_at=self._instant(fields.get("promoted_at"), name),
             promoted_because=self._text_of(fields, name, "promoted_because"),
+            mode_place=place_of_word(self._text, fields["mode"], self._shared),
         )
 
     def _expected_share(self, node: yaml.Node | None, rule: str) -> tuple[float, float] | None:
