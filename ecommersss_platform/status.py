@@ -107,6 +107,7 @@ def gather(settings: Settings, patience: float = PATIENCE) -> dict[str, Any]:
         "database": operational.get("database"),
         "review": operational.get("review"),
         "rejected": operational.get("rejected"),
+        "overrides": operational.get("overrides"),
         "partitions": newest,
         "report": newest_report(settings),
         "billed": operational.get("billed"),
@@ -154,12 +155,16 @@ def _operational(settings: Settings) -> dict[str, Any]:
     from ecommersss_platform.instance.databases import migrated_database
     from ecommersss_platform.topics import order_broker
     from streaming.database import connect, rows_by_name
+    from streaming.database.overrides import read_overrides
     from streaming.database.reviews import queue_size
 
     with migrated_database(settings) as url, closing(connect(url, "ecommersss status")) as connection:
         counts = rows_by_name(connection, _COUNTS)[0]
         rejected = rows_by_name(connection, _REJECTED)
+        with connection.cursor() as cursor:
+            overrides = [override.as_row() for override in read_overrides(cursor)]
         return {
+            "overrides": overrides,
             "database": counts,
             "topic": order_broker(settings).progress(connection),
             "billed": billed_today(settings, connection),

@@ -36,6 +36,9 @@ BATCH_LINES: Final = "ecommersss_batch_lines"
 LATENCY: Final = "ecommersss_read_to_flagged_seconds"
 RECENT_LATENCY: Final = "ecommersss_recent_read_to_flagged_seconds"
 RULE_BOOK: Final = "ecommersss_rule_book_info"
+OVERRIDDEN: Final = "ecommersss_rule_overridden"
+PROBATION_ORDERS: Final = "ecommersss_probation_orders"
+PROBATION_HELD: Final = "ecommersss_probation_held"
 DATABASE_UP: Final = "ecommersss_database_up"
 
 
@@ -52,7 +55,7 @@ class ConsumerMetrics:
         from streaming.orders import REASONS
 
         consumer, counters = self._consumer, self._consumer.counters
-        book = consumer.book
+        in_use, book = consumer.in_use, consumer.in_use.book
         yield _counter(
             ORDERS,
             "Orders stored, by status.",
@@ -106,6 +109,17 @@ class ConsumerMetrics:
             "The rule book in use; its version is stored with each order that it flags.",
             value={"version": book.version, "rules": str(len(book.rules))},
         )
+        yield _gauge(
+            OVERRIDDEN,
+            "1 for each rule that the brake put back to shadow, until the override is lifted.",
+            ((override.rule, 1) for override in in_use.overrides),
+        )
+        progress = in_use.progress
+        for name, what, value in (
+            (PROBATION_ORDERS, "Orders that all consumers decided since the rule's promotion.", "orders"),
+            (PROBATION_HELD, "Orders of them for which the rule held.", "held"),
+        ):
+            yield _gauge(name, what, ((rule, getattr(count, value)) for rule, count in progress.items()))
         yield GaugeMetricFamily(
             DATABASE_UP, "1, or 0 while the consumer waits for PostgreSQL.", value=int(not consumer.waiting)
         )
@@ -121,6 +135,15 @@ def _counter(
     family = CounterMetricFamily(name, what, labels=[label])
     for key, count in by:
         family.add_metric([key], count)
+    return family
+
+
+def _gauge(name: str, what: str, by_rule: Iterable[tuple[str, int]]) -> Metric:
+    from prometheus_client.metrics_core import GaugeMetricFamily
+
+    family = GaugeMetricFamily(name, what, labels=["rule"])
+    for rule, value in by_rule:
+        family.add_metric([rule], value)
     return family
 
 

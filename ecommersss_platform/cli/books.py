@@ -28,19 +28,22 @@ BookArgument = Annotated[str, typer.Argument(help="the version of a kept book, o
 def list_(style: FormatOption = Format.TABLE) -> None:
     """Show each book that decided: its first use, its rules by mode, and how many orders it decided.
 
-    A book without a first use last decided before the platform kept books.
+    The current one is the platform's file, with the rules in shadow that the brake put there. A book without
+    a first use last decided before the platform kept books.
     """
+    from streaming.database.overrides import effective_book
     from streaming.database.rule_books import list_books
     from streaming.rules import RuleBook, RuleError
     from streaming.rules.book import MODES
 
     try:
-        current = RuleBook.load(read_settings().rules_path).version
+        current = RuleBook.load(read_settings().rules_path)
     except RuleError:  # `ecommersss status` says so
         current = None
     with open_database() as url:
         books = list_books(url)
-    rows = [_row(book, MODES) | {"current": book.version == current} for book in books]
+        version = effective_book(url, current).book.version if current else None
+    rows = [_row(book, MODES) | {"current": book.version == version} for book in books]
     if not rows and style is Format.TABLE:
         typer.echo("No book has decided about an order.")
         return

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ecommersss_platform.cli import books, exemptions
+from ecommersss_platform.cli import books, exemptions, overrides
 from ecommersss_platform.cli.common import FormatOption, open_database, read_settings
 from ecommersss_platform.cli.explained import as_object, explained_order, print_explained
 from ecommersss_platform.cli.output import Format, as_json, print_rows
 from streaming.orders import MAX_ID
 
 if TYPE_CHECKING:
+    from streaming.database.overrides import EffectiveBook
     from streaming.rules import RuleBook
 
 app = typer.Typer(help="The fraud rule book.", no_args_is_help=True)
 app.add_typer(books.app, name="books")
 app.add_typer(exemptions.app, name="exemptions")
+app.add_typer(overrides.app, name="overrides")
 app.command("exempt")(exemptions.exempt)
 
 BookOption = Annotated[
@@ -57,14 +59,41 @@ def check(
 
 @app.command("list")
 def list_(book: BookOption = None, style: FormatOption = Format.TABLE) -> None:
-    """Show the rules in order."""
+    """Show the rules in order, with the modes that decide, and how far probations are.
+
+    A rule that the brake put back to shadow has another `mode_in_file`. With --book, nothing but that book is
+    looked at.
+    """
+    from streaming.rules.brake import PROBATION_ORDERS
+
     rules = _book(book)
-    rows = [
-        {"name": rule.name, "mode": rule.mode, "when": rule.when, "description": rule.description}
-        for rule in rules.rules
-    ]
-    title = f"{rules.name}, version {rules.version}"
+    effective = None if book else _effective(rules)
+    progress = effective.progress if effective else {}
+    rows: list[dict[str, object]] = []
+    for rule, decides in zip(rules.rules, effective.book.rules if effective else rules.rules, strict=True):
+        row: dict[str, object] = {"name": rule.name, "mode": decides.mode}
+        if effective:
+            count = progress.get(rule.name)
+            row |= {
+                "mode_in_file": rule.mode,
+                "probation_orders": min(count.orders, PROBATION_ORDERS) if count else None,
+                "probation_held": count.held if count else None,
+            }
+        rows.append(row | {"when": rule.when, "description": rule.description})
+    version = (effective.book if effective else rules).version
+    title = f"{rules.name}, version {version}"
     print_rows(list(rows[0]), rows, style, title=title if style is Format.TABLE else None)
+
+
+def _effective(book: RuleBook) -> EffectiveBook | None:
+    """Return what consumers make of the platform's book; None if there is no platform yet."""
+    from streaming.database.overrides import effective_book
+
+    settings = read_settings()
+    if settings.database_url is None and not settings.postgres_dir.exists():
+        return None
+    with open_database(settings) as url:
+        return effective_book(url, book)
 
 
 @app.command("explain")

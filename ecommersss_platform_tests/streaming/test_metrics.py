@@ -17,11 +17,14 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ecommersss_platform.local.ports import free_port
+from ecommersss_platform_tests.support.shop import NOON
 from streaming.counters import Counters, Distribution, RecentDistribution
 from streaming.decisions import Decision
 from streaming.metrics import HOST, figures, registry, served
 from streaming.orders import REASONS
 from streaming.rules import RuleBook
+from streaming.rules.brake import Count, Override, probations
+from streaming.rules.in_use import BookInUse
 
 BOOK = RuleBook.parse(
     """
@@ -38,7 +41,7 @@ rules:
 
 def consumer(**changes: Any) -> Any:
     fields = {
-        "book": BOOK,
+        "in_use": BookInUse(BOOK),
         "counters": Counters(),
         "position": 700,
         "lag": lambda: 300,
@@ -100,6 +103,21 @@ def test_counters_are_exported() -> None:
     assert shown["read_to_flagged_seconds_bucket", (("le", "+Inf"),)] == 17
     assert shown["recent_read_to_flagged_seconds", (("quantile", "0.5"),)] == 0.05
     assert shown["read_to_flagged_seconds_sum", ()] == pytest.approx(7 * 0.004 + 10 * 0.03)
+
+
+def test_the_brake_is_exported_by_rule() -> None:
+    book = RuleBook.parse(BOOK.text.replace("{name: big,", "{name: big, expected_share: [0, 0.1],"))
+    in_use = BookInUse(book)
+    in_use.choose(book, 7, (Override("abroad", "active", (0, 0.1), 100, 50, NOON),), 10)
+    counts = [Count(probation, 10, 1) for probation in probations(book)]
+    in_use.learn(counts, [Count(probation, 300, 20) for probation in probations(book)], lists_version=7)
+    shown = scrape(consumer(in_use=in_use))
+    assert shown["rule_overridden", (("rule", "abroad"),)] == 1
+    assert shown["probation_orders", (("rule", "big"),)] == 300
+    assert shown["probation_held", (("rule", "big"),)] == 20
+    assert shown["rule_book_info", (("rules", "5"), ("version", in_use.book.version))] == 1
+    assert in_use.book.version != book.version
+    assert not [name for name, _ in scrape(consumer()) if name.startswith(("rule_overridden", "probation"))]
 
 
 def test_unused_rules_and_reasons_are_zero_and_off_rules_absent() -> None:

@@ -17,7 +17,15 @@ from psycopg2.extras import execute_values
 
 from streaming.database import connect
 from streaming.errors import PlatformError
-from streaming.rules.brake import PROBATION_ORDERS, Count, Override, Probation
+from streaming.rules import RuleBook
+from streaming.rules.brake import (
+    PROBATION_ORDERS,
+    Count,
+    Override,
+    Probation,
+    overridden,
+    probations,
+)
 
 # Always in the same order: two batches must not deadlock.
 _COUNT = f"""
@@ -65,20 +73,29 @@ class KeptOverride:
     lifted_because: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class EffectiveBook:
+    """The book that decides while a file is in use: the file's, with the overrides in force."""
+
+    book: RuleBook
+    progress: dict[str, Count]
+    """What was counted, by rule on probation that has decided about an order; also of those that are over."""
+
+
 def count_orders(cursor: Cursor, counts: Sequence[Count], rules_version: str) -> list[Count]:
     """Add a batch's counts to those of its probations, and pull the rules that held too often.
 
     Returns the totals of the probations that were not over. `rules_version` decided about the batch.
     """
-    probations = {count.probation.id: count.probation for count in counts}
+    known = {count.probation.id: count.probation for count in counts}
     rows = [
         (p.id, p.rule, p.mode, *p.expected_share, count.orders, count.held)
         for count in sorted(counts, key=lambda count: count.probation.id)
         for p in (count.probation,)
     ]
     totals = [
-        Count(probations[probation], orders, held)
-        for probation, orders, held in execute_values(cursor, _COUNT, rows, fetch=True)
+        Count(known[id], orders, held)
+        for id, orders, held in execute_values(cursor, _COUNT, rows, fetch=True)
     ]
     for total in totals:
         if total.too_many:
@@ -96,11 +113,18 @@ def read_overrides(cursor: Cursor, version: int | None = None) -> tuple[Override
     return tuple(_override(*row) for row in cursor)
 
 
-def read_progress(cursor: Cursor, probations: Iterable[Probation]) -> dict[str, Count]:
+def read_progress(cursor: Cursor, of: Iterable[Probation]) -> dict[str, Count]:
     """Return what was counted so far, by the rule of each of these probations that has begun."""
-    known = {probation.id: probation for probation in probations}
+    known = {probation.id: probation for probation in of}
     cursor.execute(_PROGRESS, (list(known),))
     return {known[id].rule: Count(known[id], orders, held) for id, orders, held in cursor}
+
+
+def effective_book(url: str, book: RuleBook) -> EffectiveBook:
+    """Return what consumers make of the book in a file."""
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
+        effective = overridden(book, read_overrides(cursor))
+        return EffectiveBook(effective, read_progress(cursor, probations(effective)))
 
 
 def list_overrides(url: str, *, lifted: bool = False) -> list[KeptOverride]:

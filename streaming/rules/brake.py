@@ -77,6 +77,17 @@ class Override:
     held: int
     pulled_at: datetime
 
+    def as_row(self) -> dict[str, object]:
+        """Return the override as a row for people and programs."""
+        return {
+            "rule": self.rule,
+            "mode": self.mode,
+            "pulled_at": self.pulled_at,
+            "held": self.held,
+            "orders": self.orders,
+            "expected_at_most": self.expected_share[1],
+        }
+
     def __str__(self) -> str:
         share, high = self.held / self.orders, self.expected_share[1]
         return (

@@ -248,7 +248,15 @@ def test_rules_check_list_and_test_use_the_book_of_the_settings(
     monkeypatch.setenv("ECOMMERSSS_RULES", str(mine))
     assert run("rules", "check").output.startswith(f"{mine} is good: version ")
     assert json.loads(run("rules", "list", "--format", "json").output) == [
-        {"name": "any", "mode": "off", "when": "quantity > 1", "description": "d"}
+        {
+            "name": "any",
+            "mode": "off",
+            "mode_in_file": "off",
+            "probation_orders": None,
+            "probation_held": None,
+            "when": "quantity > 1",
+            "description": "d",
+        }
     ]
     examples = tmp_path / "examples.yml"
     examples.write_text("examples: [{name: one, fraud: [any]}]")

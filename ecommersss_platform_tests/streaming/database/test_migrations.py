@@ -95,6 +95,21 @@ def test_exemptions_come_and_go_and_the_lists_stay_guarded(database: str, postgr
         ]
 
 
+def test_the_brake_comes_and_goes(database: str) -> None:
+    override = (
+        "INSERT INTO rule_overrides (rule, mode, expected_low, expected_high, orders, held, rules_version)"
+        " VALUES ('r', 'active', 0, 0.1, 100, 90, 'v')"
+    )
+    for version in (1, 2):
+        downgrade(database, "0011")
+        assert query(database, "SELECT to_regclass('rule_overrides')") == [(None,)]
+        migrate(database)
+        execute(database, override)
+        assert query(database, "SELECT added_version, version FROM rule_overrides, user_lists_version") == [
+            (version, version)
+        ]
+
+
 def test_ground_truth_comes_and_goes_on_a_filled_database(database: str, postgres: EmbeddedPostgres) -> None:
     downgrade(database, "0006")
     open_shop(database)

@@ -30,7 +30,7 @@ from streaming.database.shared import SharedOrderStore
 from streaming.database.user_lists import add_entry
 from streaming.orders import encode
 from streaming.roles import GRANTS, LEAST, Role, role_statements
-from streaming.rules import RULES_PATH, RuleFile
+from streaming.rules import RULES_PATH, RuleBook, RuleFile
 from streaming.simulator.history import produce_days, simulate_history
 from streaming.topics.jsonl import JsonlTopic
 
@@ -64,6 +64,8 @@ ONLY_THE_OWNER = (
     "UPDATE verdicts SET verdict = 'genuine'",
     "UPDATE rule_books SET text = ''",
     "UPDATE user_lists SET removed_at = now()",
+    "UPDATE rule_overrides SET lifted_at = now(), lifted_by = 'me', lifted_because = 'mine'",
+    "DELETE FROM rule_probations",
     "INSERT INTO user_lists (user_id, list, reason, source) VALUES (1, 'allow', 'mine', 'person')",
     "UPDATE rule_exemptions SET removed_at = now()",
     "INSERT INTO rule_exemptions (rule) VALUES ('foreign_country')",
@@ -80,6 +82,8 @@ ANOTHER = {
         "UPDATE products SET price = 1",
         "INSERT INTO orders (id) VALUES (7)",
         "INSERT INTO rule_books (version) VALUES ('v')",
+        "INSERT INTO rule_overrides (rule) VALUES ('r')",
+        "UPDATE rule_probations SET held = 0",
         "UPDATE topic_positions SET position = 0",
         "SELECT nextval('order_positions')",
     ),
@@ -130,6 +134,21 @@ def test_the_consumer_consumes_retries_and_uses_the_lists(
     assert query(database, "SELECT DISTINCT lists_version > 0 FROM orders") == [(True,)]
     kept = "SELECT version, first_position FROM rule_books"
     assert query(database, kept) == [(RuleFile(RULES_PATH).book.version, 0)]
+
+
+def test_the_consumer_pulls_a_rule(
+    shop: str, database: str, postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    topic, stream = JsonlTopic(tmp_path / "orders"), JsonlTopic(tmp_path / "flagged")
+    book = RuleBook.parse(
+        "rules:\n- {name: all, description: d, mode: active, expected_share: [0, 0.1], when: quantity > 0}\n"
+    )
+    topic.publish([encode(order(n)) for n in range(1, 301)])
+    Consumer(postgres.url(shop, Role.CONSUMER), topic, stream, book).run(once=True)
+    counted = "SELECT rule, orders, held FROM rule_probations"
+    assert query(database, counted) == [("all", 200, 200)]
+    assert query(database, "SELECT rule, orders, added_version FROM rule_overrides") == [("all", 200, 1)]
+    assert query(database, "SELECT count(*) FROM orders WHERE is_fraud") == [(200,)]
 
 
 def test_the_consumer_of_a_shared_topic_takes_positions(shop: str, postgres: EmbeddedPostgres) -> None:
