@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -19,6 +20,7 @@ from streaming.consumer import Consumer
 from streaming.consumer_loop import ConsumerLoop
 from streaming.database import connect
 from streaming.database.overrides import lift_override, list_overrides, read_overrides, read_progress
+from streaming.database.shared import SharedOrderStore
 from streaming.database.user_lists import add_entry
 from streaming.errors import PlatformError
 from streaming.orders import Flagged, encode
@@ -233,6 +235,33 @@ def test_three_consumers_of_a_queue_stop_the_rule_together(url: str) -> None:
     assert decided[BOOK.version] <= 3 * PROBATION_LINES < 1_000
     assert len(decided) == 2
     assert query(url, "SELECT orders <= %s AND held * 2 <= orders FROM rule_probations", (600,)) == [(True,)]
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_shared_consumer_that_dies_while_it_pulls_counts_its_batch_once(
+    url: str, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """The queue delivers its messages again."""
+    queue = MemoryQueue()
+    queue.publish(lines(1, 1_000))
+    put = SharedOrderStore.put
+
+    def dying(store: SharedOrderStore, *arguments: Any) -> set[int]:
+        if committed:
+            put(store, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedOrderStore, "put", dying)
+        with pytest.raises(KeyboardInterrupt):
+            SharedConsumer(url, queue, None, BOOK).run(once=True)
+    assert len(list_overrides(url)) == int(committed)
+    SharedConsumer(url, queue, None, BOOK, silence=0.1).run(once=True)
+    [kept] = list_overrides(url)
+    assert (kept.override.orders, kept.override.held) == (200, 100)
+    assert query(url, "SELECT orders, held FROM rule_probations") == [(200, 100)]
+    decided = Counter(o.rules_version for o in stored_orders(url))
+    assert decided == {BOOK.version: 200, overridden(BOOK, [kept.override]).version: 800}
 
 
 def test_overrides_are_changed_only_by_lifting_and_read_at_a_version(stream: Stream) -> None:
