@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import psycopg2.errors
 
+from ecommersss_platform.alerts.brake import brake_pulled
 from ecommersss_platform.alerts.budget import daily_bytes_used_up
 from ecommersss_platform.alerts.daemon import daemon_down, sensors_and_schedules
 from ecommersss_platform.alerts.disk import full_disks
@@ -80,6 +81,7 @@ SOURCES = (
         Database.OPERATIONAL,
         5 * _MINUTE,
     ),
+    Source(frozenset({"brake_pulled"}), brake_pulled, Database.OPERATIONAL),
     Source(frozenset({"daily_bytes_used_up"}), daily_bytes_used_up, Database.OPERATIONAL, 5 * _MINUTE),
     Source(frozenset({"run_failed"}), failed_runs, Database.DAGSTER),
     Source(frozenset({"check_failed"}), failed_checks, Database.DAGSTER, _MINUTE),

@@ -40,6 +40,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "fraud_spike": Kind(ANALYTICS, "warning", "The share of fraud is above its usual range."),
     "rule_silent": Kind(ANALYTICS, "warning", "A rule that used to fire has stopped."),
     "rule_always": Kind(ANALYTICS, "warning", "A rule fires for nearly every order."),
+    "brake_pulled": Kind(ANALYTICS, "error", "The consumer put a promoted rule back to shadow."),
     "rule_book_invalid": Kind(ANALYTICS, "error", "The file of the rule book cannot be used."),
     "disk_nearly_full": Kind(ENGINEERING, "error", "A disk that the platform writes to is nearly full."),
     "postgres_down": Kind(ENGINEERING, "error", "PostgreSQL does not answer."),

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from ecommersss_platform.alerts.brake import overrides
 from ecommersss_platform.alerts.look import Look
 from ecommersss_platform.alerts.problem import Problem
 from ecommersss_platform.alerts.rule_book import active_rules
@@ -64,10 +65,11 @@ Hours = Mapping[str, Sequence[Count]]
 
 def unusual(look: Look) -> Iterator[Problem]:
     """Yield what is unusual about the last hour: fraud, rejected lines, rules that flag nothing or all."""
-    # A running consumer goes on with the last book that can be used.
+    # A running consumer goes on with the last book that can be used. What the brake holds back flags nothing.
     rules = look.memory["rules"] = active_rules(look.settings.rules_path) or look.memory.get(
         "rules", frozenset()
     )
+    rules -= {override.rule for override in overrides(look)}
     hours = by_group(look.rows(_ORDERS, {"now": look.now}), rules)
     yield from fraud_spike(hours, look.memory)
     lines = {row["day"]: row["lines"] for row in look.rows(_REJECTED, {"now": look.now})}

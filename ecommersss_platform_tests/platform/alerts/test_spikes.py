@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ecommersss_platform.alerts.brake import brake_pulled
 from ecommersss_platform.alerts.look import Look
 from ecommersss_platform.alerts.problem import KINDS
 from ecommersss_platform.alerts.spikes import (
@@ -29,6 +30,7 @@ from ecommersss_platform.alerts.usual import Count
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.support import shop
 from streaming.database import connect
+from streaming.database.overrides import lift_override
 
 NOW = datetime(2026, 3, 2, 5, tzinfo=UTC)
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -153,6 +155,27 @@ def test_ring_of_frauds_and_a_flood_of_bad_lines_are_told_until_they_are_over(
     assert "(30 of 110, 27.3%, usually 0.0% and at most " in found["rejected_spike"].summary
 
     assert list(unusual(replace(look, now=NOW + timedelta(hours=1)))) == []
+
+
+@pytest.mark.integration
+def test_rule_that_the_brake_held_back_is_told_until_it_is_lifted(look: Look, database: str) -> None:
+    """It is not told as silent too."""
+    orders = Orders(database)
+    orders.add_usual_days(8)
+    orders.add(600, NOW - timedelta(hours=3))
+    assert [problem.subject for problem in unusual(look)] == ["burst"]
+    pulled = (
+        "INSERT INTO rule_overrides (rule, mode, expected_low, expected_high, orders, held, rules_version)"
+        " VALUES ('burst', 'active', 0.001, 0.01, 400, 200, 'book')"
+    )
+    shop.execute(database, pulled)
+    [problem] = brake_pulled(look)
+    assert (problem.kind, problem.subject) == ("brake_pulled", "burst")
+    assert "held for 200 of its first 400 orders (50.00%), and at most 1.00% were expected" in problem.summary
+    assert problem.summary.endswith('`ecommersss rules overrides lift burst --reason "..."`')
+    assert list(unusual(replace(look, memory={}))) == []
+    lift_override(database, "burst", "Sari", "corrected")
+    assert brake_pulled(look) == []
 
 
 @pytest.mark.integration
