@@ -3,24 +3,36 @@
 The Python package `lifetimes` ships the purchases of 2,357 customers who first bought in early 1997, and what
 Fader, Hardie and Lee published about the 39 weeks until 30 September: how often each bought again, when, and
 for how much on average. As they do, the mart counts the days with purchases. The purchases go through the
-commands, at noon of their days, all moved by 20 years, because no partition is before 2000. A dollar becomes
+stream, at noon of their days, all moved by 20 years, because no partition is before 2000. A dollar becomes
 a rupiah.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable
-from datetime import date, timedelta
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from ecommersss_platform.days import Days
+from ecommersss_platform.dbt.project import build_arguments, ensure_manifest
 from ecommersss_platform.instance.databases import embedded_server
+from ecommersss_platform.settings import Settings
+from ecommersss_platform.warehouse import make_warehouse
+from ecommersss_platform_tests.support import shop
+from ecommersss_platform_tests.support.dbt_runs import dbt_events
 from ecommersss_platform_tests.support.home import Home
+from ecommersss_platform_tests.support.raw_days import raw_rows, write_raw
+from streaming.business_days import JAKARTA
+from streaming.consumer import Consumer
+from streaming.orders import Order, encode
+from streaming.rules import RULES_PATH, RuleBook
+from streaming.topics.jsonl import JsonlTopic
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -73,6 +85,19 @@ def published() -> dict[int, Published]:
     return found
 
 
+def as_order(purchase: Purchase) -> Order:
+    return Order(
+        id=purchase.number,
+        user_id=purchase.customer,
+        product_id=1,
+        quantity=purchase.pieces,
+        amount=Decimal(purchase.dollars),
+        payment_method="Credit Card",
+        country="ID",
+        created_date=datetime.combine(purchase.day, time(12), JAKARTA),
+    )
+
+
 def load(home: Home, bought: Iterable[Purchase], end: date) -> None:
     """Import the customers and a product, publish and flag the purchases, and build the days up to `end`."""
     bought = list(bought)
@@ -81,21 +106,7 @@ def load(home: Home, bought: Iterable[Purchase], end: date) -> None:
     columns = "id,username,email,first_name,last_name,default_payment,created_date"
     users = [f"{id},c{id},c{id}@cdnow.example,C,N,,{created}" for id in customers]
     product = f"1,CD,Music,15.00,{created}"
-    orders = [
-        json.dumps(
-            {
-                "id": purchase.number,
-                "user_id": purchase.customer,
-                "product_id": 1,
-                "quantity": purchase.pieces,
-                "amount": purchase.dollars,
-                "payment_method": "Credit Card",
-                "country": "ID",
-                "created_date": f"{purchase.day}T12:00:00+07:00",
-            }
-        )
-        for purchase in bought
-    ]
+    orders = [encode(as_order(purchase)).decode() for purchase in bought]
     home.call("import", "users", home.file("users.csv", columns, *users), "--backdate")
     products = home.file("products.csv", "id,product_name,category,price,created_date", product)
     home.call("import", "products", products, "--backdate")
@@ -120,37 +131,57 @@ LIFETIME_VALUE = """
 """
 
 
-def check(folder: Path, bought: Iterable[Purchase], end: date) -> None:
-    """Load these purchases, and compare the mart with the summary of their customers."""
-    home = Home(folder / "home", ECOMMERSSS_FIRST_DAY=str(FIRST))
-    home.settings.home.mkdir()
-    bought = list(bought)
-    summary = {id: row for id, row in published().items() if id in {purchase.customer for purchase in bought}}
-    with embedded_server(home.settings).lease():
-        load(home, bought, end)
-    rows = home.rows("query", LIFETIME_VALUE)
+def check(rows: Iterable[dict[str, Any]], bought: Iterable[Purchase]) -> None:
+    """Compare rows of the mart with the published summary of the customers who bought."""
+    rows, customers = list(rows), {purchase.customer for purchase in bought}
+    summary = {id: row for id, row in published().items() if id in customers}
     assert {
-        row["user_id"]: (row["repeat_days"], row["first_sale_on"], row["last_sale_on"]) for row in rows
+        row["user_id"]: (row["repeat_days"], str(row["first_sale_on"]), str(row["last_sale_on"]))
+        for row in rows
     } == {id: (row.repeat_days, str(row.first), str(row.last)) for id, row in summary.items()}
     for row in rows:
         expected = summary[row["user_id"]]
         # Published as dollars and cents.
-        assert row["repeat_dollars"] / max(1, row["repeat_days"]) == pytest.approx(
+        assert float(row["repeat_dollars"]) / max(1, row["repeat_days"]) == pytest.approx(
             expected.dollars_per_repeat_day, abs=0.00501
         )
 
 
-def test_customers_of_two_months_have_their_published_summary(tmp_path: Path) -> None:
-    """Those of the 2,357 customers who bought in the first two months, and not in the seven after them."""
+def test_customers_of_two_months_have_their_published_summary(database: str, tmp_path: Path) -> None:
+    """Those of the 2,357 customers who bought in the first two months, and not in the seven after them.
+
+    A consumer flags their purchases, and dbt builds the mart of the rows that raw tables hold then.
+    """
     end = FIRST + timedelta(days=58)
     later = {purchase.customer for purchase in purchases() if purchase.day > end}
     bought = [purchase for purchase in purchases() if purchase.customer not in later]
-    assert len({purchase.customer for purchase in bought}) == 1_079
-    check(tmp_path, bought, end)
+    customers = {purchase.customer for purchase in bought}
+    assert len(customers) == 1_079
+    start = datetime.combine(FIRST, time.min, JAKARTA)
+    shop.add_users(database, sorted(customers), signed_up=start)
+    shop.add_products(database, [1], listed=start)
+    topic = JsonlTopic(tmp_path / "orders")
+    topic.publish(encode(as_order(purchase)) for purchase in bought)
+    Consumer(database, topic, JsonlTopic(tmp_path / "flagged"), RuleBook.load(RULES_PATH)).run(once=True)
+
+    ensure_manifest()
+    settings = Settings(home=tmp_path / "home", _env_file=None)
+    write_raw(settings.warehouse_path, raw_rows(database, Days.between(FIRST, end)))
+    # Of dbt's tests only those of staged rows: nothing is published without them.
+    tests = [f"{model}_staged+1,resource_type:test" for model in ("fact_orders", "order_labels")]
+    models = ("--indirect-selection", "empty", "--select", "+customer_lifetime_value", *tests)
+    for _ in dbt_events(settings, [*build_arguments(), *models]):
+        pass
+    check(make_warehouse(settings).query(LIFETIME_VALUE).to_pylist(), bought)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_every_customer_has_the_published_summary(tmp_path: Path) -> None:
+    """The purchases of all customers go through the platform's commands."""
     assert len(published()) == 2_357
-    check(tmp_path, purchases(), END)
+    home = Home(tmp_path / "home", ECOMMERSSS_FIRST_DAY=str(FIRST))
+    home.settings.home.mkdir()
+    with embedded_server(home.settings).lease():
+        load(home, purchases(), END)
+    check(home.rows("query", LIFETIME_VALUE), purchases())

@@ -6,7 +6,8 @@ The SQL of `order_features_staged` is compiled once, and then runs on made-up or
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -32,7 +33,7 @@ from ecommersss_platform_tests.support.awkward_topics import (
 )
 from ecommersss_platform_tests.support.dbt_runs import dbt_events
 from ecommersss_platform_tests.support.plain_velocity import StoredInMemory
-from ecommersss_platform_tests.support.raw_days import SAMPLE, Row, at, order, read, write_raw
+from ecommersss_platform_tests.support.raw_days import Row, at, order, read, write_raw
 from ecommersss_platform_tests.support.shop import NOON
 from ecommersss_platform_tests.support.shop import order as placed
 from streaming.business_days import JAKARTA, business_day, local_hour
@@ -255,13 +256,22 @@ ON_TIME = [
 ]
 
 
+@pytest.fixture(scope="module")
+def on_time(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the warehouse with features of three days, of orders that came on time."""
+    copy = Project(Settings(home=tmp_path_factory.mktemp("on_time"), _env_file=None))
+    shutil.copy(project.settings.warehouse_path, copy.settings.warehouse_path)
+    write_raw(copy.settings.warehouse_path, {ORDERS: ON_TIME})
+    copy.build(None)
+    return copy.settings.warehouse_path
+
+
 @pytest.fixture
-def published(project: Project) -> Iterator[Project]:
-    """The project with features of three days, of orders that came on time."""
-    write_raw(project.settings.warehouse_path, {ORDERS: ON_TIME})
-    project.build(None)
-    yield project
-    write_raw(project.settings.warehouse_path, {ORDERS: SAMPLE[ORDERS]})
+def published(on_time: Path, tmp_path: Path) -> Project:
+    """A project of the test's own on such a copy."""
+    settings = Settings(home=tmp_path, _env_file=None)
+    shutil.copy(on_time, settings.warehouse_path)
+    return Project(settings)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from ecommersss_platform_tests.support.raw_days import (
     order,
     product,
     read,
+    read_each,
     shipment,
     user,
     verdict,
@@ -225,7 +226,9 @@ class Warehouse:
             "SELECT table_schema || '.' || table_name FROM information_schema.tables"
             " WHERE table_schema IN ('silver', 'gold') AND NOT suffix(table_name, '_staged') ORDER BY 1",
         )
-        return {name: read(path, f"SELECT * FROM {name} ORDER BY ALL") for (name,) in names}
+        tables = [name for (name,) in names]
+        selects = [f"SELECT * FROM {name} ORDER BY ALL" for name in tables]
+        return dict(zip(tables, read_each(path, selects), strict=True))
 
 
 def build_as_it_changes(

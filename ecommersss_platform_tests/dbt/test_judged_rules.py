@@ -15,17 +15,14 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from ecommersss_platform.contracts import RAW_TABLES, VERDICTS, RawTable
+from ecommersss_platform.contracts import VERDICTS, RawTable
 from ecommersss_platform.days import Days
 from ecommersss_platform.dbt.project import build_arguments, ensure_manifest
-from ecommersss_platform.postgres.extraction import read_batches
-from ecommersss_platform.pseudonyms import add_keyed_hashes
 from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.support.dbt_runs import dbt_events
-from ecommersss_platform_tests.support.raw_days import Row, read, verdict, write_raw
+from ecommersss_platform_tests.support.raw_days import Row, raw_rows, read, verdict, write_raw
 from ecommersss_platform_tests.support.topics import lines_of
 from streaming.business_days import JAKARTA, business_day
 from streaming.consumer import Consumer
@@ -136,12 +133,7 @@ def past(database: str, tmp_path: Path) -> Past:
     simulate_history(database, topic, FIRST, END, 400, fraud_share=0.15, ground_truth=truth)
     Consumer(database, topic, stream, BOOK).run(once=True)
     simulate_aftermath(database, truth, datetime.combine(SETTLED, time.min, JAKARTA))
-    raw = {}
-    for table in RAW_TABLES:
-        select, parameters = table.select(Days.between(FIRST, SETTLED))
-        batches = read_batches(database, select, parameters, table.source_schema, 1_000_000)
-        rows = pa.RecordBatchReader.from_batches(table.source_schema, batches)
-        raw[table] = add_keyed_hashes(rows, table, "key").read_all().to_pylist()
+    raw = raw_rows(database, Days.between(FIRST, SETTLED))
     patterns = GroundTruth(truth).read()
     orders = [Order(line, patterns[line.id]) for line in map(decode_flagged, lines_of(stream))]
     assert len(orders) == 400 * DAYS

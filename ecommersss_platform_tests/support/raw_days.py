@@ -7,7 +7,7 @@ orders of a user and a product that the dimensions do not have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +20,7 @@ from ecommersss_platform.contracts import (
     DISPUTES,
     ORDERS,
     PRODUCTS,
+    RAW_TABLES,
     RULE_BOOKS,
     RULE_EXEMPTION_EVENTS,
     SHIPMENTS,
@@ -28,6 +29,9 @@ from ecommersss_platform.contracts import (
     VERDICTS,
     RawTable,
 )
+from ecommersss_platform.days import Days
+from ecommersss_platform.postgres.extraction import read_batches
+from ecommersss_platform.pseudonyms import add_keyed_hashes
 from streaming.business_days import JAKARTA
 
 Row = dict[str, Any]
@@ -271,6 +275,17 @@ SAMPLE: Mapping[RawTable, list[Row]] = {
 }
 
 
+def raw_rows(database: str, days: Days) -> dict[RawTable, list[Row]]:
+    """Return the rows that every raw table would hold of these days, with e-mail addresses hashed."""
+    found = {}
+    for table in RAW_TABLES:
+        select, parameters = table.select(days)
+        batches = read_batches(database, select, parameters, table.source_schema, 1_000_000)
+        rows = pa.RecordBatchReader.from_batches(table.source_schema, batches)
+        found[table] = add_keyed_hashes(rows, table, "key").read_all().to_pylist()
+    return found
+
+
 def write_raw(path: Path, tables: Mapping[RawTable, list[Row]] = SAMPLE) -> None:
     """Write these raw tables into the DuckDB file, in place of what it has under their names."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -283,6 +298,12 @@ def write_raw(path: Path, tables: Mapping[RawTable, list[Row]] = SAMPLE) -> None
 
 def read(path: Path, sql: str) -> list[tuple[Any, ...]]:
     """The rows of a query; instants are in UTC."""
+    [rows] = read_each(path, [sql])
+    return rows
+
+
+def read_each(path: Path, queries: Iterable[str]) -> list[list[tuple[Any, ...]]]:
+    """The rows of each query. Opening the file takes longer than most queries, so it is opened once."""
     with duckdb.connect(str(path), read_only=True) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        return connection.execute(sql).fetchall()
+        return [connection.execute(sql).fetchall() for sql in queries]
