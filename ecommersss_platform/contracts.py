@@ -67,6 +67,9 @@ class RawTable:
     status_words: tuple[tuple[str, str], ...] = ()
     """What metadata calls the values of `status`, as pairs of value (as text) and word; empty: the values."""
     dataset: str = "raw"
+    catches_up: bool = False
+    """Whether a load also copies the other days on which the warehouse lacks rows: orders of any day may have
+    been decided with the newest ones."""
     unfiltered: bool = False
     """Whether queries may omit a filter on days, where a warehouse can require one."""
 
@@ -294,6 +297,7 @@ RULE_BOOKS = RawTable(
     instant="first_used_at",
     key=("version",),
     high_water="number",
+    catches_up=True,
     columns=(
         Column("version", Type.STRING, "Version of the book: the beginning of the SHA-256 of its text."),
         Column("text", Type.STRING, "The book as it was written, in YAML."),
@@ -312,6 +316,7 @@ USER_LIST_EVENTS = RawTable(
     instant="event_at",
     key=("event_id",),
     high_water="lists_version",
+    catches_up=True,
     clustering=("user_id",),
     status="event",
     columns=(
@@ -337,6 +342,7 @@ RULE_EXEMPTION_EVENTS = RawTable(
     instant="event_at",
     key=("event_id",),
     high_water="lists_version",
+    catches_up=True,
     clustering=("user_id",),
     status="event",
     columns=(

@@ -58,6 +58,19 @@ def compare(table: RawTable, days: Days, postgres: PostgresResource, warehouse: 
     return Comparison(source, target, late)
 
 
+def incomplete_days(
+    table: RawTable, last: date, postgres: PostgresResource, warehouse: Warehouse
+) -> list[date]:
+    """Return the days up to `last` of which the warehouse has another number of rows than PostgreSQL.
+
+    Counts the rows of all days on both sides.
+    """
+    days = Days.between(date(1970, 1, 1), last)
+    loaded = _warehouse_totals(table, days, warehouse)[0] if warehouse.newest_day(table) else {}
+    _, written = _postgres_totals(table, days, postgres, mark=-1)
+    return sorted(day for day, rows in written.items() if rows != loaded.get(day, Total()).rows)
+
+
 def reconcile(
     table: RawTable, days: Days, postgres: PostgresResource, warehouse: Warehouse, today: date
 ) -> AssetCheckResult:

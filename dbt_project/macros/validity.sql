@@ -9,6 +9,13 @@
     qualify row_number() over (partition by {{ key }}, valid_from order by version desc) = 1
 {%- endmacro %}
 
+{# For the versions: since when each has been known; NULL for the first version of each `key`. #}
+{% macro known_from(key) -%}
+    case
+        when row_number() over (partition by {{ key }} order by version) > 1 then coalesce(recorded_at, valid_from)
+    end
+{%- endmacro %}
+
 {# For these: keep those that differ from the one before. Ends the query. #}
 {% macro only_changes(key, columns) -%}
     {%- set before = 'over (partition by ' ~ key ~ ' order by valid_from)' -%}

@@ -5,7 +5,8 @@ An asset only says which rows to read; the IO manager stages, audits and publish
 
 # Annotations must be real here: Dagster inspects those of `context` and the resources.
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from dagster import (
     AssetsDefinition,
     DailyPartitionsDefinition,
     Failure,
+    ResourceParam,
     asset,
 )
 
@@ -27,13 +29,17 @@ from ecommersss_platform.partitions import SINGLE_RUN, Days
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.postgres.source_schema import COLUMNS_SCHEMA, check_source, columns_sql
 from ecommersss_platform.pseudonyms import add_keyed_hashes
+from ecommersss_platform.reconciliation import incomplete_days
 from ecommersss_platform.resources import WAREHOUSE_IO_MANAGER
 from ecommersss_platform.settings import Settings
-from ecommersss_platform.warehouse import SchemaError
+from ecommersss_platform.warehouse import SchemaError, Warehouse
 from ecommersss_platform.warehouse.metadata import column_schema
 from ecommersss_platform.warehouse.names import full_name
+from streaming.business_days import business_day
 
 GROUP = "raw"
+LAST = {"dagster/priority": "-1"}
+"""Loads a table after the orders of the same run, so that it has all that they were decided with."""
 ONE_RUN = f"To load days and all that follows from them in one run, use the job `{DAILY_PIPELINE}`."
 
 
@@ -47,7 +53,19 @@ def raw_assets(
 def _raw_asset(
     table: RawTable, partitions_def: DailyPartitionsDefinition, pool: str | None
 ) -> AssetsDefinition:
-    @asset(
+    def rows(context: AssetExecutionContext, postgres: PostgresResource) -> pa.RecordBatchReader:
+        return extract(table, Days.of_keys(context.partition_key_range), postgres)
+
+    def rows_after_others(
+        context: AssetExecutionContext, postgres: PostgresResource, warehouse: ResourceParam[Warehouse]
+    ) -> pa.RecordBatchReader:
+        days = Days.of_keys(context.partition_key_range)
+        if others := catch_up(table, days, postgres, warehouse, context.run.run_id):
+            context.log.info(f"{full_name(table)}: also loaded {others}, of which rows were missing")
+        return extract(table, days, postgres)
+
+    function: Callable[..., pa.RecordBatchReader] = rows_after_others if table.catches_up else rows
+    return asset(
         key=table.path,
         description=f"{table.description} Grain: one row per {', '.join(table.key)}. {ONE_RUN}",
         deps=upstream_of(table),
@@ -65,11 +83,20 @@ def _raw_asset(
             "dagster/column_schema": column_schema(table),
             **code_references(Path(__file__), Path(contracts.__file__)),
         },
-    )
-    def rows(context: AssetExecutionContext, postgres: PostgresResource) -> pa.RecordBatchReader:
-        return extract(table, Days.of_keys(context.partition_key_range), postgres)
+        op_tags=LAST if table.catches_up else None,
+    )(function)
 
-    return rows
+
+def catch_up(
+    table: RawTable, days: Days, postgres: PostgresResource, warehouse: Warehouse, run_id: str
+) -> Days | None:
+    """Load the other days of which the warehouse lacks rows of the table, and those between them, at once."""
+    missing = incomplete_days(table, business_day(datetime.now(UTC)), postgres, warehouse)
+    if not (others := [day for day in missing if day not in days]):
+        return None
+    span = Days.between(others[0], others[-1])
+    warehouse.publish(table, extract(table, span, postgres), span, run_id)
+    return span
 
 
 def contract_version(table: RawTable) -> str:

@@ -84,8 +84,6 @@ def _exempt_sql(days: Days) -> str:
 
 
 def _column(feature: Feature) -> str:
-    if feature.name == "is_blacklisted":  # not in the warehouse yet
-        return "CAST(NULL AS BOOL) AS is_blacklisted"
     stored = _FACTS.get(feature.name)
     value = f"facts.{stored}" if stored else f"features.{feature.name}"
     # Conditions were checked for so many digits; the warehouse has a wider type for sums.

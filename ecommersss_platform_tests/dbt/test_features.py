@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -34,10 +35,12 @@ from ecommersss_platform_tests.support.awkward_topics import (
 from ecommersss_platform_tests.support.dbt_runs import dbt_events
 from ecommersss_platform_tests.support.plain_velocity import StoredInMemory
 from ecommersss_platform_tests.support.raw_days import Row, at, order, read, write_raw
-from ecommersss_platform_tests.support.shop import NOON
+from ecommersss_platform_tests.support.shop import NOON, add_users, execute, query, write
 from ecommersss_platform_tests.support.shop import order as placed
 from streaming.business_days import JAKARTA, business_day, local_hour
+from streaming.database import connect
 from streaming.database.catalogue import Catalogue
+from streaming.database.user_lists import read_lists
 from streaming.decisions import features
 from streaming.history import MemoryHistory
 from streaming.orders import Order
@@ -90,34 +93,61 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
+ORDERS_IN_MEMORY = pa.schema(
+    [
+        *((name, pa.int64()) for name in ("order_id", "user_id", "product_id")),
+        ("amount", pa.decimal128(18, 2)),
+        ("country", pa.string()),
+        *((name, pa.timestamp("us", "UTC")) for name in ("ordered_at", "flagged_at")),
+        *((name, pa.int64()) for name in ("lists_version", "local_hour", "topic_position")),
+        ("partition_date", pa.date32()),
+    ]
+)
+
+
 class Memory:
-    """The SELECT on orders in memory, without users and prices."""
+    """The SELECT on orders in memory, at first without users, prices and lists."""
+
+    PRODUCTS = (
+        "stg_product_versions (product_id BIGINT, list_price DECIMAL(18, 2), version BIGINT,"
+        " valid_from TIMESTAMPTZ, recorded_at TIMESTAMPTZ)"
+    )
+    USERS = (
+        "stg_user_versions (user_id BIGINT, signed_up_at TIMESTAMPTZ, version BIGINT,"
+        " valid_from TIMESTAMPTZ, recorded_at TIMESTAMPTZ)"
+    )
+    LIST_EVENTS = (
+        "stg_user_list_events (entry_id BIGINT, event VARCHAR, lists_version BIGINT, event_at TIMESTAMPTZ,"
+        " user_id BIGINT, list_name VARCHAR, expires_at TIMESTAMPTZ)"
+    )
 
     def __init__(self, select: str) -> None:
         self._select = select
         self._connection = duckdb.connect()
         self._connection.execute("SET TimeZone = 'UTC'")
         self._connection.execute("CREATE SCHEMA silver")
-        for table, columns in {
-            "dim_products_history": "product_id BIGINT, list_price DECIMAL(18, 2)",
-            "dim_users_history": "user_id BIGINT, signed_up_at TIMESTAMPTZ",
-        }.items():
-            periods = "valid_from TIMESTAMPTZ, valid_to TIMESTAMPTZ"
-            self._connection.execute(f"CREATE TABLE silver.{table} ({columns}, {periods})")
+        self._connection.execute("CREATE SCHEMA bronze")
+        for columns in (self.PRODUCTS, self.USERS, self.LIST_EVENTS):
+            self._connection.execute(f"CREATE TABLE bronze.{columns}")
 
-    def remember(self, signed_up: datetime, prices: Mapping[datetime, int]) -> None:
-        """Note when user 1 signed up, of whom nothing else changed, and the prices of product 1."""
-        starts = [*prices, None]
-        for n, price in enumerate(prices.values()):
-            row = [1, price, starts[n], starts[n + 1]]
-            self._connection.execute("INSERT INTO silver.dim_products_history VALUES (?, ?, ?, ?)", row)
-        row = [1, signed_up, signed_up, None]
-        self._connection.execute("INSERT INTO silver.dim_users_history VALUES (?, ?, ?, ?)", row)
+    def remember(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Put rows into one of the tables of bronze, in place of what it had."""
+        name = table.split()[0]
+        self._connection.execute(f"DELETE FROM bronze.{name}")
+        marks = ", ".join("?" * len(rows[0]))
+        self._connection.executemany(f"INSERT INTO bronze.{name} VALUES ({marks})", rows)
 
     def features(
-        self, topic: Sequence[Order], names: Sequence[str] = Velocity.__struct_fields__
+        self,
+        topic: Sequence[Order],
+        names: Sequence[str] = Velocity.__struct_fields__,
+        decided: Sequence[datetime] | None = None,
+        lists: Sequence[int | None] | None = None,
     ) -> dict[int, tuple[Any, ...]]:
-        """Return these features of the orders that are staged, by order."""
+        """Return these features of the orders that are staged, by order.
+
+        `decided`: when each was decided, by default as it was placed; `lists`: with which version of them.
+        """
         rows = pa.Table.from_pylist(
             [
                 {
@@ -127,18 +157,19 @@ class Memory:
                     "amount": o.amount,
                     "country": o.country,
                     "ordered_at": o.created_date,
-                    "flagged_at": o.created_date,
+                    "flagged_at": decided[position] if decided else o.created_date,
+                    "lists_version": lists[position] if lists else 0,
                     "local_hour": local_hour(o.created_date),
                     "topic_position": position * 200,
                     "partition_date": business_day(o.created_date),
                 }
                 for position, o in enumerate(topic)
-            ]
+            ],
+            ORDERS_IN_MEMORY,
         )
         self._connection.register("rows", rows)
         self._connection.execute(
-            "CREATE OR REPLACE TABLE silver.fact_orders AS"
-            " SELECT * REPLACE (amount::DECIMAL(18, 2) AS amount) FROM rows ORDER BY order_id % 7"
+            "CREATE OR REPLACE TABLE silver.fact_orders AS SELECT * FROM rows ORDER BY order_id % 7"
         )
         found = self._connection.execute(
             f"SELECT order_id, {', '.join(names)} FROM ({self._select}) AS staged"
@@ -147,8 +178,13 @@ class Memory:
 
 
 @pytest.fixture(scope="module")
-def every_day(project: Project) -> Memory:
-    return Memory(project.compiled(None))
+def select(project: Project) -> str:
+    return project.compiled(None)
+
+
+@pytest.fixture(scope="module")
+def every_day(select: str) -> Memory:
+    return Memory(select)
 
 
 @pytest.fixture(scope="module")
@@ -319,13 +355,13 @@ def test_a_late_order_that_fails_a_test_changes_no_later_day(published: Project)
 PAGE = Path(__file__).parents[2] / "docs" / "features.md"
 
 
-def examples() -> list[list[dict[str, str]]]:
-    """Return the tables of the page that begin with when an order was placed, each as its rows."""
+def examples(first: str) -> list[list[dict[str, str]]]:
+    """Return the tables of the page whose first column is this one, each as its rows."""
     tables: list[list[dict[str, str]]] = []
     header: list[str] = []
     for line in PAGE.read_text("utf-8").splitlines():
         cells = [cell.strip(" `") for cell in line.strip("|").split("|")]
-        if line.startswith("| placed |"):
+        if line.startswith(f"| {first} |"):
             header = cells
             tables.append([])
         elif not line.startswith("|"):
@@ -344,12 +380,13 @@ def shown(value: Any) -> str:
 
 
 def test_the_page_has_an_example_of_each_feature() -> None:
-    features = {name for table in examples() for name in table[0]} - {"placed", "amount", "country", "why"}
-    columns = {feature.name for feature in FEATURES.values() if feature.nullable} | {"local_hour"}
-    assert features == columns - {"is_blacklisted"}
+    others = {"placed", "decided", "lists_version", "amount", "country", "why"}
+    shown = {name for table in examples("placed") for name in table[0]} - others
+    computed = set(FEATURES) - {*ORDERS_IN_MEMORY.names, "id", "quantity", "payment_method", "created_date"}
+    assert shown == computed | {"local_hour"}
 
 
-@pytest.mark.parametrize("table", examples()[:2])
+@pytest.mark.parametrize("table", examples("placed")[:2])
 def test_examples_that_look_back_are_so_in_stream_and_warehouse(
     every_day: Memory, table: list[dict[str, str]]
 ) -> None:
@@ -369,20 +406,185 @@ def test_examples_that_look_back_are_so_in_stream_and_warehouse(
     assert [tuple(map(shown, found[o.id])) for o in topic] == expected
 
 
-def test_examples_of_prices_and_ages_are_so_in_stream_and_warehouse(project: Project) -> None:
-    [*_, table] = examples()
-    assert len(examples()) == 3
+@pytest.fixture
+def memory(select: str) -> Memory:
+    """Return a memory of the test's own, which may remember users, prices and lists."""
+    return Memory(select)
+
+
+SIGN_UP, CORRECTED_SIGN_UP = instant("2024-05-01 09:00:00"), instant("2024-04-20 09:00:00")
+PRICES = [(instant("2024-05-01 00:00:00"), 10_000), (instant("2024-05-02 12:00:00"), 12_000)]
+CORRECTED_PRICE = (instant("2024-05-01 12:00:00"), 11_000)
+CORRECTED = instant("2024-05-10 09:00:00")
+
+
+def seen(order: Order, catalogue: Catalogue, names: Sequence[str]) -> tuple[str, ...]:
+    """Return these features that the stream computes of user 1 with a catalogue, as text."""
+    row = features(order, catalogue.users[1], catalogue, Velocity(1, 1, order.amount, None, 1))
+    return tuple(shown(getattr(row, name)) for name in names)
+
+
+def test_examples_of_prices_and_ages_are_so_in_stream_and_warehouse(memory: Memory) -> None:
+    table = examples("placed")[2]
     names = ("local_hour", "list_price", "user_age_days")
-    signed_up = instant("2024-05-01 09:00:00")
-    prices = {instant("2024-05-01 00:00:00"): 10_000, instant("2024-05-02 12:00:00"): 12_000}
     catalogue = Catalogue()
-    catalogue._prices[1] = (list(prices), [Decimal(f"{price}.00") for price in prices.values()])
+    catalogue.users[1] = SIGN_UP
+    catalogue._prices[1] = [start for start, _ in PRICES], [Decimal(f"{price}.00") for _, price in PRICES]
     topic = [placed(id, created_date=instant(row["placed"])) for id, row in enumerate(table, 1)]
     expected = [tuple(row[name] for name in names) for row in table]
-    seen = [features(o, signed_up, catalogue, Velocity(1, 1, o.amount, None, 1)) for o in topic]
-    assert [tuple(shown(getattr(row, name)) for name in names) for row in seen] == expected
-
-    memory = Memory(project.compiled(None))
-    memory.remember(signed_up, prices)
+    assert [seen(o, catalogue, names) for o in topic] == expected
+    memory.remember(Memory.USERS, [(1, SIGN_UP, 1, SIGN_UP, None)])
+    memory.remember(
+        Memory.PRODUCTS, [(1, price, n, start, None) for n, (start, price) in enumerate(PRICES, 1)]
+    )
     found = memory.features(topic, names)
     assert [tuple(map(shown, found[o.id])) for o in topic] == expected
+
+
+KEEP_PRICE = (
+    "INSERT INTO products_history (id, product_name, category, price, created_date, updated_at, valid_from,"
+    " recorded_at) VALUES %s"
+)
+KEEP_USER = (
+    "INSERT INTO users_history (id, username, email, first_name, last_name, created_date, updated_at,"
+    " valid_from, recorded_at) VALUES %s"
+)
+_VERSIONS = {
+    Memory.PRODUCTS: "SELECT id, price, version, valid_from, recorded_at FROM products_history",
+    Memory.USERS: "SELECT id, created_date, version, valid_from, recorded_at FROM users_history",
+    Memory.LIST_EVENTS: "SELECT entry, event, lists_version, event_at, user_id, list, expires_at"
+    " FROM user_list_events",
+}
+
+
+def copy_from(database: str, memory: Memory, *tables: str) -> None:
+    for table in tables:
+        memory.remember(table, query(database, _VERSIONS[table]))
+
+
+def keep_price(database: str, start: datetime, price: int, recorded: datetime | None) -> None:
+    write(database, KEEP_PRICE, [(1, "Kopi", "Minuman", price, NOON, NOON, start, recorded)])
+
+
+def keep_sign_up(database: str, start: datetime, signed_up: datetime, recorded: datetime | None) -> None:
+    write(database, KEEP_USER, [(1, "siti", "s@a.id", "Siti", "R", signed_up, NOON, start, recorded)])
+
+
+def known_at(database: str, instants: Sequence[datetime]) -> list[Catalogue]:
+    """Return what PostgreSQL's history says was known of user 1 and product 1 at each instant."""
+    with closing(connect(database)) as connection, connection.cursor() as cursor:
+        return [Catalogue.at(cursor, instant, 1, 1) for instant in instants]
+
+
+def test_examples_of_corrections_are_so_in_stream_and_warehouse(memory: Memory, database: str) -> None:
+    table = examples("placed")[3]
+    names = ("list_price", "user_age_days")
+    for start, price in PRICES:
+        keep_price(database, start, price, None)
+    keep_price(database, *CORRECTED_PRICE, CORRECTED)
+    keep_sign_up(database, SIGN_UP, SIGN_UP, None)
+    keep_sign_up(database, SIGN_UP, CORRECTED_SIGN_UP, CORRECTED)
+    topic = [placed(id, created_date=instant(row["placed"])) for id, row in enumerate(table, 1)]
+    decided = [instant(row["decided"]) for row in table]
+    expected = [tuple(row[name] for name in names) for row in table]
+    catalogues = known_at(database, decided)
+    assert [seen(o, it, names) for o, it in zip(topic, catalogues, strict=True)] == expected
+    copy_from(database, memory, Memory.PRODUCTS, Memory.USERS)
+    found = memory.features(topic, names, decided)
+    assert [tuple(map(shown, found[o.id])) for o in topic] == expected
+
+
+def test_prices_and_ages_are_those_that_were_known_however_late_they_were_written(
+    memory: Memory, database: str
+) -> None:
+    """Versions claim any time, also the same one, and are written in turn. Orders are decided at any time."""
+    chosen = random.Random(5)
+    for n in range(30):
+        recorded = None if n < 3 else NOON + n * HOUR
+        claimed = NOON + (n if n < 3 else chosen.randrange(40)) * HOUR
+        keep_price(database, claimed, 1000 * (n + 1), recorded)
+        keep_sign_up(database, claimed, NOON - chosen.randrange(90) * DAY, recorded)
+    hours = [(chosen.randrange(-2, 42), chosen.randrange(-2, 42)) for _ in range(500)]
+    topic = [placed(id, created_date=NOON + hour * HOUR) for id, (hour, _) in enumerate(hours, 1)]
+    decided = [NOON + hour * HOUR for _, hour in hours]
+    names = ("list_price", "user_age_days")
+    catalogues = known_at(database, decided)
+    copy_from(database, memory, Memory.PRODUCTS, Memory.USERS)
+    found = memory.features(topic, names, decided)
+    assert {id: tuple(map(shown, row)) for id, row in found.items()} == {
+        o.id: seen(o, it, names) for o, it in zip(topic, catalogues, strict=True)
+    }
+
+
+def change_lists(database: str, *changes: tuple[str, int, str, datetime | None]) -> None:
+    """Make changes, each a version: "add" or "remove" with the user, the list, and when the entry expires."""
+    for change, user_id, name, expires in changes:
+        if change == "add":
+            entry = "INSERT INTO user_lists (user_id, list, reason, source, expires_at) VALUES %s"
+            write(database, entry, [(user_id, name, "x", "person", expires)])
+        else:
+            execute(
+                database,
+                "UPDATE user_lists SET removed_at = now()"
+                " WHERE user_id = %s AND list = %s AND removed_at IS NULL",
+                (user_id, name),
+            )
+
+
+def listed(database: str, topic: Sequence[Order], versions: Sequence[int]) -> list[bool]:
+    """Return whether each order's user is blacklisted in this version of PostgreSQL's lists."""
+    with closing(connect(database)) as connection, connection.cursor() as cursor:
+        return [
+            read_lists(cursor, version).is_blacklisted(o.user_id, o.created_date)
+            for o, version in zip(topic, versions, strict=True)
+        ]
+
+
+def test_examples_of_the_lists_are_so_in_stream_and_warehouse(memory: Memory, database: str) -> None:
+    table, [entries] = examples("placed")[4], examples("entry")
+    changes: dict[int, tuple[str, int, str, datetime | None]] = {2: ("add", 2, "block", None)}
+    for entry in entries:
+        expires = None if entry["expires"] == "never" else instant(entry["expires"])
+        changes[int(entry["added in version"])] = ("add", 1, entry["list"], expires)
+        if (removed := entry["removed in version"]) != "never":
+            changes[int(removed)] = ("remove", 1, entry["list"], None)
+    assert sorted(changes) == list(range(1, 8))
+    add_users(database, (1, 2))
+    change_lists(database, *(changes[version] for version in sorted(changes)))
+    topic = [placed(id, created_date=instant(row["placed"])) for id, row in enumerate(table, 1)]
+    versions = [int(row["lists_version"]) for row in table]
+    expected = [row["is_blacklisted"] for row in table]
+    assert [shown(it) for it in listed(database, topic, versions)] == expected
+    copy_from(database, memory, Memory.LIST_EVENTS)
+    found = memory.features(topic, ["is_blacklisted"], lists=versions)
+    assert [shown(found[o.id][0]) for o in topic] == expected
+
+
+def test_users_are_blacklisted_as_in_the_version_of_the_lists_that_decided(
+    memory: Memory, database: str
+) -> None:
+    """Entries are added and removed, and expire. Without a version, the time of the decision counts."""
+    chosen = random.Random(11)
+    add_users(database, (1, 2, 3))
+    changes: list[tuple[str, int, str, datetime | None]] = []
+    current: set[tuple[int, str]] = set()
+    for _ in range(40):
+        key = (chosen.choice((1, 2)), chosen.choice(("allow", "block", "block")))
+        change = "remove" if key in current else "add"
+        changes.append((change, *key, chosen.choice((None, NOON + chosen.randrange(5) * HOUR))))
+        current ^= {key}
+    change_lists(database, *changes)
+    topic = [
+        placed(id, user_id=chosen.choice((1, 2, 3)), created_date=NOON + chosen.randrange(-1, 6) * HOUR)
+        for id in range(1, 500)
+    ]
+    versions = [chosen.randrange(len(changes) + 1) for _ in topic]
+    expected = listed(database, topic, versions)
+    assert 50 < sum(expected) < 450
+    copy_from(database, memory, Memory.LIST_EVENTS)
+    found = memory.features(topic, ["is_blacklisted"], lists=versions)
+    assert [found[o.id][0] for o in topic] == expected
+    changed_at = dict(query(database, "SELECT lists_version, event_at FROM user_list_events"))
+    decided = [changed_at.get(version, NOON - 9999 * DAY) for version in versions]
+    found = memory.features(topic, ["is_blacklisted"], decided, lists=[None] * len(topic))
+    assert [found[o.id][0] for o in topic] == expected

@@ -187,8 +187,6 @@ def aftermath(random: Random, id: int, amount: Decimal, day: date) -> Iterator[t
 
 BY_DAY = ("fact_orders", "order_features", "order_labels", "daily_fraud_summary", "rule_performance")
 """The models that a run builds by days. All other tables are built whole by each run."""
-PRICES_AND_USERS = ("dim_products_history", "dim_users_history")
-"""What a day's features need besides orders."""
 LABELLED = BY_DAY[2:]
 
 
@@ -245,7 +243,7 @@ def build_as_it_changes(
         else:
             ordered = known.days_with_new_orders(before, close)
             for days in reversed(contiguous(ordered)):
-                warehouse.build(close, days, BY_DAY, *PRICES_AND_USERS)
+                warehouse.build(close, days, BY_DAY)
             for days in reversed(contiguous(known.days_with_new_labels(before, close) - ordered)):
                 warehouse.build(close, days, LABELLED)
         before = close

@@ -144,7 +144,8 @@ def a_month() -> dict[RawTable, list[Row]]:
         for n in range(1, 9)
     ]
     products += [
-        product(9, 1, "2024-03-02", "0.01", product_name="Kopi"),
+        # Recorded later: orders that were decided before it had the price before.
+        product(9, 1, "2024-03-02", "0.01", product_name="Kopi", recorded_at=at("2024-03-02", "12:00")),
         product(10, 1, "2024-03-02", "0.00", product_name="Kopi"),
         product(11, 1, "2024-03-03", "0.00", product_name="Kopi"),
     ]
@@ -165,6 +166,7 @@ def a_month() -> dict[RawTable, list[Row]]:
                     shadow=sorted(chosen.sample(SHADOW, chosen.randint(0, 2))),
                 )
                 | {"country": ("ID", "SG", "ID")[len(orders) % 3]}
+                | {"lists_version": (0, 1, 2, 3, None)[len(orders) % 5]}
             )
     others = (SHIPMENTS, DISPUTES, VERDICTS, RULE_BOOKS, USER_LIST_EVENTS, RULE_EXEMPTION_EVENTS)
     truth = {table: SAMPLE[table] for table in others}

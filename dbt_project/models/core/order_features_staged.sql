@@ -346,22 +346,106 @@ last_long_ago as (
     from predecessors
 ),
 
--- What the order does not look back on: the price and the user.
+-- What the order does not look back on: price, user and lists, each as it was known when the order was decided. The first
+-- version of a product or user always was, because an order needs both.
+product_versions as (
+    select
+        product_id,
+        list_price,
+        version,
+        valid_from,
+        lead(valid_from) over (partition by product_id order by valid_from, version) as valid_to,
+        {{ known_from('product_id') }} as known_from
+    from {{ ref('stg_product_versions') }}
+),
+
 prices as (
-    select * from {{ ref('dim_products_history') }}
+    select * from product_versions
     where
         {{ local_date('valid_from') }} < {{ days.end }}
         and (valid_to is null or {{ local_date('valid_to') }} >= {{ days.first }})
 ),
 
--- The first period of a user begins when the platform was told of the user.
+-- Of these orders the price was written later: the newest price of those that were known counts.
+decided_before as (
+    select
+        orders.order_id,
+        orders.product_id,
+        orders.ordered_at,
+        orders.flagged_at
+    from orders
+    inner join prices on orders.product_id = prices.product_id and orders.flagged_at < prices.known_from
+    where orders.ordered_at >= prices.valid_from and (prices.valid_to is null or orders.ordered_at < prices.valid_to)
+),
+
+prices_known_before as (
+    select
+        decided_before.order_id,
+        product_versions.list_price
+    from decided_before
+    inner join product_versions on decided_before.product_id = product_versions.product_id
+    where
+        product_versions.valid_from <= decided_before.ordered_at
+        and (product_versions.known_from is null or product_versions.known_from <= decided_before.flagged_at)
+    qualify row_number() over (
+        partition by decided_before.order_id order by product_versions.valid_from desc, product_versions.version desc
+    ) = 1
+),
+
+user_versions as (
+    select
+        user_id,
+        signed_up_at,
+        version,
+        {{ known_from('user_id') }} as known_from
+    from {{ ref('stg_user_versions') }}
+),
+
 sign_ups as (
     select
         user_id,
         signed_up_at,
-        lag(valid_to) over (partition by user_id order by valid_from) as valid_from,
-        valid_to
-    from {{ ref('dim_users_history') }}
+        known_from,
+        min(known_from) over (
+            partition by user_id order by version rows between 1 following and unbounded following
+        ) as known_to
+    from user_versions
+),
+
+-- An entry is in the lists from the version of its addition until before that of its removal.
+list_entries as (
+    select
+        user_id,
+        list_name,
+        expires_at,
+        min(case when event = 'added' then lists_version end) as added_version,
+        min(case when event = 'added' then event_at end) as added_at,
+        min(case when event = 'removed' then lists_version end) as removed_version,
+        min(case when event = 'removed' then event_at end) as removed_at
+    from {{ ref('stg_user_list_events') }}
+    group by entry_id, user_id, list_name, expires_at
+),
+
+-- Where the order's version is not known, the time of the decision says which entries there were.
+listed as (
+    select
+        orders.order_id,
+        count(case when list_entries.list_name = 'block' then 1 end) > 0
+        and count(case when list_entries.list_name = 'allow' then 1 end) = 0 as is_blacklisted
+    from orders
+    inner join list_entries on orders.user_id = list_entries.user_id
+    where
+        case
+            when orders.lists_version is not null
+                then
+                    orders.lists_version >= list_entries.added_version
+                    and coalesce(orders.lists_version < list_entries.removed_version, true)
+            else
+                orders.flagged_at >= list_entries.added_at
+                and coalesce(orders.flagged_at < list_entries.removed_at, true)
+        end
+        and coalesce(orders.ordered_at < list_entries.expires_at, true)
+    group by orders.order_id
 )
 
 select
@@ -370,7 +454,7 @@ select
     orders.ordered_at,
     orders.topic_position,
     orders.local_hour,
-    prices.list_price,
+    case when orders.flagged_at < prices.known_from then prices_known_before.list_price else prices.list_price end as list_price,
     {{ days_between('sign_ups.signed_up_at', 'orders.ordered_at') }} as user_age_days,
     cast(looked_back.user_orders_10m as {{ int64 }}) as user_orders_10m,
     cast(looked_back.user_orders_24h as {{ int64 }}) as user_orders_24h,
@@ -379,6 +463,7 @@ select
         floor((looked_back.placed_us - coalesce(looked_back.placed_before, last_long_ago.placed_before)) / 1000000) as {{ int64 }}
     ) as seconds_since_last_order,
     cast(looked_back.user_countries_24h as {{ int64 }}) as user_countries_24h,
+    coalesce(listed.is_blacklisted, false) as is_blacklisted,
     orders.partition_date
 from orders
 left join looked_back on orders.order_id = looked_back.order_id
@@ -392,8 +477,10 @@ left join prices
         orders.product_id = prices.product_id
         and orders.ordered_at >= prices.valid_from
         and (prices.valid_to is null or orders.ordered_at < prices.valid_to)
+left join prices_known_before on orders.order_id = prices_known_before.order_id
 left join sign_ups
     on
         orders.user_id = sign_ups.user_id
-        and (sign_ups.valid_from is null or orders.flagged_at >= sign_ups.valid_from)
-        and (sign_ups.valid_to is null or orders.flagged_at < sign_ups.valid_to)
+        and (sign_ups.known_from is null or orders.flagged_at >= sign_ups.known_from)
+        and (sign_ups.known_to is null or orders.flagged_at < sign_ups.known_to)
+left join listed on orders.order_id = listed.order_id

@@ -13,5 +13,6 @@ select
     created_date as listed_at,
     updated_at,
     version,
-    valid_from
+    valid_from,
+    recorded_at
 from versions

@@ -16,5 +16,6 @@ select
     created_date as signed_up_at,
     updated_at,
     version,
-    valid_from
+    valid_from,
+    recorded_at
 from versions

@@ -318,9 +318,9 @@ def test_what_an_order_was_is_in_the_days_on_which_it_became_known(
 def test_a_day_of_the_lists_and_the_books_stays_the_same(
     marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
 ) -> None:
-    """An entry that is removed later, and a book that decides again."""
+    """Although an entry is removed later, and a book decides again."""
     before = datetime.now(UTC) - timedelta(days=1)
-    yesterday, today = business_day(before), business_day(datetime.now(UTC))
+    yesterday = business_day(before)
     names = ("rule_books", "user_list_events", "rule_exemption_events")
     keys = [AssetKey(["raw", name]) for name in names]
     entry = "INSERT INTO user_lists (user_id, list, reason, source, added_at) VALUES %s"
@@ -353,10 +353,46 @@ def test_a_day_of_the_lists_and_the_books_stays_the_same(
     remove_exemption(marketplace, "a", 1)
     decide(8)
     run(defs, instance, Days.between(yesterday, yesterday), keys)
-    assert [warehouse.query(rows).to_pylist() for rows in (events, books, exempt)] == loaded
-    run(defs, instance, Days.between(yesterday, today), keys)
-    for rows in (events, exempt):
-        assert [row["event"] for row in warehouse.query(rows).to_pylist()] == ["added", "removed"]
+    of_yesterday = [
+        rows.replace(" ORDER", f" WHERE partition_date = '{yesterday}' ORDER")
+        for rows in (events, books, exempt)
+    ]
+    assert [warehouse.query(rows).to_pylist() for rows in of_yesterday] == loaded
+
+
+def test_a_run_also_loads_the_other_days_on_which_lists_changed_and_books_were_first_used(
+    marketplace: str, warehouse: DuckDbWarehouse, instance: DagsterInstance
+) -> None:
+    """Orders of any day may be decided with them. Orders are loaded before, and of no other day."""
+    now = datetime.now(UTC)
+    added = [now - timedelta(days=n) for n in (40, 38, 2)]
+    entry = "INSERT INTO user_lists (user_id, list, reason, source, added_at) VALUES %s"
+    shop.write(marketplace, entry, [(n, "block", "x", "person", at) for n, at in enumerate(added, 1)])
+    book = RuleBook.parse("rules: [{name: a, description: b, mode: active, when: quantity > 1}]")
+    with OrderStore(marketplace) as orders_of_today:
+        orders_of_today.commit(orders_of_today.open(), 8, [shop.flagged(7, 7, flagged_at=now)], book=book)
+    defs = definitions(marketplace, warehouse)
+    loads = "SELECT partition_date AS day FROM raw.load_log WHERE table_name = 'raw.{}'"
+
+    def loaded(table: str) -> list[date]:
+        return sorted(row["day"] for row in warehouse.query(loads.format(table)).to_pylist())
+
+    run(defs, instance, Days.between(DAY_1, DAY_1))
+    in_turn = "SELECT table_name FROM raw.load_log GROUP BY 1 ORDER BY min(loaded_at)"
+    *_, third, second, last = warehouse.query(in_turn).column(0).to_pylist()
+    assert {third, second, last} == {"raw.rule_books", "raw.user_list_events", "raw.rule_exemption_events"}
+    assert len(warehouse.query("SELECT event_id FROM raw.user_list_events")) == 3
+    assert len(warehouse.query("SELECT number FROM raw.rule_books")) == 1
+    span = list(Days.between(business_day(added[0]), business_day(added[2])))
+    assert loaded("user_list_events") == [DAY_1, *span]
+    assert loaded("orders") == [DAY_1]
+    assert instance.get_materialized_partitions(AssetKey(["raw", "user_list_events"])) == {str(DAY_1)}
+
+    remove_entry(marketplace, 1, "block")
+    for _ in range(2):  # the second run finds nothing
+        run(defs, instance, Days.between(DAY_1, DAY_1))
+    assert len(warehouse.query("SELECT event_id FROM raw.user_list_events")) == 4
+    assert loaded("user_list_events") == [*[DAY_1] * 3, *span, business_day(now)]
 
 
 def test_each_day_of_a_range_shows_its_own_rows_and_no_total_of_the_range(

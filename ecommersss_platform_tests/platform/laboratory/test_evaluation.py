@@ -57,7 +57,7 @@ VALUES: dict[str, Sequence[Any]] = {
     "user_amount_24h": [None, *AMOUNTS, LARGEST_SUM],
     "seconds_since_last_order": [None, 0, 30, 86_400],
     "user_countries_24h": COUNTS,
-    "is_blacklisted": [None],
+    "is_blacklisted": [None, False, True],
 }
 
 # In version 2 of the lists user 1 is exempt from a rule of each mode, in version 3 from one of them no more.
@@ -140,10 +140,7 @@ def test_reasons_in_sql_are_those_of_the_stream() -> None:
         expected.append((*reasons, [rule.name for rule in BOOK.rules if rule.name in dropped]))
     assert reasons_in_sql(BOOK, rows, versions) == expected
     seen = {name for reasons in expected for names in reasons[:3] for name in names}
-    assert seen == {rule.name for rule in BOOK.rules if rule.mode != "off"} - {
-        "blacklisted_user",
-        "not_listed",
-    }
+    assert seen == {rule.name for rule in BOOK.rules if rule.mode != "off"}
     assert {name for *_, exempted in expected for name in exempted} == {it.rule for it in EXEMPT}
 
 
