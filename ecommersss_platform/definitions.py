@@ -27,6 +27,7 @@ from ecommersss_platform.maintenance import maintenance_job
 from ecommersss_platform.observations import record_closed_day
 from ecommersss_platform.partitions import daily_partitions
 from ecommersss_platform.resources import platform_resources
+from ecommersss_platform.rules_backtest import backtest_job
 from ecommersss_platform.schedules import daily_close, maintenance, marketplace_hourly, topic_retention
 from ecommersss_platform.sensors import freshness_sensor, label_sensor, order_stream_sensor
 from ecommersss_platform.settings import Settings
@@ -52,6 +53,7 @@ daily_job = daily_pipeline([*raw, analytics, *fraud, *reports], without=checks_o
 hourly_job = marketplace_job(first_day, settings.ground_truth_path)
 trim_job = retention_job(settings)
 prune_job = maintenance_job(settings)
+try_job = backtest_job(pool, settings)
 
 labelled = labelled_assets([analytics, *fraud, *reports])
 truth = [AssetKey(table.path) for table in (SHIPMENTS, DISPUTES, VERDICTS)]
@@ -59,7 +61,7 @@ truth = [AssetKey(table.path) for table in (SHIPMENTS, DISPUTES, VERDICTS)]
 defs = Definitions(
     assets=with_code_links([*sources, *raw, analytics, *fraud, *reports, *laboratory], settings.code_url),
     asset_checks=checks,
-    jobs=[daily_job, hourly_job, trim_job, prune_job],
+    jobs=[daily_job, hourly_job, trim_job, prune_job, try_job],
     schedules=[
         daily_close(daily_job, first_day, labelled, label_maturity(), partial(record_closed_day, settings)),
         marketplace_hourly(hourly_job),

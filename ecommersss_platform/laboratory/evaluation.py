@@ -104,13 +104,13 @@ def _held(book: RuleBook, mode: Mode, dialect: Dialect) -> str:
 
 
 def _exempted(book: RuleBook, dialect: Dialect) -> str:
-    return dialect.present(
-        [
-            f"CASE WHEN {_is_exempt(rule)} AND ({sql(rule, dialect.name)}) THEN {dialect.text(rule.name)} END"
-            for rule in book.rules
-            if rule.mode != "off"
-        ]
-    )
+    rules = [
+        f"CASE WHEN {_is_exempt(rule)} AND ({sql(rule, dialect.name)}) THEN {dialect.text(rule.name)} END"
+        for rule in book.rules
+        if rule.mode != "off"
+    ]
+    # Few users are exempt from anything.
+    return f"CASE WHEN exempt_from IS NULL THEN {dialect.present([])} ELSE {dialect.present(rules)} END"
 
 
 def _is_exempt(rule: Rule) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 import altair as alt
@@ -65,6 +66,18 @@ def trend_svg(trend: Trend) -> str:
     last = alt.Chart(alt.Data(values=values[-1:]))
     layers.append(last.mark_circle(color=_ACCENT, size=90, opacity=1).encode(x=across, y=up))
     return _svg(alt.layer(*layers), 170)
+
+
+def before_and_after_svg(days: Sequence[date], before: Sequence[float], after: Sequence[float]) -> str:
+    """Draw two flagged shares of each day: before as a thin line, after as one in the accent colour."""
+    across = alt.X("day:T", title=None, axis=alt.Axis(tickCount=6, format="%-d %b", grid=False, domain=False))
+    up = alt.Y("share:Q", title=None, axis=alt.Axis(format=".2%", tickCount=4, domain=False, ticks=False))
+    lines = []
+    for shares, colour in ((before, _MUTED), (after, _ACCENT)):
+        values = [{"day": day.isoformat(), "share": it} for day, it in zip(days, shares, strict=True)]
+        base = alt.Chart(alt.Data(values=values))
+        lines.append(base.mark_line(color=colour, strokeWidth=1.5, point=len(days) == 1))
+    return _svg(alt.layer(*(line.encode(x=across, y=up) for line in lines)), 170)
 
 
 def _every_week(labels: Sequence[str]) -> alt.Axis:

@@ -34,7 +34,7 @@ def day_page(figures: Figures, earlier: str | None = None) -> str:
             "hours": charts.hours_svg(figures.hours),
             "methods": charts.methods_svg(figures.methods),
         }
-    return _render(
+    return render(
         "day.html",
         figures=figures,
         earlier=earlier,
@@ -48,7 +48,7 @@ def day_page(figures: Figures, earlier: str | None = None) -> str:
 
 def index_page(entries: Sequence[dict[str, Any]]) -> str:
     """Return the index of the pages, from what `index_entry` said of each, newest first."""
-    return _render("index.html", entries=entries)
+    return render("index.html", entries=entries)
 
 
 def index_entry(figures: Figures) -> dict[str, str]:
@@ -152,5 +152,6 @@ def _environment() -> Environment:
     return environment
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """Return a template of the folder `templates`, filled in."""
     return _environment().get_template(template).render(**values)

@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 import sqlglot
 
 from ecommersss_platform.days import Days
@@ -17,6 +16,7 @@ from ecommersss_platform.laboratory.evaluation import evaluated_sql
 from ecommersss_platform.warehouse.bigquery.sql import DIALECT as BIGQUERY
 from ecommersss_platform.warehouse.duckdb.ddl import DIALECT as DUCKDB
 from ecommersss_platform_tests.support.shop import NOON
+from ecommersss_platform_tests.support.silver_tables import exemption, silver_order, write_silver
 from streaming.business_days import business_day
 from streaming.lists import Exemption, UserLists
 from streaming.rules import RULES_PATH, FeatureRow, RuleBook
@@ -67,51 +67,24 @@ EXEMPT = [
     Exemption("share", 1, "r", "a", NOON + timedelta(microseconds=1)),
 ]
 EVENTS = [
-    *((number, "added", 2, it.rule, it.user_id, it.expires_at) for number, it in enumerate(EXEMPT)),
-    (0, "removed", 3, "foreign_country", 1, EXEMPT[0].expires_at),
+    *exemption(1, "foreign_country", 1, (2, 3), EXEMPT[0].expires_at),
+    *exemption(2, "to_be_seen", 1, (2, None), EXEMPT[1].expires_at),
+    *exemption(3, "share", 1, (2, None), EXEMPT[2].expires_at),
 ]
-
 CONNECTION = duckdb.connect()
 CONNECTION.execute("SET TimeZone = 'UTC'")
-CONNECTION.execute("CREATE SCHEMA silver")
-CONNECTION.execute("CREATE SCHEMA bronze")
-CONNECTION.execute(
-    "CREATE TABLE bronze.stg_rule_exemption_events (exemption_id BIGINT, event VARCHAR, lists_version BIGINT,"
-    " rule_name VARCHAR, user_id BIGINT, expires_at TIMESTAMPTZ)"
-)
-CONNECTION.executemany("INSERT INTO bronze.stg_rule_exemption_events VALUES (?, ?, ?, ?, ?, ?)", EVENTS)
 
 
 def reasons_in_sql(
     book: RuleBook, rows: Sequence[FeatureRow], versions: Sequence[int] = (0,)
 ) -> list[tuple[Any, ...]]:
     """Return the fraud, shadow and review reasons of each row and the exempted rules, computed in SQL."""
-    columns: dict[str, Any] = {
-        name: [getattr(row, name) for row in rows] for name in FeatureRow.__struct_fields__
-    }
-    columns["user_amount_24h"] = pa.array(columns["user_amount_24h"], pa.decimal128(38, 2))
-    for name in ("amount", "list_price"):
-        columns[name] = pa.array(columns[name], pa.decimal128(18, 2))
-    columns["lists_version"] = versions
-    CONNECTION.register("given_rows", pa.table(columns))
-    day = f"DATE '{TODAY}' AS partition_date"
-    CONNECTION.execute(
-        "CREATE OR REPLACE TABLE silver.fact_orders AS"
-        " SELECT id AS order_id, user_id, product_id, quantity, amount, payment_method, country,"
-        " created_date::TIMESTAMPTZ AS ordered_at, local_hour, FALSE AS is_fraud,"
-        " []::VARCHAR[] AS fraud_reasons, []::VARCHAR[] AS review_reasons, []::VARCHAR[] AS shadow_reasons,"
-        f" 'v' AS rules_version, lists_version, id AS topic_position, {day} FROM given_rows"
-    )
-    counts = ", ".join(
-        f"{name}::BIGINT AS {name}"
-        for name in VALUES
-        if name.startswith(("user_orders", "user_countries", "user_age", "seconds"))
-    )
-    CONNECTION.execute(
-        "CREATE OR REPLACE TABLE silver.order_features AS"
-        f" SELECT id AS order_id, list_price, {counts}, user_amount_24h,"
-        f" is_blacklisted::BOOL AS is_blacklisted, {day} FROM given_rows"
-    )
+    orders = [
+        silver_order(row.id, TODAY, lists_version=version, ordered_at=row.created_date)
+        | {name: getattr(row, name) for name in VALUES}
+        for row, version in zip(rows, versions, strict=True)
+    ]
+    write_silver(CONNECTION, orders, EVENTS)
     select = evaluated_sql(book, DAYS, DUCKDB)
     return CONNECTION.execute(
         f"SELECT fraud, shadow, review, exempted FROM ({select}) ORDER BY id"
@@ -127,10 +100,10 @@ def test_reasons_in_sql_are_those_of_the_stream() -> None:
     ]
     versions = [chosen.choice([1, 2, 3]) for _ in rows]
     exempt = {1: UserLists(), 2: UserLists(), 3: UserLists()}
-    for exemption in EXEMPT:
-        exempt[2].exempt(exemption)
-    for exemption in EXEMPT[1:]:
-        exempt[3].exempt(exemption)
+    for entry in EXEMPT:
+        exempt[2].exempt(entry)
+    for entry in EXEMPT[1:]:
+        exempt[3].exempt(entry)
     expected = []
     for row, version in zip(rows, versions, strict=True):
         reasons = BOOK.evaluate(row)
