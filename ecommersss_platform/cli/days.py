@@ -99,6 +99,10 @@ FromOption = Annotated[
 ToOption = Annotated[
     date | None, typer.Option("--to", parser=_day, metavar="DAY", help="the last business day (included)")
 ]
+ToDayOption = Annotated[
+    date | None,
+    typer.Option("--to-day", parser=_day, metavar="DAY", help="the last business day (included)"),
+]
 LastOption = Annotated[
     int | None, typer.Option("--last", min=1, max=36_525, metavar="N", help="the last N days, today included")
 ]

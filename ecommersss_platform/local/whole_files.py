@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +11,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
+def replace_file(path: Path, data: bytes, *, durable: bool = False, keep_mode: bool = False) -> None:
     """Make this the content of a file that only its owner may read. `durable`: also after a power failure.
 
-    Raises `OSError`; the file then stays as it was.
+    `keep_mode`: whoever could read and write the file before still can. Raises `OSError`; the file then stays
+    as it was.
     """
     with replacing(path, durable=durable) as file:
+        if keep_mode:
+            before, now = path.stat(), os.fstat(file.fileno())
+            if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
         file.write(data)
 
 

@@ -51,16 +51,13 @@ def set_modes(book: RuleBook, modes: Mapping[str, Mode]) -> str:
 def set_keys(book: RuleBook, rule: str, mode: Mode, keys: Mapping[str, Value | None]) -> str:
     """Return a book's text with another mode and other keys for a rule; None removes a key.
 
-    The keys are attributes of `Rule`. They are written after the mode. Raises `EditError` for an unknown
-    rule, and for one that is written in a way that this does not understand.
+    The keys are attributes of `Rule`. They are written after the mode. Raises `PlatformError` for an unknown
+    rule, and `EditError` for one that is written in a way that this does not understand.
     """
-    before = {r.name: r for r in book.rules}
-    if rule not in before:
-        raise EditError(f"{book.name} has no rule {rule!r}; it has {', '.join(before)}")
-    line = before[rule].line
+    old = book.rule(rule)
     problem = EditError(
-        f"{book.name}:{line}: rule {rule} is written in a way that cannot be changed automatically. Write its"
-        " keys on lines of their own, without anchors, aliases, escapes and question marks, and try again."
+        f"{book.name}:{old.line}: rule {rule} is written in a way that cannot be changed automatically. Write"
+        " its keys on lines of their own, without anchors, aliases, escapes and question marks, and try again."
     )
     edits = _edits(book.text, rule, mode, keys)
     if edits is None:
@@ -70,8 +67,9 @@ def set_keys(book: RuleBook, rule: str, mode: Mode, keys: Mapping[str, Value | N
         after = RuleBook.parse(edited, book.name)
     except PlatformError as error:
         raise problem from error
-    wanted = before | {rule: replace(before[rule], mode=mode, **keys)}  # type: ignore[arg-type]
-    if [*map(_content, after.rules)] != [*map(_content, wanted.values())] or after.sample != book.sample:
+    new = replace(old, mode=mode, **keys)  # type: ignore[arg-type]
+    wanted = [new if r is old else r for r in book.rules]
+    if [*map(_content, after.rules)] != [*map(_content, wanted)] or after.sample != book.sample:
         raise problem
     return edited
 

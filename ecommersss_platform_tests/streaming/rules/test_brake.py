@@ -138,6 +138,18 @@ def test_an_overridden_rule_is_in_shadow_and_the_text_says_why() -> None:
     assert probations(changed) == probations(book)[1:]
 
 
+def test_an_override_does_not_parse_the_book_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That could take seconds, in which the stream would stand still."""
+    book = RuleBook.parse(TEXT)
+
+    def parsed(*_: object) -> None:
+        raise AssertionError("parsed again")
+
+    for name in ("streaming.rules.book.compose", "streaming.rules.edit.compose"):
+        monkeypatch.setattr(name, parsed)
+    assert overridden(book, [PULLED]).rule("a").mode == "shadow"
+
+
 def test_an_override_of_a_rule_that_does_not_decide_changes_nothing() -> None:
     book = RuleBook.parse(TEXT)
     for rule in ("c", "gone"):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streaming.errors import PlatformError
 from streaming.rules import RuleBook
 from streaming.rules.edit import EditError, set_keys, set_modes
 
@@ -97,7 +98,7 @@ def test_what_cannot_be_changed_in_place_is_refused() -> None:
     for rule in ("b", "c"):
         with pytest.raises(EditError, match=rf"rules.yml:\d+: rule {rule} .* without anchors"):
             edited(anchors, rule, "shadow", REMOVED)
-    with pytest.raises(EditError, match="has no rule 'd'; it has a, b, c"):
+    with pytest.raises(PlatformError, match="has no rule 'd'"):
         edited(BOOK, "d", "off", {})
     shared = BOOK.replace("budi", "&who budi").replace("mode: off", "mode: off, promoted_by: *who")
     with pytest.raises(EditError):
