@@ -58,6 +58,7 @@ def promote(
     """
     from ecommersss_platform.laboratory.promotion import DECIDES, Promotion, replace_book
     from streaming.rules import RuleBook
+    from streaming.rules.brake import overridden
 
     if not yes and not _asks():
         raise typer.BadParameter("there is no terminal to ask on: add --yes")
@@ -67,14 +68,15 @@ def promote(
     mode_before = book.rule(rule).mode
     now = datetime.now(UTC)
     promotion = Promotion(rule, mode.value, by or account(), now.astimezone(JAKARTA), because)
+    overrides = _overrides(settings)
     share = None
     if mode in DECIDES:
-        candidate = RuleBook.parse(promotion.applied(book, None), book.name)
+        edited = RuleBook.parse(promotion.applied(book, None), book.name)
+        candidate = overridden(edited, (it for it in overrides if it.rule != rule))
         share = _tried(settings, candidate, rule, _days(settings, first, last, last_days), now)
         if at_most is not None:
             share = (min(share[0], at_most), at_most)
     after = promotion.applied(book, share)
-    override = _override(settings, rule)
     typer.echo(f"{path}: the rule {rule} changes from {mode_before} to {mode}.")
     if share is not None:
         typer.echo(f"Expected share of the orders: {share[0]:.4%} to {share[1]:.4%}.")
@@ -82,7 +84,7 @@ def promote(
         typer.confirm("Change the rule book?", abort=True)
     replace_book(path, book.text.encode(), after)
     typer.echo(f"The rule {rule} is {mode} in version {RuleBook.parse(after).version} of the rule book.")
-    if override is not None and mode in DECIDES:
+    for override in (it for it in overrides if it.rule == rule and mode in DECIDES):
         typer.echo(
             f"The brake still holds it back: {override}. The new mode begins when somebody lifts the"
             f' override: `ecommersss rules overrides lift {rule} --reason "..."`.'
@@ -129,11 +131,11 @@ def _print(result: Backtest, rule: str) -> None:
         print_rows(list(rows[0]), rows)
 
 
-def _override(settings: Settings, rule: str) -> Override | None:
-    """Return the override that holds the rule back, if there is a platform with one."""
+def _overrides(settings: Settings) -> list[Override]:
+    """Return the overrides in force, if there is a platform."""
     from streaming.database.overrides import list_overrides
 
     if settings.database_url is None and not settings.postgres_dir.exists():
-        return None
+        return []
     with open_database(settings) as url:
-        return next((it.override for it in list_overrides(url) if it.override.rule == rule), None)
+        return [kept.override for kept in list_overrides(url)]

@@ -82,9 +82,15 @@ def list_(book: BookOption = None, style: FormatOption = Format.TABLE) -> None:
                 "probation_held": count.held if count else None,
             }
         rows.append(row | {"when": rule.when, "description": rule.description})
+    columns = list(rows[0])
+    if style is Format.TABLE:
+        if all(row["mode"] == row.get("mode_in_file", row["mode"]) for row in rows):
+            columns = [name for name in columns if name != "mode_in_file"]
+        if not progress:
+            columns = [name for name in columns if not name.startswith("probation")]
     version = (effective.book if effective else rules).version
     title = f"{rules.name}, version {version}"
-    print_rows(list(rows[0]), rows, style, title=title if style is Format.TABLE else None)
+    print_rows(columns, rows, style, title=title if style is Format.TABLE else None)
 
 
 def _effective(book: RuleBook) -> EffectiveBook | None:

@@ -20,7 +20,7 @@ def print_status(report: dict[str, Any]) -> None:
         title = f"{len(problems)} open problems (`ecommersss alerts list` shows more)"
         print_rows(["kind", "subject", "since", "told"], problems, title=title)
     if overrides := report["overrides"]:
-        title = f"{len(overrides)} rules held back by the brake (`ecommersss rules overrides list`)"
+        title = "rules that the brake holds back (`ecommersss rules overrides list`)"
         print_rows(list(overrides[0]), overrides, title=title)
     if report["processes"]:
         print_rows(_PROCESS, report["processes"], title="processes")

@@ -57,7 +57,7 @@ def set_keys(book: RuleBook, rule: str, mode: Mode, keys: Mapping[str, Value | N
     old = book.rule(rule)
     problem = EditError(
         f"{book.name}:{old.line}: rule {rule} is written in a way that cannot be changed automatically. Write"
-        " its keys on lines of their own, without anchors, aliases, escapes and question marks, and try again."
+        " its keys on lines of their own, without anchors, aliases, escapes or question marks, and try again"
     )
     edits = _edits(book.text, rule, mode, keys)
     if edits is None:

@@ -126,4 +126,4 @@ def test_status_shows_the_rules_that_are_held_back(
     report = gather(settings, patience=20)
     print_status(report)
     shown = capsys.readouterr().out
-    assert "1 rules held back by the brake (`ecommersss rules overrides list`)" in shown
+    assert "rules that the brake holds back (`ecommersss rules overrides list`)" in shown
