@@ -9,14 +9,18 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from typer.testing import CliRunner, Result
 
 from ecommersss_platform.cli import app as cli
 from ecommersss_platform.cli import promotion
 from ecommersss_platform.cli.days import business_today
+from ecommersss_platform.laboratory.kept_backtests import last_backtests
 from ecommersss_platform.laboratory.promotion import replace_book
+from ecommersss_platform.settings import Settings
 from ecommersss_platform_tests.support.shop import execute
+from ecommersss_platform_tests.support.silver_tables import silver_order, write_silver
 from streaming.errors import PlatformError
 from streaming.rules import RuleBook
 
@@ -93,6 +97,22 @@ def test_the_greatest_share_and_the_days_can_be_given(
     assert run("a", "--to", "review", *days, "--at-most", "0.05", "--yes").exit_code == 0
     assert tried == [("review", (date(2026, 3, 1), date(2026, 3, 31)))]
     assert RuleBook.load(rules).rule("a").expected_share == (0.001, 0.05)
+
+
+def test_the_backtest_gives_the_expected_share_and_shows_what_changes(rules: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    day = date(2026, 3, 2)
+    orders = [silver_order(n, day, quantity=4 if n <= 3 else 1) for n in range(1, 101)]
+    with duckdb.connect(str(Settings(home=home).warehouse_path)) as connection:
+        write_silver(connection, orders, [], loaded=[day])
+    result = run("a", "--to", "active", "--from", "2026-03-02", "--to-day", "2026-03-02", "--yes")
+    assert result.exit_code == 0, result.output
+    promoted = RuleBook.load(rules).rule("a")
+    assert promoted.expected_share == pytest.approx((0.010254, 0.084517), abs=1e-5), "of 3 in 100, by Wilson"
+    assert "on 2026-03-02: 100 orders" in result.output
+    assert "3 orders (Rp 300) newly flagged" in result.output
+    assert len(last_backtests(home)) == 1, "it is kept like any other"
 
 
 def test_shadow_and_off_need_no_backtest_and_no_expected_share(
