@@ -77,7 +77,8 @@ def promote(
         if at_most is not None:
             share = (min(share[0], at_most), at_most)
     after = promotion.applied(book, share)
-    typer.echo(f"{path}: the rule {rule} changes from {mode_before} to {mode}.")
+    change = f"stays {mode}" if mode == mode_before else f"changes from {mode_before} to {mode}"
+    typer.echo(f"{path}: the rule {rule} {change}.")
     if share is not None:
         typer.echo(f"Expected share of the orders: {share[0]:.4%} to {share[1]:.4%}.")
     if not yes:

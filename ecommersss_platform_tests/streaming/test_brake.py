@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +235,28 @@ def test_three_consumers_of_a_queue_stop_the_rule_together(url: str) -> None:
     assert decided[BOOK.version] <= 3 * PROBATION_LINES < 1_000
     assert len(decided) == 2
     assert query(url, "SELECT orders <= %s AND held * 2 <= orders FROM rule_probations", (600,)) == [(True,)]
+
+
+def test_a_rule_that_is_lifted_again_and_again_is_stopped_each_time(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While three consumers work and the lists change; nobody waits in a circle."""
+    queue = MemoryQueue()
+    queue.publish(lines(1, 6_000))
+    lifts = 0
+    with running(*(SharedConsumer(url, queue, None, BOOK) for _ in range(3))):
+        deadline = time.monotonic() + 60
+        while query(url, "SELECT count(*) FROM orders") != [(6_000,)]:
+            assert time.monotonic() < deadline
+            with suppress(PlatformError):  # nothing is held back just now
+                lift_override(url, "half", "siti", "a test")
+                lifts += 1
+            add_entry(url, 1, "block", "a test")
+            time.sleep(0.02)
+    assert lifts > 1
+    flagged = [o for o in stored_orders(url) if "half" in o.fraud_reasons]
+    assert len(flagged) <= (lifts + 1) * 3 * PROBATION_LINES / 2
+    assert "PostgreSQL is away" not in caplog.text
 
 
 @pytest.mark.parametrize("committed", [False, True])
