@@ -48,8 +48,8 @@ def report_assets(
     @asset(
         key=FRAUD_REPORT,
         description="A page for each business day: the day against its usual range, fraud by hour and payment"
-        " method, the rules, the review queue, users and products to look at, disputes, and how far the"
-        " figures can be trusted."
+        " method, the rules, the review queue, backtests, users and products to look at, disputes, and how"
+        " far the figures can be trusted."
         " The pages and their index are in the folder reports of the home, and beside the UI."
         " Grain: one page per business day.",
         deps=[
@@ -73,7 +73,7 @@ def report_assets(
         from ecommersss_platform.reports.build import build_reports
 
         days = Days.of_keys(context.partition_key_range)
-        for report in build_reports(warehouse, postgres, days, settings.reports_dir, datetime.now(UTC)):
+        for report in build_reports(warehouse, postgres, days, settings, datetime.now(UTC)):
             figures = report.figures
             context.add_asset_metadata(
                 {

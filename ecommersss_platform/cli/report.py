@@ -67,7 +67,7 @@ def build(
                 make_warehouse(settings),
                 PostgresResource(url=url),
                 Days.between(begin, end),
-                settings.reports_dir,
+                settings,
                 datetime.now(UTC),
             )
         ]

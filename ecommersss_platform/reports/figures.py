@@ -9,9 +9,10 @@ from decimal import Decimal
 from statistics import median
 from typing import Any
 
-from ecommersss_platform.days import DAY
+from ecommersss_platform.days import DAY, Days
 from ecommersss_platform.reconciliation import Total, differences
 from ecommersss_platform.reports import words
+from ecommersss_platform.reports.backtests import Backtest, backtests_before
 from ecommersss_platform.reports.rows import PAST_DAYS, PAST_HOURS_DAYS, Row, Rows
 from ecommersss_platform.reports.rules import Rule, rules_of
 from ecommersss_platform.reports.usual import (
@@ -142,6 +143,8 @@ class Figures:
     queue: QueueOfDay
     """The orders that passed and waited for a person at the end of the day."""
     queue_by_reason: Sequence[QueueOfDay]
+    backtests: Sequence[Backtest]
+    """The last ones that were made by the end of the day."""
     trust: Sequence[Statement]
 
     @property
@@ -198,6 +201,7 @@ def figures_of(day: date, rows: Rows, built_at: datetime) -> Figures:
         rejected=rows.rejected.get(day, ()),
         queue=next((queue for queue in queues if queue.reason is None), nothing),
         queue_by_reason=[queue for queue in queues if queue.reason is not None],
+        backtests=backtests_before(rows.backtests, Days.between(day, day).end_instant),
         trust=_trust(day, days, rows, orders.get(day, 0), over=over),
     )
 

@@ -51,14 +51,16 @@ class Rows:
     compared: Comparison
     rejected: ByDay
     review: Sequence[QueueOfDay]
+    backtests: Sequence[Row]
+    """The backtests that are kept, newest first."""
     listed: Mapping[int, str]
     """The list, allow or block, of each user who is on one."""
 
 
-def read_rows(warehouse: Warehouse, postgres: PostgresResource, days: Days) -> Rows:
+def read_rows(warehouse: Warehouse, postgres: PostgresResource, days: Days, backtests: Sequence[Row]) -> Rows:
     """Read the rows of these days. Memory grows with their number, but not with that of the orders.
 
-    Raises `TableNotFound` if nothing was materialised yet.
+    `backtests`: those that are kept. Raises `TableNotFound` if nothing was materialised yet.
     """
     past = Days(days.first - PAST_DAYS * DAY, days.end)
     summaries, loads = summary_sql(past), load_sql(past)
@@ -73,6 +75,7 @@ def read_rows(warehouse: Warehouse, postgres: PostgresResource, days: Days) -> R
         products=by_day(warehouse.query(products_sql(days)).to_pylist()),
         disputes=by_day(warehouse.query(disputes_sql(past)).to_pylist()),
         loaded_at={row["day"]: row["loaded_at"] for row in warehouse.query(loads).to_pylist()},
+        backtests=backtests,
         compared=compare(ORDERS, days, postgres, warehouse),
         **_operational(postgres, days, {row["user_id"] for rows in users.values() for row in rows}),
     )

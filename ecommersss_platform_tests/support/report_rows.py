@@ -110,6 +110,7 @@ def report_rows(day: date = DAY_OF_REPORT, past: int = 28, **changed: Any) -> Ro
             QueueOfDay(day, "new_account", 11, Decimal(33_000_000), NEXT_MORNING - 5 * DAY, 4, 2),
             QueueOfDay(day, "random_sample", 1, Decimal(1_500_000), NEXT_MORNING - 2 * DAY, 1, 1),
         ],
+        backtests=[backtest(NEXT_MORNING), backtest(NEXT_MORNING - DAY), {"of an earlier": "form"}],
         listed={8: "block"},
     )
     return replace(usual, **changed)
@@ -156,6 +157,26 @@ def product(day: date, product_id: int, **values: Any) -> dict[str, Any]:
     }
 
 
+def backtest(made_at: datetime, name: str = "books/my-rules.yml") -> dict[str, Any]:
+    """A kept backtest, in JSON's types."""
+    return {
+        "candidate": {"name": name, "version": "0123456789abcdef"},
+        "from": "2026-10-01",
+        "to": "2026-10-31",
+        "made_at": made_at.isoformat(),
+        "book": {
+            "flagged_before": 600,
+            "flagged_after": 550,
+            "newly_flagged": 25,
+            "newly_flagged_amount": 250_000_000.0,
+            "no_longer_flagged": 75,
+            "no_longer_flagged_amount": 41_000_000.0,
+            "before": {"precision": 0.8},
+            "after": {"precision": 0.875},
+        },
+    }
+
+
 def report_figures(rows: Rows | None = None, built_at: datetime = NEXT_MORNING, **changed: Any) -> Figures:
     return figures_of(DAY_OF_REPORT, rows or report_rows(**changed), built_at)
 
@@ -179,5 +200,6 @@ def hostile_figures() -> Figures:
             ]
         },
         rejected={day: [{"day": day, "reason": text, "lines": 1, "retried": 0} for text in HOSTILE]},
+        backtests=[backtest(NEXT_MORNING - DAY, text) for text in HOSTILE],
         review=[QueueOfDay(day, text, 1, Decimal(1), NEXT_MORNING, 1, 0) for text in (None, *HOSTILE)],
     )

@@ -19,6 +19,7 @@ from ecommersss_platform.laboratory.backtest import expected_share, run_backtest
 from ecommersss_platform.laboratory.backtest_result import Backtest, Sum
 from ecommersss_platform.laboratory.intervals import usual_range, wilson
 from ecommersss_platform.laboratory.kept_backtests import KEPT, keep_backtest, last_backtests
+from ecommersss_platform.reports.backtests import backtests_before
 from ecommersss_platform.resources import WAREHOUSE
 from ecommersss_platform.rules_backtest import (
     BacktestConfig,
@@ -224,6 +225,10 @@ def test_the_last_backtests_are_kept_for_the_reports(result: Backtest, tmp_path:
     assert kept[0]["from"] == "2026-01-05"
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "backtests").glob("2026*")} == {0o600}
     assert last_backtests(tmp_path / "nowhere") == []
+    shown = backtests_before(kept, NOW + timedelta(seconds=22))
+    assert [it.made_at for it in shown] == [NOW + timedelta(seconds=n) for n in (21, 20, 19, 18, 17)]
+    assert (shown[0].first, shown[0].last, shown[0].flagged_after) == (FIRST, FIRST + timedelta(days=2), 4)
+    assert (shown[0].newly_flagged, shown[0].newly_flagged_amount) == (3, Decimal(770))
 
 
 def command(home: Home, *options: str) -> str:

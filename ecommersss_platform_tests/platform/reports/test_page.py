@@ -158,7 +158,19 @@ def test_the_review_queue_is_shown_as_it_was_at_the_end_of_the_day() -> None:
     assert "new_account11Rp 33.0 m21 Nov 2026, 03:02" in text
     assert "So far 12 orders" in Page(day_page(report_figures(built_at=DURING_THE_DAY))).text
     nothing = " ".join(Page(day_page(report_figures(review=[]))).text.split())
-    assert "Review No order waits for a person. Users" in nothing
+    assert "Review No order waits for a person. Backtests" in nothing
+
+
+def test_backtests_that_were_made_by_the_end_of_the_day_are_shown() -> None:
+    text = " ".join(Page(day_page(report_figures())).text.split())
+    row = (
+        "25 Nov 2026, 03:02 my-rules.yml 0123456789abcdef 1 Oct to 31 Oct 600 550 25 Rp 250 m 75 Rp 41.0 m"
+        " 87.5 % before: 80.0 %"
+    )
+    assert text.count("my-rules.yml") == 1
+    assert row in text
+    nothing = Page(day_page(report_figures(backtests=[]))).text
+    assert "No rule book was backtested lately." in nothing
 
 
 def test_charts_have_a_text_alternative_and_a_table() -> None:
