@@ -1,9 +1,11 @@
-"""Asset checks on days: is the newest closed day in every table, and does a day reconcile with its source?"""
+"""Asset checks on days: are they in every table, reconciled with the source, and decided as by the stream?"""
 
 # Annotations must be real here: Dagster inspects those of `context` and the resources.
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
+from typing import Any
 
 from dagster import (
     AssetCheckExecutionContext,
@@ -15,7 +17,10 @@ from dagster import (
     AssetRecordsFilter,
     DagsterInstance,
     DailyPartitionsDefinition,
+    MetadataValue,
     ResourceParam,
+    TableMetadataValue,
+    TableRecord,
     multi_asset_check,
 )
 
@@ -39,15 +44,20 @@ NEWEST_CLOSED_DAY = "newest_closed_day_present"
 """The check of each table that speaks of today, not of the days of a run: no part of the daily job."""
 
 FACTS = AssetKey(["silver", "fact_orders"])
+FEATURES = AssetKey(["silver", "order_features"])
+
+PARITY = "stream_and_warehouse_decide_alike"
+"""The check that the reasons of orders, computed in the warehouse, are those that the stream stored."""
 
 
 def day_checks(partitions_def: DailyPartitionsDefinition, pool: str | None) -> list[AssetChecksDefinition]:
-    """Return the reconciliation of the raw tables and the freshness of all. `pool` is `Warehouse.pool`.
+    """Return reconciliation, parity and the freshness of all tables. `pool` is `Warehouse.pool`.
 
     The reconciliations are blocking: facts and marts are built only from days whose rows and money agree in
-    PostgreSQL and raw. That facts agree with raw is a test of dbt's.
+    PostgreSQL and raw. That facts agree with raw is a test of dbt's. Parity is not: the stream has decided,
+    and marts of its verdicts are right even if the warehouse would decide otherwise.
     """
-    return [reconciliation(pool), freshness(partitions_def)]
+    return [reconciliation(pool), parity(pool), freshness(partitions_def)]
 
 
 def checks_of_today(checks: Sequence[AssetChecksDefinition]) -> list[AssetChecksDefinition]:
@@ -173,3 +183,63 @@ def reconciliation(pool: str | None, tables: Sequence[RawTable] = RAW_TABLES) ->
             yield result._replace(asset_key=key, check_name=check.name)
 
     return reconcile_raw_tables
+
+
+def parity(pool: str | None) -> AssetChecksDefinition:
+    """Return the check that stream and warehouse decide alike (see `laboratory/parity.py`)."""
+
+    @multi_asset_check(
+        name="parity",
+        specs=[
+            AssetCheckSpec(
+                PARITY,
+                asset=FEATURES,
+                additional_deps=[
+                    FACTS,
+                    AssetKey(["bronze", "stg_rule_books"]),
+                    AssetKey(["bronze", "stg_rule_exemption_events"]),
+                ],
+                description="For each order of the days of the run (else of the newest day), the rule book,"
+                " lists and exemptions that decided give the reasons that the stream stored. Orders of books"
+                " that are not kept are counted apart. `ecommersss rules parity` does it for any days.",
+            )
+        ],
+        pool=pool,
+    )
+    def compare(context: AssetCheckExecutionContext, warehouse: ResourceParam[Warehouse]) -> AssetCheckResult:
+        # Brings the parser of rules, which loading the code location does not need.
+        from ecommersss_platform.laboratory.parity import compare_verdicts
+
+        days = days_to_check(context, FEATURES)
+        if days is None:
+            return AssetCheckResult(passed=True, description="nothing is materialised yet")
+        found = compare_verdicts(warehouse, days)
+        wrong = bool(found.differing or found.unusable)
+        return AssetCheckResult(
+            passed=found.holds,
+            severity=AssetCheckSeverity.ERROR if wrong else AssetCheckSeverity.WARN,
+            description=found.summary,
+            metadata={
+                "days": str(days),
+                "compared": found.compared,
+                "differences": found.differences,
+                "book_not_kept": found.book_not_kept,
+                "lists_not_known": found.lists_not_known,
+                "without_features": found.without_features,
+                "changed_meanwhile": found.changed_meanwhile,
+                **({"first_differences": _table(found.examples)} if found.examples else {}),
+            },
+        )
+
+    return compare
+
+
+def _table(differences: Iterable[Any]) -> TableMetadataValue:
+    """Return the orders that differ as a table."""
+    return MetadataValue.table(
+        [TableRecord({name: _shown(value) for name, value in asdict(one).items()}) for one in differences]
+    )
+
+
+def _shown(value: Any) -> str | int:
+    return value if isinstance(value, int) else str(value)

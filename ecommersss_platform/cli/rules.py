@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ecommersss_platform.cli import backtest, books, exemptions, overrides, promotion
+from ecommersss_platform.cli import backtest, books, exemptions, overrides, parity, promotion
 from ecommersss_platform.cli.common import FormatOption, open_database, read_settings
 from ecommersss_platform.cli.explained import as_object, explained_order, print_explained
 from ecommersss_platform.cli.output import Format, as_json, print_rows
@@ -25,6 +25,7 @@ app.add_typer(overrides.app, name="overrides")
 app.command("exempt")(exemptions.exempt)
 app.command("backtest")(backtest.backtest)
 app.command("promote")(promotion.promote)
+app.command("parity")(parity.parity)
 
 BookOption = Annotated[
     Path | None, typer.Option("--book", help="a rule book instead of the platform's", dir_okay=False)

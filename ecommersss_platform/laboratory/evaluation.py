@@ -37,13 +37,13 @@ _STORED: Final = (
 )
 
 
-def orders_sql(days: Days) -> str:
+def orders_sql(days: Days, dialect: Dialect) -> str:
     """Write the SELECT of the orders of these days that have features.
 
     Its columns are those of `FEATURES`, what the stream stored about the order, as in `silver.fact_orders`,
     and `exempt_from`: the rules that do not hold for the user, as text with commas around each, or NULL.
     """
-    columns = [_column(feature) for feature in FEATURES.values()]
+    columns = [_column(feature, dialect) for feature in FEATURES.values()]
     columns += [f"facts.{name}" for name in _STORED]
     return (
         f"SELECT {', '.join(columns)}, exempt.exempt_from FROM silver.fact_orders AS facts "  # noqa: S608
@@ -62,7 +62,7 @@ def evaluated_sql(book: RuleBook, days: Days, dialect: Dialect) -> str:
     reasons = [f"{_held(book, mode, dialect)} AS {column}" for mode, column in REASONS.items()]
     return (
         f"SELECT *, {', '.join(reasons)}, {_exempted(book, dialect)} AS exempted "  # noqa: S608
-        f"FROM ({orders_sql(days)}) AS orders"
+        f"FROM ({orders_sql(days, dialect)}) AS orders"
     )
 
 
@@ -83,12 +83,12 @@ def _exempt_sql(days: Days) -> str:
     )
 
 
-def _column(feature: Feature) -> str:
+def _column(feature: Feature, dialect: Dialect) -> str:
     stored = _FACTS.get(feature.name)
     value = f"facts.{stored}" if stored else f"features.{feature.name}"
     # Conditions were checked for so many digits; the warehouse has a wider type for sums.
     if feature.type.kind is Kind.DECIMAL:
-        value = f"CAST({value} AS DECIMAL({feature.type.digits}, {feature.type.scale}))"
+        value = dialect.narrowed(value, feature.type.digits, feature.type.scale)
     return f"{value} AS {feature.name}"
 
 

@@ -48,6 +48,7 @@ from ecommersss_platform.dbt.project import (
     executable,
 )
 from ecommersss_platform.dbt.resource import PlatformDbt
+from ecommersss_platform.laboratory.parity import compare_verdicts, recomputed_sql
 from ecommersss_platform.laboratory.training_set import TrainingSet, write_training_set
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
@@ -56,6 +57,7 @@ from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
 from ecommersss_platform_tests.support.dbt_runs import dbt_events, with_changed_types
 from ecommersss_platform_tests.support.loopback import loopback_only
 from ecommersss_platform_tests.support.raw_days import MOST, SAMPLE, Row, at, order, product, user
+from streaming.rules import RuleBook
 
 pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
 
@@ -337,6 +339,38 @@ def test_training_sets_are_the_same(targets: tuple[Target, Target]) -> None:
     )
     assert duckdb == bigquery
     assert {row["partition_date"] for row in duckdb} == set(asked.days)
+
+
+@pytest.mark.usefixtures("built_on_bigquery")
+def test_verdicts_are_recomputed_alike(targets: tuple[Target, Target]) -> None:
+    """Stored reasons were chosen at random, so that most orders differ."""
+    # No arithmetic: the emulator's NUMERIC is too narrow for products of amounts.
+    book = RuleBook.parse("""
+        sample: 0.2
+        rules:
+          - {name: foreign_country, description: d, mode: active, when: country <> 'ID'}
+          - {name: extreme, description: d, mode: active, when: amount >= 300000000 AND NOT is_blacklisted}
+          - {name: again, description: d, mode: shadow, when: user_orders_10m > 2 OR user_age_days < 0}
+          - {name: cheap, description: d, mode: review, when: list_price IS NULL OR amount < list_price / 2}
+    """)
+    book.version = "v1"  # which decided about the orders of the month
+    duckdb, bigquery = (
+        target.warehouse.query(
+            "SELECT id, fraud, shadow, review, differs"
+            f" FROM ({recomputed_sql(book, MONTH, target.warehouse.dialect)}) AS recomputed ORDER BY id"
+        ).to_pylist()
+        for target in targets
+    )
+    assert duckdb == bigquery
+    assert len(duckdb) == len(targets[0].rows(FACTS, "lists_version IS NOT NULL"))
+    assert {row["differs"] for row in duckdb} == {False, True}
+    assert {("cheap",), ("random_sample",), ("cheap", "random_sample")} <= {
+        tuple(r["review"]) for r in duckdb
+    }
+    found = [compare_verdicts(target.warehouse, MONTH) for target in targets]
+    assert found[0] == found[1]
+    assert found[0].unusable.total() == len(duckdb), "the text that is kept as v1 is no book"
+    assert found[0].orders == len(targets[0].rows(FACTS))
 
 
 @pytest.mark.long

@@ -322,9 +322,11 @@ def test_checks(location: dict[str, Any]) -> None:
     for table in RAW:
         assert checks[f"{table}: reconciles_with_postgres"] is True
     assert checks["silver/fact_orders: reconciles_with_raw"] is True
+    assert checks["silver/order_features: stream_and_warehouse_decide_alike"] is False
     in_each_run = set(location["jobs"]["daily_pipeline"]["checks"])
     assert "newest_closed_day_present" not in in_each_run, "it would warn in every run of another day"
     assert {"reconciles_with_postgres", "reconciles_with_raw", "fact_orders_user_is_known"} <= in_each_run
+    assert "stream_and_warehouse_decide_alike" in in_each_run
     for key, column in [
         ("bronze/stg_users", "user_id"),
         ("bronze/stg_products", "product_id"),

@@ -13,6 +13,7 @@ PLAIN = Dialect(
     text=repr,
     instant="INSTANT",
     literal_rows=lambda columns, rows: "",
+    narrowed=lambda number, digits, decimals: f"{number}({digits}, {decimals})",
     present=lambda texts: f"PRESENT({', '.join(texts)})",
     distinct=lambda array: f"DISTINCT({array})",
     contains=lambda array, text: f"CONTAINS({array}, {text})",

@@ -73,6 +73,7 @@ def run(home: Path, table: pa.Table) -> list[str]:
     ecommersss(home, first, "produce", "--file", str(work / "orders.jsonl"))
     ecommersss(home, first, "consume", "--once")
     ecommersss(home, first, "materialize", "--from", str(first), "--to", str(last))
+    ecommersss(home, first, "rules", "parity", "--from", str(first), "--to", str(last))
     problems = check(home, sample, Totals.of(table))
     for problem in problems:
         print(f"DIFFERENT: {problem}")

@@ -55,6 +55,8 @@ DIALECT = Dialect(
     business_day=lambda instant: f"DATE({instant}, '{JAKARTA}')",
     try_cast=_try_cast,
     literal_rows=_literal_rows,
+    # NUMERIC has one width, and CAST refuses another.
+    narrowed=lambda number, digits, decimals: number,
     present=_present,
     distinct=lambda array: f"ARRAY(SELECT DISTINCT text FROM UNNEST({array}) AS text)",  # noqa: S608
     contains=lambda array, text: f"{text} IN UNNEST({array})",

@@ -37,6 +37,7 @@ DIALECT = Dialect(
     business_day=lambda instant: f"CAST({instant} AT TIME ZONE '{JAKARTA}' AS DATE)",
     try_cast=lambda value, type_: f"TRY_CAST({value} AS {type_})",
     literal_rows=_literal_rows,
+    narrowed=lambda number, digits, decimals: f"CAST({number} AS DECIMAL({digits}, {decimals}))",
     present=lambda texts: (
         f"list_filter(CAST([{', '.join(texts)}] AS VARCHAR[]), lambda text: text IS NOT NULL)"
     ),

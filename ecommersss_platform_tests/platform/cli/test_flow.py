@@ -247,6 +247,14 @@ def test_demo_ends_with_the_rules(shown: str, database: psycopg2.extensions.conn
     assert "No day is 60 days old yet: `ecommersss demo --days 120` has some." in rules
 
 
+def test_stream_and_warehouse_decide_alike(home: Home, shown: str) -> None:
+    first, [stored] = "2000-01-01", home.rows("query", "SELECT count(*) AS n FROM silver.fact_orders")
+    found = json.loads(
+        home.call("rules", "parity", "--from", first, "--to", "today", "--format", "json").stdout
+    )
+    assert (found["compared"], found["orders"], found["differences"]) == (stored["n"], stored["n"], 0)
+
+
 def test_status_reports_topic_partitions_and_rejected_lines(home: Home, shown: str) -> None:
     report = json.loads(home.call("status", "--format", "json").stdout)
     assert report["up"] is False
