@@ -105,6 +105,7 @@ def diff(
     found = {
         "before": old.version,
         "after": new.version,
+        "sample": {"before": old.sample, "after": new.sample},
         "changes": [
             {"rule": c.rule, "change": c.kind, "before": _fields(c.before), "after": _fields(c.after)}
             for c in changes
@@ -122,7 +123,7 @@ def _find(url: str, name: str) -> RuleBook:
     return find_book(url, name) if is_version else RuleBook.load(Path(name))
 
 
-def _fields(rule: Rule | None) -> dict[str, str] | None:
+def _fields(rule: Rule | None) -> dict[str, object] | None:
     from streaming.rules.diff import FIELDS
 
     return None if rule is None else {name: getattr(rule, name) for name in FIELDS}
@@ -136,11 +137,13 @@ def _print_changes(old: RuleBook, new: RuleBook, changes: list[Change]) -> None:
         lines.append(f"{change.kind} {change.rule}" + ("" if change.kind == "changed" else f" ({rule.mode})"))
         if change.kind == "changed":
             for name in change.fields:
-                lines += [f"    {name}", f"      - {getattr(change.before, name)}"]
-                lines += [f"      + {getattr(change.after, name)}"]
+                lines += [f"    {name}", f"      - {_value(change.before, name)}"]
+                lines += [f"      + {_value(change.after, name)}"]
         else:
             lines += [f"    when {rule.when}", f"    {rule.description}"]
-    if not changes:
+    if old.sample != new.sample:
+        lines += ["changed sample", f"      - {old.sample}", f"      + {new.sample}"]
+    elif not changes:
         if old.text == new.text:
             lines.append("the same book")
         elif [rule.name for rule in old.rules] != [rule.name for rule in new.rules]:
@@ -148,3 +151,10 @@ def _print_changes(old: RuleBook, new: RuleBook, changes: list[Change]) -> None:
         else:
             lines.append("the same rules: only comments or layout differ")
     typer.echo(visible("\n".join(lines)))
+
+
+def _value(rule: Rule | None, name: str) -> object:
+    value = getattr(rule, name)
+    if isinstance(value, tuple):
+        return " to ".join(map(str, value))
+    return "(none)" if value is None else value

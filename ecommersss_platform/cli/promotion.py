@@ -113,13 +113,21 @@ def _tried(
     """Backtest a book, print what concerns the rule, and return the share of orders to expect."""
     from ecommersss_platform.days import Days
     from ecommersss_platform.laboratory.backtest import expected_share, run_backtest
+    from ecommersss_platform.laboratory.backtest_result import SHARE_DECIMALS
     from ecommersss_platform.laboratory.kept_backtests import keep_backtest
+    from ecommersss_platform.laboratory.promotion import share_of_busiest_hour
     from ecommersss_platform.warehouse import make_warehouse
 
-    result = run_backtest(make_warehouse(settings), candidate, Days.between(*days), now)
+    warehouse, asked = make_warehouse(settings), Days.between(*days)
+    result = run_backtest(warehouse, candidate, asked, now)
     keep_backtest(settings.home, result)
     _print(result, rule)
-    return expected_share(result, rule)
+    low, high = expected_share(result, rule)
+    if "local_hour" in candidate.rule(rule).columns:
+        busiest = share_of_busiest_hour(warehouse, candidate, candidate.rule(rule), asked)
+        typer.echo(f"The rule looks at the hour of the day: at its busiest it holds for {busiest:.4%}.")
+        high = max(high, round(busiest, SHARE_DECIMALS))
+    return low, high
 
 
 def _print(result: Backtest, rule: str) -> None:

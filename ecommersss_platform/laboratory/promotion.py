@@ -7,13 +7,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from ecommersss_platform.days import Days
+from ecommersss_platform.laboratory.evaluation import REASONS, evaluated_sql
 from ecommersss_platform.local.whole_files import replace_file
+from ecommersss_platform.warehouse import Warehouse
 from streaming.errors import PlatformError
-from streaming.rules import Mode, RuleBook
+from streaming.rules import Mode, Rule, RuleBook
 from streaming.rules.edit import Value, set_keys
 
 DECIDES: Final[tuple[Mode, ...]] = ("active", "review")
 """The modes in which a rule has consequences, so that it needs an expected share."""
+
+_FEW_ORDERS: Final = 100
+"""An hour of the day with fewer orders, on all days together, says too little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,21 @@ class Promotion:
             "promoted_because": (self.because or "").strip() or None,
         }
         return set_keys(book, self.rule, self.mode, keys)
+
+
+def share_of_busiest_hour(warehouse: Warehouse, book: RuleBook, rule: Rule, days: Days) -> float:
+    """Return the share of the orders of an hour of the day for which a rule of a book holds, at its highest.
+
+    Hours with few orders do not count. Only a rule that decides can be asked for.
+    """
+    held = warehouse.dialect.contains(REASONS[rule.mode], warehouse.dialect.text(rule.name))
+    sql = (
+        f"SELECT count(*) AS orders, sum(CASE WHEN {held} THEN 1 ELSE 0 END) AS held "  # noqa: S608
+        f"FROM ({evaluated_sql(book, days, warehouse.dialect)}) AS evaluated "
+        f"GROUP BY local_hour HAVING count(*) >= {_FEW_ORDERS}"
+    )
+    rows = (row for batch in warehouse.stream(sql) for row in batch.to_pylist())
+    return max((int(row["held"]) / int(row["orders"]) for row in rows), default=0.0)
 
 
 def replace_book(path: Path, before: bytes, text: str) -> None:

@@ -50,7 +50,7 @@ _FUNCTION_SOURCE: Final = 50_000
 
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 _KEYS: Final = ("name", "description", "mode", "when")
-_PROMOTION_KEYS: Final = ("expected_share", "promoted_by", "promoted_at", "promoted_because")
+PROMOTION_KEYS: Final = ("expected_share", "promoted_by", "promoted_at", "promoted_because")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 Reasons = tuple[list[str], list[str], list[str]]
@@ -282,7 +282,7 @@ class _BookReader:
                     entry, rule.name, "the rules up to here are too complex together: remove or simplify some"
                 )
             if rule.name in seen:
-                name = self._mapping(entry, rule.name, "a rule", _KEYS, _PROMOTION_KEYS)["name"]
+                name = self._mapping(entry, rule.name, "a rule", _KEYS, PROMOTION_KEYS)["name"]
                 self._refuse(
                     name, rule.name, f"duplicate name: the rule on line {seen[rule.name]} has it too"
                 )
@@ -290,7 +290,7 @@ class _BookReader:
             yield rule
 
     def _rule(self, entry: yaml.Node, index: int) -> Rule:
-        fields = self._mapping(entry, None, "a rule", _KEYS, _PROMOTION_KEYS)
+        fields = self._mapping(entry, None, "a rule", _KEYS, PROMOTION_KEYS)
         name = self._scalar(fields["name"], None, "name")
         if not _NAME.fullmatch(name):
             self._refuse(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from streaming.rules.book import Rule, RuleBook
+from streaming.rules.book import PROMOTION_KEYS, Rule, RuleBook
 
-FIELDS: Final = ("mode", "when", "description")
+FIELDS: Final = ("mode", "when", "description", *PROMOTION_KEYS)
 """What may differ between two rules of one name."""
 
 

@@ -85,6 +85,23 @@ def test_the_current_book_is_the_one_with_the_overrides(platform: Platform) -> N
     assert (found["status"], found["shadow_reasons"], found["agrees"]) == ("genuine", ["all"], True)
 
 
+def test_a_promotion_and_another_sample_are_changes_of_a_book(platform: Platform) -> None:
+    kept = str(platform.json("rules", "books", "list")[0]["version"])
+    by = "expected_share: [0, 0.25], promoted_by: Sari"
+    platform.rules.write_text(
+        BOOK.replace("expected_share: [0, 0.1]", by, 1).replace("rules", "sample: 0.01\nrules")
+    )
+    shown = platform.run("rules", "books", "diff", kept).output
+    assert shown.endswith(
+        "changed all\n    expected_share\n      - 0.0 to 0.1\n      + 0.0 to 0.25\n"
+        "    promoted_by\n      - (none)\n      + Sari\n"
+        "changed sample\n      - 0\n      + 0.01\n"
+    )
+    found = json.loads(platform.run("rules", "books", "diff", kept, "--format", "json").output)
+    assert found["sample"] == {"before": 0, "after": 0.01}
+    assert found["changes"][0]["after"]["expected_share"] == [0.0, 0.25]
+
+
 def test_overrides_are_listed_and_lifted(platform: Platform) -> None:
     [row] = platform.json("rules", "overrides", "list")
     assert {name: value for name, value in row.items() if name != "pulled_at"} == {

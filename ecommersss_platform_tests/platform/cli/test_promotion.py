@@ -99,20 +99,42 @@ def test_the_greatest_share_and_the_days_can_be_given(
     assert RuleBook.load(rules).rule("a").expected_share == (0.001, 0.05)
 
 
-def test_the_backtest_gives_the_expected_share_and_shows_what_changes(rules: Path, tmp_path: Path) -> None:
+DAY = date(2026, 3, 2)
+ON_THE_DAY = ("--from", f"{DAY}", "--to-day", f"{DAY}", "--yes")
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Path:
+    """A home with 100 orders at 10:00, three of them of quantity 4, and 100 at 2:00, 20 of them so."""
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
-    day = date(2026, 3, 2)
-    orders = [silver_order(n, day, quantity=4 if n <= 3 else 1) for n in range(1, 101)]
+    orders = [silver_order(n, DAY, quantity=4 if n <= 3 else 1) for n in range(1, 101)]
+    orders += [silver_order(n, DAY, local_hour=2, quantity=4 if n > 180 else 1) for n in range(101, 201)]
     with duckdb.connect(str(Settings(home=home).warehouse_path)) as connection:
-        write_silver(connection, orders, [], loaded=[day])
-    result = run("a", "--to", "active", "--from", "2026-03-02", "--to-day", "2026-03-02", "--yes")
+        write_silver(connection, orders, [], loaded=[DAY])
+    return home
+
+
+def test_a_rule_about_the_hour_is_expected_to_hold_as_in_its_busiest_hour(
+    rules: Path, warehouse: Path
+) -> None:
+    rules.write_text(BOOK.replace("quantity > 3", "local_hour < 5 AND quantity > 3"))
+    result = run("a", "--to", "review", *ON_THE_DAY)
+    assert result.exit_code == 0, result.output
+    assert "at its busiest it holds for 20.0000%" in result.output
+    expected = RuleBook.load(rules).rule("a").expected_share
+    assert expected
+    assert expected[1] == 0.2
+
+
+def test_the_backtest_gives_the_expected_share_and_shows_what_changes(rules: Path, warehouse: Path) -> None:
+    result = run("a", "--to", "active", *ON_THE_DAY)
     assert result.exit_code == 0, result.output
     promoted = RuleBook.load(rules).rule("a")
-    assert promoted.expected_share == pytest.approx((0.010254, 0.084517), abs=1e-5), "of 3 in 100, by Wilson"
-    assert "on 2026-03-02: 100 orders" in result.output
-    assert "3 orders (Rp 300) newly flagged" in result.output
-    assert len(last_backtests(home)) == 1, "it is kept like any other"
+    assert promoted.expected_share == pytest.approx((0.0779, 0.1666), abs=1e-4), "of 23 in 200, by Wilson"
+    assert "on 2026-03-02: 200 orders" in result.output
+    assert "23 orders (Rp 2.30 k) newly flagged" in result.output
+    assert len(last_backtests(warehouse)) == 1, "it is kept like any other"
 
 
 def test_shadow_and_off_need_no_backtest_and_no_expected_share(
