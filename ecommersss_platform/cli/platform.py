@@ -84,13 +84,14 @@ def status(style: FormatOption = Format.TABLE) -> None:
     be used. Then come the open problems that alerts tell. Failed runs and alerts are those of the last day.
     """
     from ecommersss_platform.cli.status import print_status
-    from ecommersss_platform.status import gather
+    from ecommersss_platform.status import gather, leave_hanging_parts
 
     report = gather(read_settings())
     if style is not Format.TABLE:
         typer.echo(as_json(report, indent=2 if style is Format.JSON else None))
     else:
         print_status(report)
+    leave_hanging_parts()
 
 
 def env() -> None:

@@ -51,6 +51,19 @@ def test_status_and_query_load_no_dagster() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
+def test_a_part_that_hangs_in_native_code_does_not_abort_the_command() -> None:
+    code = (
+        "import duckdb, ecommersss_platform.status as status\n"
+        "def work():\n"
+        "    while True: duckdb.sql('SELECT 1').fetchall()\n"
+        "status._Part(work)\n"
+        "print('the report')\n"
+        "status.leave_hanging_parts()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "the report\n", "")
+
+
 def test_alerts_of_the_last_day_are_reported_newest_first(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     assert recent_alerts(settings, NOW) == []
