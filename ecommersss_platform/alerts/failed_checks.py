@@ -15,6 +15,9 @@ from streaming.business_days import local_time
 FRESHNESS = "newest_closed_day_present"
 """The check whose problems are told by `late_tables.py`."""
 
+PARITY = "stream_and_warehouse_decide_alike"
+"""The check whose failure is a kind of its own. Its description says how many orders differ."""
+
 MOST_AT_ONCE = 20_000
 """How far back the first look reads: about a hundred runs of all checks. Later looks read what is new."""
 
@@ -29,7 +32,8 @@ WHERE executions.id > %(after)s OR executions.id = ANY(%(pending)s)
 ORDER BY executions.id DESC LIMIT %(limit)s
 """
 _FAILURES = """
-SELECT id, asset_key, check_name, run_id, evaluation_event_timestamp AS at
+SELECT id, asset_key, check_name, evaluation_event_timestamp AS at,
+       evaluation_event::json #>> '{dagster_event,event_specific_data,description}' AS description
 FROM asset_check_executions
 WHERE id = ANY(%(ids)s)
     AND evaluation_event::json #>> '{dagster_event,event_specific_data,severity,__enum__}'
@@ -81,10 +85,19 @@ def failed_checks(look: Look) -> list[Problem]:
 
 def _problem(look: Look, row: Mapping[str, Any]) -> Problem:
     asset, name = "/".join(json.loads(row["asset_key"])), row["check_name"]
+    page = look.link(f"assets/{asset}?view=checks")
+    if name == PARITY:
+        return Problem(
+            "parity_differs",
+            "stream and warehouse",
+            f"stream and warehouse do not decide alike: {row['description']}. `ecommersss rules parity` with"
+            " these days shows the orders, and what each of the two made of them",
+            page,
+        )
     return Problem(
         "check_failed",
         f"{asset} {name}",
         f"the check {name} of {asset} failed at {local_time(row['at'].replace(tzinfo=UTC))}: its page in the"
         " UI says why; correct the data or the code, and materialise the asset again",
-        look.link(f"assets/{asset}?view=checks"),
+        page,
     )

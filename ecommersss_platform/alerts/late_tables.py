@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from ecommersss_platform.alerts.failed_checks import PARITY
 from ecommersss_platform.alerts.look import Look, Undecided
 from ecommersss_platform.alerts.problem import Problem
+from ecommersss_platform.alerts.text import covers
+from ecommersss_platform.days import Days
 from ecommersss_platform.freshness import EXPECTED, ORDERS, Expected, due_at, lateness, newest_due_day
 from streaming.database import rows_by_name
 
@@ -20,6 +23,14 @@ GRACE = timedelta(minutes=15)
 
 SUBJECT = "newest closed day"
 
+_COMPARED = """
+SELECT coalesce(
+    evaluation_event::json #>> '{dagster_event,event_specific_data,metadata,days,text}', ''
+) AS days
+FROM asset_check_executions
+WHERE check_name = %(check)s AND execution_status IN ('SUCCEEDED', 'FAILED')
+    AND create_timestamp >= %(begun)s
+"""
 _PARTITIONS = """
 SELECT asset_key AS key, max(timestamp) AS updated,
        max(timestamp) FILTER (WHERE timestamp < %(due)s) AS loaded
@@ -41,17 +52,27 @@ GROUP BY key
 
 
 def late_tables(look: Look) -> list[Problem]:
-    """Return one problem that names the late tables, if there are any."""
+    """Return one problem that names the late tables, or parity if only that is late."""
     first, late = look.settings.first_partition_day(look.now), {}
     for due in {table.due for table in EXPECTED}:
         tables = [table for table in EXPECTED if table.due == due]
         if (day := newest_due_day(look.now, due)) >= first:
             late.update(judge(look.connection, tables, day, due))
+    day = newest_due_day(look.now)
+    if not late and day >= first and not is_compared(look, day):  # a table that is late explains it
+        late[PARITY] = day, f"the orders of {day} were not compared: materialise {day}"
     if not late:
         return []
     if look.now - look.since < GRACE:
         raise Undecided
     return [Problem("freshness_missed", SUBJECT, summary(late))]
+
+
+def is_compared(look: Look, day: date) -> bool:
+    """Return whether an execution of the check of parity, whatever its result, looked at a day."""
+    begun = Days.between(day, day).start_instant.astimezone(UTC)
+    what = {"check": PARITY, "begun": begun.replace(tzinfo=None)}
+    return any(covers(row["days"], day.isoformat()) for row in look.rows(_COMPARED, what))
 
 
 def judge(

@@ -7,7 +7,6 @@ unknown as well, so that one cause is told once.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -33,7 +32,7 @@ from ecommersss_platform.alerts.rule_book import rule_book_invalid
 from ecommersss_platform.alerts.spikes import unusual
 from ecommersss_platform.alerts.store import damaged_states
 from ecommersss_platform.alerts.stream import consumer_stalled, lag_rising, producer_silent
-from ecommersss_platform.alerts.text import without_secrets
+from ecommersss_platform.alerts.text import covers, without_secrets
 from ecommersss_platform.freshness import newest_due_day
 from ecommersss_platform.instance.databases import dagster_url, database_url
 from ecommersss_platform.local.stack import running
@@ -84,7 +83,7 @@ SOURCES = (
     Source(frozenset({"brake_pulled"}), brake_pulled, Database.OPERATIONAL),
     Source(frozenset({"daily_bytes_used_up"}), daily_bytes_used_up, Database.OPERATIONAL, 5 * _MINUTE),
     Source(frozenset({"run_failed"}), failed_runs, Database.DAGSTER),
-    Source(frozenset({"check_failed"}), failed_checks, Database.DAGSTER, _MINUTE),
+    Source(frozenset({"check_failed", "parity_differs"}), failed_checks, Database.DAGSTER, _MINUTE),
     Source(frozenset({"freshness_missed"}), late_tables, Database.DAGSTER, _MINUTE),
     Source(frozenset({"daemon_down"}), daemon_down, Database.DAGSTER),
     Source(frozenset({"sensor_failing", "sensor_off"}), sensors_and_schedules, Database.DAGSTER),
@@ -287,9 +286,3 @@ def explained(problems: Sequence[Problem], unknown: Iterable[str], now: datetime
         [problem for problem in problems if problem.kind not in consequences],
         frozenset(unknown) | consequences,
     )
-
-
-def covers(subject: str, day: str) -> bool:
-    """Return whether the days that the subject of a failed run ends with hold a day."""
-    days = re.findall(r"\d{4}-\d\d-\d\d", subject)
-    return bool(days) and days[0] <= day <= days[-1]

@@ -28,6 +28,7 @@ class Kind:
 KINDS: Final[Mapping[str, Kind]] = {
     "run_failed": Kind(ENGINEERING, "error", "A run failed after its retries."),
     "check_failed": Kind(ENGINEERING, "error", "The newest execution of a data check failed."),
+    "parity_differs": Kind(ENGINEERING, "error", "Stream and warehouse give orders different reasons."),
     "freshness_missed": Kind(ENGINEERING, "error", "A table has no partition of a day that is due."),
     "sensor_failing": Kind(ENGINEERING, "error", "A sensor or schedule fails at each evaluation."),
     "sensor_off": Kind(ENGINEERING, "warning", "A sensor or schedule of the platform is switched off."),

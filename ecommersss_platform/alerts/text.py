@@ -48,6 +48,12 @@ def clean(text: str) -> str:
     return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 1]}…"
 
 
+def covers(text: str, day: str) -> bool:
+    """Return whether the day, or the range of days, that a text has is or holds this one."""
+    days = re.findall(r"\d{4}-\d\d-\d\d", text)
+    return bool(days) and days[0] <= day <= days[-1]
+
+
 def duration(seconds: float) -> str:
     """Return a duration for people, in its two largest units at most: "14 min", "2 h 5 min", "3 d 4 h"."""
     minutes, seconds = divmod(round(seconds), 60)

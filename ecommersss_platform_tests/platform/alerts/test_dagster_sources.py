@@ -43,7 +43,7 @@ from ecommersss_platform.alerts.daemon import TOLERANCE, daemon_down, fails, sen
 from ecommersss_platform.alerts.failed_checks import Newest, failed_checks
 from ecommersss_platform.alerts.late_tables import GRACE, late_tables
 from ecommersss_platform.alerts.look import Look, Undecided
-from ecommersss_platform.checks import freshness_results
+from ecommersss_platform.checks import PARITY, freshness_results
 from ecommersss_platform.freshness import BY_DAY, EXPECTED, WHOLE, due_at, newest_due_day
 from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.local.postgres import EmbeddedPostgres
@@ -116,6 +116,26 @@ def test_failed_check_is_a_problem_until_it_passes(storage: DagsterInstance, loo
     assert failed_checks(look) == []
 
 
+@pytest.mark.integration
+def test_parity_that_differs_is_a_problem_of_its_own(storage: DagsterInstance, look: Look) -> None:
+    key, says = AssetKey(["silver", "order_features"]), "2 of 900 orders of 2026-11-25 differ"
+
+    def compared(passed: bool, severity: AssetCheckSeverity) -> None:
+        storage.report_runless_asset_event(
+            AssetCheckEvaluation(key, PARITY, passed=passed, severity=severity, description=says)
+        )
+
+    compared(False, AssetCheckSeverity.WARN)
+    assert failed_checks(look) == []
+    compared(False, AssetCheckSeverity.ERROR)
+    [problem] = failed_checks(look)
+    assert problem.kind == "parity_differs"
+    assert problem.summary.startswith(f"stream and warehouse do not decide alike: {says}. `ecommersss rules")
+    assert problem.link == "https://ui.example.com/assets/silver/order_features?view=checks"
+    compared(True, AssetCheckSeverity.ERROR)
+    assert failed_checks(look) == []
+
+
 def test_result_of_a_run_that_has_not_ended_is_awaited() -> None:
     now = datetime(2026, 3, 2, 5, tzinfo=UTC)
 
@@ -150,6 +170,14 @@ def build(storage: DagsterInstance, keys: Any, day: date | None) -> None:
         )
 
 
+def compare(storage: DagsterInstance, days: str) -> None:
+    """Report that the check of parity has looked at these days."""
+    key = AssetKey(["silver", "order_features"])
+    storage.report_runless_asset_event(
+        AssetCheckEvaluation(key, PARITY, passed=True, metadata={"days": days})
+    )
+
+
 @pytest.mark.integration
 def test_day_that_never_ran_is_one_problem_until_every_table_has_it(
     storage: DagsterInstance, look: Look
@@ -171,6 +199,11 @@ def test_day_that_never_ran_is_one_problem_until_every_table_has_it(
     assert problem.summary == f"{WHOLE[0]}: it was never built: materialise {day}"
     assert agrees_with_the_checks(storage, look)
     storage.report_runless_asset_event(AssetObservation(AssetKey.from_user_string(WHOLE[0])))
+    [problem] = late_tables(look)
+    assert problem.summary == f"{PARITY}: the orders of {day} were not compared: materialise {day}"
+    compare(storage, str(day - timedelta(days=1)))
+    assert late_tables(look) == [problem]
+    compare(storage, f"{day - timedelta(days=1)} to {day}")
     assert late_tables(look) == []
     assert agrees_with_the_checks(storage, look)
 

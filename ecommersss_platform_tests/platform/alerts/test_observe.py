@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from dagster import (
+    AssetCheckEvaluation,
     AssetKey,
     AssetMaterialization,
     DagsterInstance,
@@ -29,8 +30,10 @@ from dagster._core.test_utils import create_run_for_test
 from ecommersss_platform.alerts import observe
 from ecommersss_platform.alerts.disk import GIB, nearly_full
 from ecommersss_platform.alerts.look import Database, Look, Undecided
-from ecommersss_platform.alerts.observe import DOWN, EXPLAINS, SOURCES, Observer, Source, covers, explained
+from ecommersss_platform.alerts.observe import DOWN, EXPLAINS, SOURCES, Observer, Source, explained
 from ecommersss_platform.alerts.problem import KINDS, Problem
+from ecommersss_platform.alerts.text import covers
+from ecommersss_platform.checks import FEATURES, PARITY
 from ecommersss_platform.freshness import BY_DAY, WHOLE, newest_due_day
 from ecommersss_platform.instance.dagster_home import dagster_instance
 from ecommersss_platform.local.postgres import EmbeddedPostgres
@@ -87,6 +90,9 @@ def build_everything(storage: DagsterInstance, day: date, but: str = "") -> None
             storage.report_runless_asset_event(
                 AssetMaterialization(AssetKey.from_user_string(key), partition=partition)
             )
+    storage.report_runless_asset_event(
+        AssetCheckEvaluation(FEATURES, PARITY, passed=True, metadata={"days": str(day)})
+    )
 
 
 def told(observer: Observer, now: datetime) -> list[tuple[str, str]]:
