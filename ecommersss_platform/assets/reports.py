@@ -36,6 +36,9 @@ TABLES = (
     "silver.fact_orders",
     "silver.dim_products",
     "silver.fact_disputes",
+    "silver.order_features",
+    *(f"bronze.stg_{name}" for name in ("rule_books", "rule_exemption_events")),
+    *(f"bronze.stg_{name}" for name in ("user_versions", "product_versions")),
 )
 """The tables of the warehouse that a page is made of."""
 

@@ -49,7 +49,7 @@ class Parity:
     """The comparison of the orders of some days. Each order is in exactly one of the counts."""
 
     days: Days
-    compared: int = 0
+    compared_by_day: Counter[date] = field(default_factory=Counter)
     book_not_kept: int = 0
     """Orders whose rule book is not kept, because it last decided before books were kept."""
     lists_not_known: int = 0
@@ -64,6 +64,10 @@ class Parity:
     """The compared orders that differ, by day."""
     examples: list[Difference] = field(default_factory=list)
     """The first of these in the topic."""
+
+    @property
+    def compared(self) -> int:
+        return self.compared_by_day.total()
 
     @property
     def orders(self) -> int:
@@ -117,10 +121,10 @@ def compare_verdicts(warehouse: Warehouse, days: Days) -> Parity:
             continue
         own_days = Days.between(row["first_day"], row["last_day"])
         recomputed = recomputed_sql(book, own_days, warehouse.dialect)
-        [counts] = warehouse.query(_COUNTS.format(recomputed=recomputed)).to_pylist()
-        parity.compared += counts["orders"]
-        parity.without_features += known - counts["orders"]
-        if counts["differing"]:
+        counts = warehouse.query(_COUNTS.format(recomputed=recomputed)).to_pylist()
+        parity.compared_by_day.update({of_day["day"]: of_day["orders"] for of_day in counts})
+        parity.without_features += known - sum(of_day["orders"] for of_day in counts)
+        if any(of_day["differing"] for of_day in counts):
             _add_differences(parity, warehouse, own_days, recomputed)
     parity.examples = sorted(parity.examples, key=lambda one: one.topic_position)[:EXAMPLES]
     return parity
@@ -158,8 +162,8 @@ _BOOKS = """
     FROM silver.fact_orders WHERE {days} GROUP BY 1 ORDER BY 2, 1
 """
 _COUNTS = """
-    SELECT count(*) AS orders, count(CASE WHEN differs THEN 1 END) AS differing
-    FROM ({recomputed}) AS compared
+    SELECT partition_date AS day, count(*) AS orders, count(CASE WHEN differs THEN 1 END) AS differing
+    FROM ({recomputed}) AS compared GROUP BY 1
 """
 # The first version of a product or user is no change: an order needs both.
 _DIFFERING = """
@@ -216,7 +220,7 @@ def _add_differences(parity: Parity, warehouse: Warehouse, days: Days, recompute
         recomputed=recomputed,
     )
     for counts in warehouse.query(_BY_DAY.format(differing=differing)).to_pylist():
-        parity.compared -= counts["apart"]
+        parity.compared_by_day[counts["day"]] -= counts["apart"]
         parity.changed_meanwhile += counts["apart"]
         if differs := counts["orders"] - counts["apart"]:
             parity.differing[counts["day"]] += differs

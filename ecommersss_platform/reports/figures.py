@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from ecommersss_platform.days import DAY, Days
+from ecommersss_platform.laboratory.parity import Difference, Parity
 from ecommersss_platform.reconciliation import Total, differences
 from ecommersss_platform.reports import words
 from ecommersss_platform.reports.backtests import Backtest, backtests_before
@@ -28,6 +29,7 @@ from streaming.database.reviews import QueueOfDay
 _FEWEST_WEEKDAYS = 3
 _FEWEST_SHOWN = 8
 """Days of the trend."""
+_MOST_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,18 @@ class Statement:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """How many of the day's orders the warehouse decided again, and for how many otherwise than the stream.
+
+    `examples`: the first of those.
+    """
+
+    orders: int
+    differing: int
+    examples: Sequence[Difference]
+
+
+@dataclass(frozen=True)
 class Trend:
     """The flagged share of the day, last, and of the days before; None for days without orders."""
 
@@ -145,6 +159,7 @@ class Figures:
     queue_by_reason: Sequence[QueueOfDay]
     backtests: Sequence[Backtest]
     """The last ones that were made by the end of the day."""
+    parity: Compared
     trust: Sequence[Statement]
 
     @property
@@ -169,6 +184,7 @@ class Figures:
             "rejected_lines": sum(int(row["lines"]) for row in self.rejected),
             "orders_to_review": self.queue.orders,
             "amount_to_review": float(self.queue.amount),
+            "differing_verdicts": self.parity.differing if self.parity.orders else None,
             "disputes_opened": self.disputes[-1].opened,
             "disputes_lost_amount": float(self.disputes[-1].lost_amount),
         }
@@ -202,6 +218,7 @@ def figures_of(day: date, rows: Rows, built_at: datetime) -> Figures:
         queue=next((queue for queue in queues if queue.reason is None), nothing),
         queue_by_reason=[queue for queue in queues if queue.reason is not None],
         backtests=backtests_before(rows.backtests, Days.between(day, day).end_instant),
+        parity=_parity(day, rows.parity),
         trust=_trust(day, days, rows, orders.get(day, 0), over=over),
     )
 
@@ -284,6 +301,11 @@ def _disputes(rows: Sequence[Row]) -> list[Disputes]:
             figures[event] = figures.get(event, 0) + int(row["disputes"])
             figures[f"{event}_amount"] = figures.get(f"{event}_amount", 0) + row["amount"]
     return [*(Disputes(kind, **figures) for kind, figures in found.items()), Disputes(**every)]
+
+
+def _parity(day: date, found: Parity) -> Compared:
+    examples = [example for example in found.examples if example.day == day]
+    return Compared(found.compared_by_day[day], found.differing[day], examples[:_MOST_EXAMPLES])
 
 
 def _usual_opened(past: Sequence[date], rows: Rows) -> Usual | None:

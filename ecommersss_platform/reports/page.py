@@ -17,7 +17,7 @@ from streaming.business_days import JAKARTA
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-SECTIONS = ("trend", "methods", "rules", "review", "backtests", "users", "products", "lines")
+SECTIONS = ("trend", "methods", "rules", "review", "backtests", "users", "products", "lines", "parity")
 """The templates of a page below its numbers, in order."""
 
 _SPARK_WIDTH, _SPARK_HEIGHT = 84, 18

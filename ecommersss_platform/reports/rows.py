@@ -10,6 +10,7 @@ from typing import Any
 
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.days import DAY, Days
+from ecommersss_platform.laboratory.parity import Parity, compare_verdicts
 from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.reconciliation import Comparison, compare
 from ecommersss_platform.warehouse import Warehouse
@@ -49,6 +50,7 @@ class Rows:
     loaded_at: Mapping[date, datetime]
     """When each day of `raw.orders` was last loaded."""
     compared: Comparison
+    parity: Parity
     rejected: ByDay
     review: Sequence[QueueOfDay]
     backtests: Sequence[Row]
@@ -77,6 +79,7 @@ def read_rows(warehouse: Warehouse, postgres: PostgresResource, days: Days, back
         loaded_at={row["day"]: row["loaded_at"] for row in warehouse.query(loads).to_pylist()},
         backtests=backtests,
         compared=compare(ORDERS, days, postgres, warehouse),
+        parity=compare_verdicts(warehouse, days),
         **_operational(postgres, days, {row["user_id"] for rows in users.values() for row in rows}),
     )
 

@@ -216,6 +216,8 @@ def test_lineage(location: dict[str, Any]) -> None:
         *("gold/daily_fraud_summary", "gold/rule_performance", "gold/users_and_blacklist"),
         *("gold/rule_totals", "silver/fact_orders", "silver/dim_products", "silver/fact_disputes"),
         *("fraud/user_lists", "postgres/orders", "postgres/rejected_orders", "postgres/verdicts"),
+        *("silver/order_features", "bronze/stg_rule_books", "bronze/stg_rule_exemption_events"),
+        *("bronze/stg_user_versions", "bronze/stg_product_versions"),
     }
     assert parents["laboratory/training_set"] == {
         *("silver/fact_orders", "silver/order_features"),

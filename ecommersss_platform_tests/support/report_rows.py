@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from ecommersss_platform.days import DAY
+from ecommersss_platform.days import DAY, Days
+from ecommersss_platform.laboratory.parity import Difference, Parity
 from ecommersss_platform.reconciliation import Comparison, Total
 from ecommersss_platform.reports.figures import Figures, figures_of
 from ecommersss_platform.reports.rows import Rows
@@ -104,6 +106,7 @@ def report_rows(day: date = DAY_OF_REPORT, past: int = 28, **changed: Any) -> Ro
         },
         loaded_at=dict.fromkeys(days, NEXT_MORNING),
         compared=Comparison(*[{day: Total(orders, Decimal(orders) * 1_000_000)}] * 2, {}),
+        parity=Parity(Days.between(day, day), Counter({day: orders})),
         rejected={day: [{"day": day, "reason": "unknown_user", "lines": 3, "retried": 2}]},
         review=[
             QueueOfDay(day, None, 12, Decimal(34_500_000), NEXT_MORNING - 5 * DAY, 5, 3),
@@ -177,6 +180,13 @@ def backtest(made_at: datetime, name: str = "books/my-rules.yml") -> dict[str, A
     }
 
 
+def differing(day: date, *verdicts: str) -> Parity:
+    """Return a comparison in which an order for each of these verdicts of the stream differs."""
+    examples = [Difference(n, day, n, "book", verdict, "genuine") for n, verdict in enumerate(verdicts, 1)]
+    compared, differs = Counter({day: 1_990}), Counter({day: len(verdicts)})
+    return Parity(Days.between(day, day), compared, differing=differs, examples=examples)
+
+
 def report_figures(rows: Rows | None = None, built_at: datetime = NEXT_MORNING, **changed: Any) -> Figures:
     return figures_of(DAY_OF_REPORT, rows or report_rows(**changed), built_at)
 
@@ -201,5 +211,6 @@ def hostile_figures() -> Figures:
         },
         rejected={day: [{"day": day, "reason": text, "lines": 1, "retried": 0} for text in HOSTILE]},
         backtests=[backtest(NEXT_MORNING - DAY, text) for text in HOSTILE],
+        parity=differing(day, *HOSTILE),
         review=[QueueOfDay(day, text, 1, Decimal(1), NEXT_MORNING, 1, 0) for text in (None, *HOSTILE)],
     )

@@ -183,6 +183,7 @@ def test_measures_are_the_figures_of_the_day_and_what_is_unknown_is_left_out() -
         "flagged_percentage": 1.05,
         "flagged_amount": float(USUAL.summaries[DAY_OF_REPORT]["fraud_amount"]),
         "late_orders": 0,
+        "differing_verdicts": 0,
         "rejected_lines": 3,
         "orders_to_review": 12,
         "amount_to_review": 34_500_000.0,

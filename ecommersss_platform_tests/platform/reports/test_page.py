@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from ecommersss_platform.days import Days
+from ecommersss_platform.laboratory.parity import Parity
 from ecommersss_platform.reconciliation import Comparison
 from ecommersss_platform.reports.page import day_page, index_entry, index_page, spark
 from ecommersss_platform.reports.serving import TEMPLATES, content_hash
@@ -18,6 +20,7 @@ from ecommersss_platform_tests.support.report_rows import (
     DAY_OF_REPORT,
     HOSTILE,
     NEXT_MORNING,
+    differing,
     hostile_figures,
     report_figures,
     report_rows,
@@ -171,6 +174,23 @@ def test_backtests_that_were_made_by_the_end_of_the_day_are_shown() -> None:
     assert row in text
     nothing = Page(day_page(report_figures(backtests=[]))).text
     assert "No rule book was backtested lately." in nothing
+
+
+def test_parity_of_stream_and_warehouse_is_shown() -> None:
+    def said(parity: Parity) -> str:
+        return " ".join(Page(day_page(report_figures(parity=parity))).text.split())
+
+    text = " ".join(Page(day_page(report_figures())).text.split())
+    assert "2,000 orders get the verdict and the reasons that the stream stored. Can this" in text
+    differs = said(differing(DAY_OF_REPORT, "fraud; active: wallet_limit"))
+    assert (
+        "Decided again in the warehouse, 1 order gets another verdict or other reasons than the stream"
+        " stored, of 1,990. ecommersss rules parity --from 2026-11-25 --to 2026-11-25 shows more."
+        " 10 more could not be compared." in differs
+    )
+    assert "fraud; active: wallet_limit" in differs
+    nothing = Parity(Days.between(DAY_OF_REPORT, DAY_OF_REPORT), book_not_kept=2_000)
+    assert "No order of this day could be decided again in the warehouse. Can this" in said(nothing)
 
 
 def test_charts_have_a_text_alternative_and_a_table() -> None:
