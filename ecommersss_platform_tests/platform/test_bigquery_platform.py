@@ -29,10 +29,30 @@ from streaming.database.user_lists import list_entries
 pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
 
 PROJECT = "test-platform"
+APART = {"rule_books", "user_list_events"}
+"""The raw tables of which neither the block list nor the report is made."""
+RAW = {table.name for table in RAW_TABLES} - APART
+UP_TO_LIST_AND_REPORT = {
+    *(f"raw/{name}" for name in RAW),
+    *(f"bronze/stg_{name}" for name in RAW),
+    *("bronze/stg_dispute_versions", "bronze/stg_user_versions", "bronze/stg_product_versions"),
+    *("silver/dim_users", "silver/dim_products", "silver/fact_orders", "silver/order_labels"),
+    *("silver/fact_disputes", "silver/fact_shipments", "silver/order_outcomes"),
+    *("gold/daily_fraud_summary", "gold/rule_performance", "gold/rule_totals"),
+    *("gold/users_and_blacklist", "fraud/user_lists", "reports/fraud_report"),
+}
+ALL_ELSE = {
+    *(f"raw/{name}" for name in APART),
+    *(f"bronze/stg_{name}" for name in APART),
+    *("silver/dim_users_history", "silver/dim_products_history", "silver/order_features"),
+    *("gold/most_fraudulent_users", "gold/payment_fraud_critical_time", "gold/product_and_payment_methods"),
+    *("gold/product_and_users", "gold/cohorts_by_signup_month", "gold/product_freshness"),
+    *("gold/customer_lifetime_value", "gold/fulfilment"),
+}
 
 RUN = """
 import json, sys
-from dagster import DagsterInstance
+from dagster import AssetSelection, DagsterInstance
 from ecommersss_platform.definitions import defs, pool
 from ecommersss_platform.run_tags import range_tags
 from ecommersss_platform.partitions import Days
@@ -42,9 +62,16 @@ job = defs.resolve_job_def("daily_pipeline")
 graph = defs.resolve_asset_graph()
 clients = ("google.cloud.", "google.auth", "dagster_gcp", "dbt.adapters.bigquery")
 loaded = sorted(name for name in sys.modules if name.startswith(clients))
-days = Days.between(*map(date.fromisoformat, sys.argv[2:]))
+days = Days.between(*map(date.fromisoformat, sys.argv[2:4]))
+ends = [name.split("/") for name in sys.argv[4:]]
+asked = AssetSelection.assets(*ends).upstream().resolve(graph) & graph.materializable_asset_keys
 with DagsterInstance.ephemeral() as instance:
-    result = job.execute_in_process(instance=instance, tags=range_tags(days), raise_on_error=False)
+    result = job.execute_in_process(
+        instance=instance,
+        tags=range_tags(days),
+        raise_on_error=False,
+        asset_selection=sorted(asked) if ends else None,
+    )
 report = {
     "loaded": loaded,
     "pool": pool,
@@ -77,11 +104,14 @@ class Platform:
     outside: Path
     warehouse: BigQueryWarehouse
 
-    def run(self) -> dict[str, Any]:
-        """Run the job over the two days in its own process, and return its report."""
+    def run(self, *ends: str) -> dict[str, Any]:
+        """Run the job over the two days in its own process, and return its report.
+
+        `ends`: the assets up to which it runs, by default to the end of all.
+        """
         report = self.outside.with_name("report.json")
         done = subprocess.run(
-            [sys.executable, "-c", RUN, str(report), str(DAY_1), str(DAY_2)],
+            [sys.executable, "-c", RUN, str(report), str(DAY_1), str(DAY_2), *ends],
             env={k: v for k, v in os.environ.items() if not k.startswith(("ECOMMERSSS_", "DAGSTER_"))}
             | loopback_only(self.outside)
             | self.variables,
@@ -134,8 +164,17 @@ def platform(database: str, tmp_path: Path) -> Iterator[Platform]:
         )
 
 
-def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
-    report = platform.run()
+@pytest.mark.parametrize(
+    ("ends", "more"),
+    [
+        (["fraud/user_lists", "reports/fraud_report"], set()),
+        pytest.param([], ALL_ELSE, id="every asset", marks=pytest.mark.long),
+    ],
+)
+def test_two_days_from_postgres_to_the_block_list_and_the_report(
+    platform: Platform, ends: list[str], more: set[str]
+) -> None:
+    report = platform.run(*ends)
 
     assert report["loaded"] == [], "loading the code location needs no client"
     assert report["pool"] is None
@@ -155,21 +194,7 @@ def test_two_days_from_postgres_to_the_block_list(platform: Platform) -> None:
     metadata: dict[str, dict[str, str]] = {key: found for key, _, found in report["made"]}
     days = [day for key, day, _ in report["made"] if key == "silver/fact_orders"]
     assert days == [str(DAY_1), str(DAY_2)]
-    assert set(metadata) == {
-        *(f"raw/{table.name}" for table in RAW_TABLES),
-        *(f"bronze/stg_{table.name}" for table in RAW_TABLES),
-        *("bronze/stg_dispute_versions", "silver/order_labels", "silver/order_features"),
-        *("bronze/stg_user_versions", "bronze/stg_product_versions"),
-        *("silver/dim_users_history", "silver/dim_products_history"),
-        *("silver/dim_users", "silver/dim_products", "silver/fact_orders"),
-        *("gold/daily_fraud_summary", "gold/rule_performance", "gold/most_fraudulent_users"),
-        *("gold/payment_fraud_critical_time", "gold/product_and_payment_methods"),
-        *("gold/product_and_users", "gold/users_and_blacklist", "fraud/user_lists"),
-        *("gold/cohorts_by_signup_month", "gold/product_freshness"),
-        *("silver/fact_disputes", "silver/fact_shipments", "silver/order_outcomes"),
-        "reports/fraud_report",
-        *("gold/customer_lifetime_value", "gold/fulfilment", "gold/rule_totals"),
-    }
+    assert set(metadata) == UP_TO_LIST_AND_REPORT | more
     assert metadata["silver/fact_orders"]["dagster/row_count"] == "15"
     for key in ("raw/orders", "silver/fact_orders"):
         rows = [found["dagster/partition_row_count"] for name, _, found in report["made"] if name == key]

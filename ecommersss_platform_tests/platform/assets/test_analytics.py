@@ -101,9 +101,10 @@ def selected(*names: str) -> AssetSelection:
     return AssetSelection.assets(*(name.split("/") for name in names))
 
 
-NOT_MARTS = selected(
-    *(*BRONZE, *DIMENSIONS, *HISTORIES),
-    *("silver/fact_disputes", "silver/fact_shipments", "silver/fact_orders"),
+FACTS_FROM_RAW = selected(
+    *("bronze/stg_user_versions", "bronze/stg_product_versions"),
+    *("bronze/stg_users", "bronze/stg_products", "bronze/stg_orders"),
+    *(*DIMENSIONS, "silver/fact_orders"),
 )
 FACTS_AND_MARTS = selected(*BY_DAY, "silver/order_outcomes", *MARTS)
 
@@ -379,7 +380,7 @@ def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
             assert found is not None
             return found
 
-        assert run(assets, settings, DAYS, NOT_MARTS, instance=instance).success
+        assert run(assets, settings, DAYS, FACTS_FROM_RAW, instance=instance).success
         assert status_of_days() == statuses
         before = read(settings.warehouse_path, "SELECT * FROM silver.fact_orders ORDER BY order_id")
 
@@ -411,7 +412,10 @@ def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
         assert status_of_days() == failed_day
 
         # A good run of another day publishes that day, and clears nothing of the bad one.
-        result = run(assets, settings, next_day, FACTS_AND_MARTS, instance=instance)
+        summary = selected(
+            *BRONZE_OF_LABELS, "silver/fact_orders", "silver/order_labels", "gold/daily_fraud_summary"
+        )
+        result = run(assets, settings, next_day, summary, instance=instance)
         assert result.success
         assert status_of_days() == failed_day
         history = instance.event_log_storage.get_asset_check_execution_history(
@@ -442,7 +446,7 @@ def test_checks_alone_are_about_the_newest_day(assets: AssetsDefinition, tmp_pat
         *(AssetCheckKey(FACTS, name) for name in ("reconciles_with_raw", "unique_fact_orders_order_id"))
     )
     with DagsterInstance.ephemeral() as instance:
-        assert run(assets, settings, DAYS, NOT_MARTS, instance=instance).success
+        assert run(assets, settings, DAYS, FACTS_FROM_RAW, instance=instance).success
         before = read(settings.warehouse_path, "SELECT * FROM silver.fact_orders ORDER BY order_id")
         write_raw(settings.warehouse_path, {ORDERS: [*ORDER_ROWS, ORDER_ROWS[-1]]})
         result = materialize(
@@ -462,8 +466,7 @@ def test_a_full_refresh_builds_every_day_in_raw_in_a_run_of_one(
 ) -> None:
     settings = Settings(home=tmp_path / "home", _env_file=None)
     write_raw(settings.warehouse_path)
-    facts = selected(*BRONZE, *DIMENSIONS, "silver/fact_orders")
-    assert run(assets, settings, DAYS, facts).success
+    assert run(assets, settings, DAYS, FACTS_FROM_RAW).success
     rows = "SELECT partition_date, count(*) AS n FROM silver.fact_orders GROUP BY 1 ORDER BY 1"
     before = read(settings.warehouse_path, rows)
     assert len(before) > 2
@@ -471,6 +474,7 @@ def test_a_full_refresh_builds_every_day_in_raw_in_a_run_of_one(
         connection.execute("UPDATE silver.fact_orders SET amount = 1")
     first = Days.between(DAYS.first, DAYS.first)
     amounts = "SELECT count(*) AS n FROM silver.fact_orders WHERE amount = 1"
+    facts = selected("silver/fact_orders")
     assert run(assets, settings, first, facts).success
     assert read(settings.warehouse_path, amounts) != [(0,)]
     config = {"ops": {"dbt_models": {"config": {"full_refresh": True}}}}

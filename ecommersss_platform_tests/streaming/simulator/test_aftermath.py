@@ -6,6 +6,7 @@ from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,8 +37,14 @@ def after(id: int, pattern: str | None = None) -> Aftermath:
     return aftermath(PastOrder(id, Decimal("99.99"), PLACED), pattern)
 
 
-FRAUDULENT = [after(id, "rapid_fire") for id in range(MANY)]
-GENUINE = [after(id) for id in range(MANY)]
+@cache
+def fraudulent() -> list[Aftermath]:
+    return [after(id, "rapid_fire") for id in range(MANY)]
+
+
+@cache
+def genuine() -> list[Aftermath]:
+    return [after(id) for id in range(MANY)]
 
 
 def share(count: int) -> float:
@@ -50,7 +57,7 @@ def test_aftermath_of_an_order_is_always_the_same() -> None:
 
 
 def test_most_fraudulent_orders_are_disputed_after_5_to_45_days() -> None:
-    disputes = [case.disputes for case in FRAUDULENT if case.disputes]
+    disputes = [case.disputes for case in fraudulent() if case.disputes]
     assert share(len(disputes)) == pytest.approx(0.8, abs=0.02)
     for opened, decided in disputes:
         assert 5 * DAY <= opened.opened_at - PLACED <= 45 * DAY
@@ -63,19 +70,19 @@ def test_most_fraudulent_orders_are_disputed_after_5_to_45_days() -> None:
 
 
 def test_few_genuine_orders_are_disputed_and_for_every_reason() -> None:
-    kinds = Counter(case.disputes[0].kind for case in GENUINE if case.disputes)
+    kinds = Counter(case.disputes[0].kind for case in genuine() if case.disputes)
     assert set(kinds) == {"fraud", "not_received", "not_as_described"}
     assert share(kinds.total()) == pytest.approx(0.006, abs=0.003)
-    assert all(not case.disputes for case in GENUINE if case.shipments[-1].status == "cancelled")
+    assert all(not case.disputes for case in genuine() if case.shipments[-1].status == "cancelled")
 
 
 def test_shipments_pass_their_stages_in_order_with_hours_between() -> None:
-    last = Counter(case.shipments[-1].status for case in GENUINE)
+    last = Counter(case.shipments[-1].status for case in genuine())
     assert share(last["cancelled"]) == pytest.approx(0.03, abs=0.01)
     assert share(last["returned"]) == pytest.approx(0.04, abs=0.01)
     assert last.total() == last["cancelled"] + last["returned"] + last["delivered"]
-    assert {case.shipments[-1].status for case in FRAUDULENT} == {"delivered"}
-    for case in (*GENUINE, *FRAUDULENT):
+    assert {case.shipments[-1].status for case in fraudulent()} == {"delivered"}
+    for case in (*genuine(), *fraudulent()):
         stages = [STAGES.index(version.status) for version in case.shipments]
         assert stages == sorted(set(stages))
         moments = [version.at for version in case.shipments]
@@ -88,15 +95,15 @@ def test_shipments_pass_their_stages_in_order_with_hours_between() -> None:
 
 
 def test_reviewers_decide_about_some_orders_and_are_mostly_right() -> None:
-    for cases, right, reviewed in ((FRAUDULENT, "fraud", 0.15), (GENUINE, "genuine", 0.01)):
+    for cases, right, reviewed in ((fraudulent(), "fraud", 0.15), (genuine(), "genuine", 0.01)):
         verdicts = Counter(case.verdicts[0].verdict for case in cases if case.verdicts)
         assert share(verdicts.total()) == pytest.approx(reviewed, abs=0.01)
         assert verdicts[right] / verdicts.total() == pytest.approx(0.97, abs=0.04)
 
 
 def test_nothing_becomes_of_an_order_that_is_old_enough() -> None:
-    assert max(v.at for case in FRAUDULENT for v in (*case.shipments, *case.disputes)) <= PLACED + LONGEST
-    begun = [v.at for case in GENUINE for v in (*case.shipments, *case.disputes[:1], *case.verdicts)]
+    assert max(v.at for case in fraudulent() for v in (*case.shipments, *case.disputes)) <= PLACED + LONGEST
+    begun = [v.at for case in genuine() for v in (*case.shipments, *case.disputes[:1], *case.verdicts)]
     assert max(begun) <= PLACED + LONGEST_GENUINE
 
 

@@ -10,6 +10,7 @@ from dagster import DagsterInstance, asset, materialize
 
 from ecommersss_platform.partitions import SINGLE_RUN, daily_partitions
 from ecommersss_platform.resources import WAREHOUSE_IO_MANAGER
+from ecommersss_platform.warehouse import Step, Warehouse
 from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 from ecommersss_platform.warehouse.io_manager import WarehouseIOManager
@@ -19,6 +20,7 @@ from ecommersss_platform_tests.support.warehouse_contract import WarehouseContra
 
 pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
 
+OTHERS = [pytest.param(step, marks=pytest.mark.long) for step in (Step.OPENED, Step.AUDITED)]
 DATASETS = ("raw", "silver", "staging")
 
 
@@ -47,7 +49,26 @@ def delete_datasets(warehouse: BigQueryWarehouse) -> None:
 
 
 class TestContract(WarehouseContract):
-    pass
+    """The whole contract. A publication takes a second here, so some parts also have a long version."""
+
+    @pytest.mark.long
+    def test_every_contract_can_be_published(self, warehouse: Warehouse) -> None:
+        """The tests of dbt on BigQuery publish rows of every raw table, too."""
+        super().test_every_contract_can_be_published(warehouse)
+
+    @pytest.mark.parametrize("step", [Step.STAGED, Step.PUBLISHED, *OTHERS])
+    def test_killed_after_a_step_the_days_are_old_or_new(self, warehouse: Warehouse, step: Step) -> None:
+        super().test_killed_after_a_step_the_days_are_old_or_new(warehouse, step)
+
+    @pytest.mark.parametrize("count", [2, pytest.param(12, marks=pytest.mark.long)])
+    def test_runs_at_once_on_different_days_all_succeed(self, warehouse: Warehouse, count: int) -> None:
+        super().test_runs_at_once_on_different_days_all_succeed(warehouse, count)
+
+    @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long)])
+    def test_runs_at_once_on_the_same_day_leave_the_rows_of_one(
+        self, warehouse: Warehouse, count: int
+    ) -> None:
+        super().test_runs_at_once_on_the_same_day_leave_the_rows_of_one(warehouse, count)
 
 
 def test_a_run_shows_its_jobs_with_links(warehouse: BigQueryWarehouse) -> None:
