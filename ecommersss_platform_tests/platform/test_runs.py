@@ -293,7 +293,7 @@ def test_a_backfill_of_the_job_is_one_run(platform: Platform) -> None:
     assert {tuple(line["days"]) for line in ran} == {("2025-01-02", "2025-01-31")}
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_a_backfill_of_the_assets_builds_each_of_them_once_in_lineage_order(platform: Platform) -> None:
     """What the UI requests with "Materialize all" on the lineage page, which knows no job.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.stack import Platform, platform
+from benchmarks.stack import Platform, platform, wait_until
 from ecommersss_platform_tests.support.browser import CHROMIUM, PATIENCE_MS, Visitor, chromium
 from streaming.business_days import business_day
 
@@ -24,8 +24,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Platform]:
-    """A platform as `make dev` starts it, with a week of few orders, which its sensor materialises."""
+    """A platform as `make dev` starts it, with a week of few orders, which its sensor materialises.
+
+    Then its automation is stopped, which would start more runs: for labels, and for the hour that begins.
+    """
     with platform("--rate", "0", "--orders-per-day", "100") as running:
+        asked = ("QUEUED", "STARTING", "STARTED", "SUCCESS")
+        wait_until(lambda: running.dagster.runs(*asked), "the sensor asks for no run")
+        running.dagster.stop_automation()
         yield running
 
 
@@ -87,7 +93,7 @@ def launch(visitor: Visitor) -> None:
 
 
 def test_a_partition_and_a_backfill_are_launched_by_clicks_and_watched_to_their_end(
-    visitor: Visitor,
+    visitor: Visitor, running: Platform
 ) -> None:
     page = visitor.page
     visitor.visit("/assets/raw/products", "Materialize…")
@@ -106,8 +112,10 @@ def test_a_partition_and_a_backfill_are_launched_by_clicks_and_watched_to_their_
         "() => /Manually launched/.test(document.body.innerText)"
         " && !/\\b(Started|Starting|Queued|In progress|Requested)\\b(?! \\()/.test(document.body.innerText)",
         timeout=4 * PATIENCE_MS,
+        polling=500,  # by default on every frame, each time with a layout of the whole page
     )
-    assert page.get_by_text("Success", exact=True).count() >= 3
+    assert page.get_by_text("Success", exact=True).count() >= 2, "the sensor's run and that of the partition"
+    assert running.dagster.runs("SUCCESS") >= 3, "with the backfill's"
     assert page.get_by_text("Failed", exact=True).count() == 1, "the name of the tab"
     visitor.assert_no_errors()
 

@@ -203,7 +203,7 @@ def _planned(target: str) -> str:
 
 
 @pytest.mark.parametrize("target", ["check", "test"])
-def test_make_lints_and_checks_types_before_it_tests(target: str) -> None:
+def test_make_lints_before_it_tests_and_checks_types_beside(target: str) -> None:
     planned = _planned(target)
     patterns = (r"ruff check", r"ruff format .*--check", r"bin/mypy", r"-m pytest")
     places = [match.start() for match in (re.search(pattern, planned) for pattern in patterns) if match]
