@@ -9,11 +9,24 @@
     qualify row_number() over (partition by {{ key }}, valid_from order by version desc) = 1
 {%- endmacro %}
 
-{# For the versions: since when each has been known; NULL for the first version of each `key`. #}
+{# For the versions: since when each has been known; the first one of each `key` always was. #}
 {% macro known_from(key) -%}
     case
-        when row_number() over (partition by {{ key }} order by version) > 1 then coalesce(recorded_at, valid_from)
+        when row_number() over (partition by {{ key }} order by version) = 1 then {{ first_instant() }}
+        else coalesce(recorded_at, valid_from)
     end
+{%- endmacro %}
+
+{#
+    Bounds of periods without a beginning or an end. A join on periods needs bounds that are never NULL: with a condition
+    such as `valid_to is null or ...`, DuckDB compares every pair of rows in an outer join.
+#}
+{% macro first_instant() -%}
+    cast('0001-01-01 00:00:00+00:00' as {{ column_types().timestamp }})
+{%- endmacro %}
+
+{% macro last_instant() -%}
+    cast('9999-12-31 00:00:00+00:00' as {{ column_types().timestamp }})
 {%- endmacro %}
 
 {# For these: keep those that differ from the one before. Ends the query. #}

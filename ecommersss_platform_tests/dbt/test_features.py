@@ -176,6 +176,10 @@ class Memory:
         ).fetchall()
         return {row[0]: row[1:] for row in found}
 
+    def plan(self) -> str:
+        """Return how DuckDB executes the SELECT."""
+        return str(self._connection.execute(f"EXPLAIN {self._select}").fetchall()[0][1])
+
 
 @pytest.fixture(scope="module")
 def select(project: Project) -> str:
@@ -245,6 +249,14 @@ def test_features_of_a_shuffled_topic_are_those_of_the_stream(
     topic = shuffled(orders + users, orders, users, countries, step)
     expected = seen_by_the_stream(topic)
     assert every_day.features(topic) == two_days.features(topic) == expected
+
+
+def test_no_join_compares_every_pair_of_rows(two_days: Memory) -> None:
+    """As an outer join does whose conditions are more than comparisons."""
+    two_days.features([placed(1)])
+    plan = two_days.plan()
+    assert "HASH_JOIN" in plan
+    assert "BLOCKWISE_NL_JOIN" not in plan
 
 
 @pytest.mark.parametrize("backwards", [False, True])

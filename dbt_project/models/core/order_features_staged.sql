@@ -354,16 +354,16 @@ product_versions as (
         list_price,
         version,
         valid_from,
-        lead(valid_from) over (partition by product_id order by valid_from, version) as valid_to,
+        coalesce(
+            lead(valid_from) over (partition by product_id order by valid_from, version), {{ last_instant() }}
+        ) as valid_to,
         {{ known_from('product_id') }} as known_from
     from {{ ref('stg_product_versions') }}
 ),
 
 prices as (
     select * from product_versions
-    where
-        {{ local_date('valid_from') }} < {{ days.end }}
-        and (valid_to is null or {{ local_date('valid_to') }} >= {{ days.first }})
+    where {{ local_date('valid_from') }} < {{ days.end }} and {{ local_date('valid_to') }} >= {{ days.first }}
 ),
 
 -- Of these orders the price was written later: the newest price of those that were known counts.
@@ -375,7 +375,7 @@ decided_before as (
         orders.flagged_at
     from orders
     inner join prices on orders.product_id = prices.product_id and orders.flagged_at < prices.known_from
-    where orders.ordered_at >= prices.valid_from and (prices.valid_to is null or orders.ordered_at < prices.valid_to)
+    where orders.ordered_at >= prices.valid_from and orders.ordered_at < prices.valid_to
 ),
 
 prices_known_before as (
@@ -386,7 +386,7 @@ prices_known_before as (
     inner join product_versions on decided_before.product_id = product_versions.product_id
     where
         product_versions.valid_from <= decided_before.ordered_at
-        and (product_versions.known_from is null or product_versions.known_from <= decided_before.flagged_at)
+        and product_versions.known_from <= decided_before.flagged_at
     qualify row_number() over (
         partition by decided_before.order_id order by product_versions.valid_from desc, product_versions.version desc
     ) = 1
@@ -406,8 +406,11 @@ sign_ups as (
         user_id,
         signed_up_at,
         known_from,
-        min(known_from) over (
-            partition by user_id order by version rows between 1 following and unbounded following
+        coalesce(
+            min(known_from) over (
+                partition by user_id order by version rows between 1 following and unbounded following
+            ),
+            {{ last_instant() }}
         ) as known_to
     from user_versions
 ),
@@ -476,11 +479,11 @@ left join prices
     on
         orders.product_id = prices.product_id
         and orders.ordered_at >= prices.valid_from
-        and (prices.valid_to is null or orders.ordered_at < prices.valid_to)
+        and orders.ordered_at < prices.valid_to
 left join prices_known_before on orders.order_id = prices_known_before.order_id
 left join sign_ups
     on
         orders.user_id = sign_ups.user_id
-        and (sign_ups.known_from is null or orders.flagged_at >= sign_ups.known_from)
-        and (sign_ups.known_to is null or orders.flagged_at < sign_ups.known_to)
+        and orders.flagged_at >= sign_ups.known_from
+        and orders.flagged_at < sign_ups.known_to
 left join listed on orders.order_id = listed.order_id
