@@ -170,9 +170,10 @@ class WarehouseContract:
                 payment_method="Rp;'\"\n☂" * 9,
                 fraud_reasons=["a", "", "b"],
                 lists_version=None,
+                review_reasons=None,
             ),
-            order(2, DAY_1, country="", shadow_reasons=[""], lists_version=None),
-            *orders([3], DAY_3, is_fraud=True, lists_version=None),
+            order(2, DAY_1, country="", shadow_reasons=[""], lists_version=None, review_reasons=None),
+            *orders([3], DAY_3, is_fraud=True, lists_version=None, review_reasons=None),
         ]
         began = datetime.now(UTC)
         publish(warehouse, rows, ALL, "first")
