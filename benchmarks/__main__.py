@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks import summary
 
-BENCHMARKS = ("code_location", "launch", "seconds", "warehouse", "stream", "before")
+BENCHMARKS = ("code_location", "launch", "seconds", "warehouse", "stream", "before", "backtest")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -23,6 +23,7 @@ from ecommersss_platform.laboratory.backtest_result import (
     Sum,
 )
 from ecommersss_platform.laboratory.backtest_sql import (
+    EXAMPLES,
     WHOLE_BOOK,
     book_sql,
     changes_sql,
@@ -40,6 +41,8 @@ Row = Mapping[str, Any]
 Examples = Mapping[tuple[str, bool], Sequence[Example]]
 """The examples of a rule, or of `WHOLE_BOOK`, that are newly flagged (True) or no longer (False)."""
 
+MOST_ORDERS = 300_000
+"""The orders whose days one query joins: their features and labels fit into the warehouse's memory."""
 _CENT = Decimal("0.01")
 
 
@@ -49,18 +52,20 @@ def run_backtest(warehouse: Warehouse, candidate: RuleBook, days: Days, now: dat
     Raises `PlatformError` for days that are not in the warehouse or have no features, and `TableNotFound` if
     nothing was materialised yet.
     """
-    check_days(warehouse, days)
-    dialect = warehouse.dialect
+    counted = _counted_days(warehouse, days)
     whole, queue = _Tally(), Counter[str]()
-    for row in _rows(warehouse, book_sql(candidate, days, dialect)):
-        whole.add(row)
-        queue["before"] += row["was_review"] * row["orders"]
-        queue["after"] += row["is_review"] * row["orders"]
     tallies = defaultdict[str, _Tally](_Tally)
-    for row in _rows(warehouse, rules_sql(candidate, days, dialect)):
-        tallies[row["rule_name"]].add(row)
+    found = defaultdict[tuple[str, bool], list[Example]](list)
+    for some in stretches(days, counted):
+        for row in _rows(warehouse, book_sql(candidate, some, warehouse.dialect)):
+            whole.add(row)
+            queue["before"] += row["was_review"] * row["orders"]
+            queue["after"] += row["is_review"] * row["orders"]
+        for row in _rows(warehouse, rules_sql(candidate, some, warehouse.dialect)):
+            tallies[row["rule_name"]].add(row)
+        for key, more in _examples(warehouse, candidate, some).items():
+            found[key] = sorted([*found[key], *more], key=lambda it: (-it.amount, it.order))[:EXAMPLES]
     rules = {rule.name: rule for rule in candidate.rules}
-    found = _examples(warehouse, candidate, days)
 
     def rule_change(name: str) -> RuleChange:
         tally = tallies[name]
@@ -80,8 +85,22 @@ def run_backtest(warehouse: Warehouse, candidate: RuleBook, days: Days, now: dat
     )
 
 
-def check_days(warehouse: Warehouse, days: Days) -> None:
-    """Raise `PlatformError` if one of the days is not loaded or lacks features."""
+def stretches(days: Days, orders: Mapping[date, int]) -> Iterator[Days]:
+    """Split days into stretches of at most `MOST_ORDERS` orders, or of one day."""
+    first, total = days.first, 0
+    for day in days:
+        total += orders.get(day, 0)
+        if total > MOST_ORDERS and day > first:
+            yield Days(first, day)
+            first, total = day, orders.get(day, 0)
+    yield Days(first, days.end)
+
+
+def _counted_days(warehouse: Warehouse, days: Days) -> Mapping[date, int]:
+    """Return how many orders each day has, if it has any.
+
+    Raises `PlatformError` if one of the days is not loaded or lacks features.
+    """
     counted = {row["day"]: row for row in _rows(warehouse, days_sql(days))}
     missing = {day for day, row in counted.items() if row["orders"] != row["features"]}
     empty = {day for day in days if day not in counted}
@@ -95,6 +114,7 @@ def check_days(warehouse: Warehouse, days: Days) -> None:
             f" {', '.join(str(it) for it in ranges)}. Materialise them ({', '.join(commands)}),"
             " or choose other days"
         )
+    return {day: int(row["orders"]) for day, row in counted.items()}
 
 
 def expected_share(result: Backtest, rule: str) -> tuple[float, float]:

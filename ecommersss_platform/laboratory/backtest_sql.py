@@ -49,14 +49,18 @@ def loads_sql(days: Days) -> str:
 
 def book_sql(book: RuleBook, days: Days, dialect: Dialect) -> str:
     """Write the SELECT of the orders of each day, counted by label and by verdict before and after."""
+    columns = "order_id, partition_date, amount, is_fraud, review_reasons"
     return (
-        "SELECT partition_date AS day, label, is_mature, is_fraud AS held, "  # noqa: S608
-        "array_length(fraud) > 0 AS holds, "
-        f"NOT is_fraud AND coalesce(array_to_string(review_reasons, ',') NOT IN ('', '{REASON}'), FALSE) "
-        "AS was_review, "
-        "array_length(fraud) = 0 AND array_length(review) > 0 AS is_review, "
-        "count(*) AS orders, sum(amount) AS amount "
-        f"FROM ({labelled_sql(book, days, dialect)}) AS labelled GROUP BY 1, 2, 3, 4, 5, 6, 7"
+        "SELECT facts.partition_date AS day, coalesce(label, 'unknown') AS label, "  # noqa: S608
+        "coalesce(is_mature, FALSE) AS is_mature, facts.is_fraud AS held, "
+        "coalesce(array_length(fraud) > 0, FALSE) AS holds, NOT facts.is_fraud AND "
+        f"coalesce(array_to_string(facts.review_reasons, ',') NOT IN ('', '{REASON}'), FALSE) AS was_review, "
+        "coalesce(array_length(fraud) = 0 AND array_length(review) > 0, FALSE) AS is_review, "
+        "count(*) AS orders, sum(facts.amount) AS amount "
+        f"FROM (SELECT {columns} FROM silver.fact_orders WHERE {day_filter(days)}) AS facts "
+        f"LEFT JOIN ({_labels_sql(days)}) AS labels ON facts.order_id = labels.order_id "
+        f"LEFT JOIN ({evaluated_sql(book, days, dialect, only_held=True)}) AS evaluated "
+        "ON facts.order_id = evaluated.id GROUP BY 1, 2, 3, 4, 5, 6, 7"
     )
 
 
@@ -96,18 +100,21 @@ def changes_sql(book: RuleBook, days: Days, dialect: Dialect) -> str:
 def orders_sql(book: RuleBook, days: Days, dialect: Dialect, ids: Collection[int]) -> str:
     """Write the SELECT of all columns of these orders."""
     wanted = f"WHERE id IN ({', '.join(map(str, ids))})"
-    return f"SELECT * FROM ({labelled_sql(book, days, dialect)}) AS labelled {wanted}"  # noqa: S608
+    return f"SELECT * FROM ({_labelled_sql(book, days, dialect)}) AS labelled {wanted}"  # noqa: S608
 
 
-def labelled_sql(book: RuleBook, days: Days, dialect: Dialect) -> str:
-    """Write the SELECT of `evaluated_sql` with the label of each order."""
+def _labelled_sql(book: RuleBook, days: Days, dialect: Dialect) -> str:
+    """Write the SELECT of the orders with a rule that held, holds or would hold, with their labels."""
     return (
         "SELECT evaluated.*, coalesce(labels.label, 'unknown') AS label, "  # noqa: S608
         "coalesce(labels.is_mature, FALSE) AS is_mature "
-        f"FROM ({evaluated_sql(book, days, dialect)}) AS evaluated "
-        "LEFT JOIN silver.order_labels AS labels "
-        f"ON evaluated.id = labels.order_id AND {day_filter(days, 'labels.partition_date')}"
+        f"FROM ({evaluated_sql(book, days, dialect, only_held=True)}) AS evaluated "
+        f"LEFT JOIN ({_labels_sql(days)}) AS labels ON evaluated.id = labels.order_id"
     )
+
+
+def _labels_sql(days: Days) -> str:
+    return f"SELECT order_id, label, is_mature FROM silver.order_labels WHERE {day_filter(days)}"  # noqa: S608
 
 
 def _names(dialect: Dialect) -> str:
@@ -123,7 +130,7 @@ def _pairs_sql(book: RuleBook, days: Days, dialect: Dialect, names: str | None =
         for column in ("fraud_reasons", "review_reasons", "shadow_reasons")
     )
     holds = " OR ".join(dialect.contains(column, "rule_name") for column in ("fraud", "review", "shadow"))
-    labelled = labelled_sql(book, days, dialect)
+    labelled = _labelled_sql(book, days, dialect)
     return (
         f"SELECT *, {held} AS held, {holds} AS holds "  # noqa: S608
         f"FROM ({dialect.unnested(labelled, names or _names(dialect), 'rule_name')}) AS named "

@@ -53,16 +53,21 @@ def orders_sql(days: Days, dialect: Dialect) -> str:
     )
 
 
-def evaluated_sql(book: RuleBook, days: Days, dialect: Dialect) -> str:
+def evaluated_sql(book: RuleBook, days: Days, dialect: Dialect, *, only_held: bool = False) -> str:
     """Write the SELECT of the orders of these days and the rules of the book that hold for each.
 
     Its columns are those of `orders_sql`, `fraud`, `shadow` and `review` (see `REASONS`), and `exempted`: an
-    array of the rules that would hold if the user were not exempt.
+    array of the rules that would hold if the user were not exempt. `only_held`: leave out the orders for
+    which no rule held, holds or would hold, which are most: that is several times as fast.
     """
     reasons = [f"{_held(book, mode, dialect)} AS {column}" for mode, column in REASONS.items()]
+    stored = "is_fraud OR array_length(shadow_reasons) > 0 OR array_length(review_reasons) > 0"
+    conditions = " OR ".join(
+        [stored, *(f"({sql(it, dialect.name)})" for it in book.rules if it.mode != "off")]
+    )
     return (
         f"SELECT *, {', '.join(reasons)}, {_exempted(book, dialect)} AS exempted "  # noqa: S608
-        f"FROM ({orders_sql(days, dialect)}) AS orders"
+        f"FROM ({orders_sql(days, dialect)}) AS orders{f' WHERE {conditions}' if only_held else ''}"
     )
 
 

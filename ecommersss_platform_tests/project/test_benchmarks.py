@@ -8,19 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 
-from benchmarks import launch, loads, stream, summary, warehouse
+from benchmarks import backtest, launch, loads, stream, summary, warehouse
 from benchmarks.shop import Shop
 from ecommersss_platform.contracts import ORDERS
+from ecommersss_platform.laboratory.backtest import run_backtest
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.local.processes import created
 from ecommersss_platform.partitions import Days
+from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse
 from ecommersss_platform_tests.support.project import PROJECT
 
 pytestmark = pytest.mark.integration
@@ -57,6 +59,21 @@ def test_every_way_loads_the_same_rows(shop: str, tmp_path: Path) -> None:
             everything.execute(sums + "platform.raw.orders").fetchall()
             == everything.execute(sums + "json.orders").fetchall()
         )
+
+
+def test_a_backtest_and_row_by_row_find_the_same_orders(tmp_path: Path) -> None:
+    days = Days(backtest.FIRST, backtest.FIRST + 3 * timedelta(days=1))
+    made_up = DuckDbWarehouse(tmp_path / "warehouse.duckdb")
+    backtest.fill(made_up.path, 3_000, days)
+    backtest.scan(made_up)
+    found = run_backtest(made_up, backtest.CANDIDATE, days, datetime.now(UTC))
+    by_rule = {rule.name: rule.change.after.flagged.orders for rule in found.rules}
+    held = backtest.row_by_row(made_up, backtest.CANDIDATE, days)
+    assert held == {name: count for name, count in by_rule.items() if count}
+    assert len(held) > 5
+    assert found.total.orders == 3_000
+    assert found.book.newly_flagged.orders > 0
+    assert found.book.no_longer_flagged.orders == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)

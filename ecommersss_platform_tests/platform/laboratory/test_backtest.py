@@ -15,7 +15,9 @@ import pytest
 from dagster import DagsterInstance
 
 from ecommersss_platform.days import Days
-from ecommersss_platform.laboratory.backtest import expected_share, run_backtest
+from ecommersss_platform.laboratory import backtest as module
+from ecommersss_platform.laboratory.backtest import expected_share, run_backtest, stretches
+from ecommersss_platform.laboratory.backtest_object import as_object
 from ecommersss_platform.laboratory.backtest_result import Backtest, Sum
 from ecommersss_platform.laboratory.intervals import usual_range, wilson
 from ecommersss_platform.laboratory.kept_backtests import KEPT, keep_backtest, last_backtests
@@ -188,6 +190,18 @@ def test_at_most_ten_examples_of_a_change_are_shown(home: Home) -> None:
     assert [it.order for it in result.book.newly] == [*range(30, 20, -1)]
     assert [it.order for it in result.rules[0].change.newly] == [*range(30, 20, -1)]
     assert result.rules[0].only == Sum(30, Decimal(465))
+
+
+def test_days_are_read_in_stretches_that_fit_into_memory(
+    home: Home, result: Backtest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = EMPTY + timedelta(days=1)
+    counts = {FIRST: 200_000, SECOND: 100_000, large: 400_000}
+    found = [(it.first, it.last) for it in stretches(Days.between(FIRST, large), counts)]
+    assert found == [(FIRST, EMPTY), (large, large)]
+    monkeypatch.setattr(module, "MOST_ORDERS", 1)
+    again = run_backtest(make_warehouse(home.settings), result.candidate, DAYS, NOW)
+    assert as_object(again) == as_object(result)
 
 
 def test_backtest_of_a_book_without_any_change(home: Home) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import Warehouse, make_warehouse
 from ecommersss_platform_tests.support.dbt_runs import dbt_events
 from ecommersss_platform_tests.support.topics import lines_of
-from streaming.business_days import JAKARTA, business_day
+from streaming.business_days import business_day
 from streaming.consumer import Consumer
 from streaming.database import connect
 from streaming.database.exemptions import add_exemption
@@ -86,11 +86,16 @@ def home(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home", _env_file=None)
 
 
-def test_backtest_agrees_with_a_replay(database: str, home: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("days_simulated", "orders_a_day"), [(2, 300), pytest.param(120, 500, marks=pytest.mark.long)]
+)
+def test_backtest_agrees_with_a_replay(
+    database: str, home: Settings, tmp_path: Path, days_simulated: int, orders_a_day: int
+) -> None:
     """One user with fraud is on the block list, and one is exempt from a rule."""
     topic, warehouse = JsonlTopic(tmp_path / "orders"), make_warehouse(home)
-    end = datetime.combine(FIRST, time.min, JAKARTA) + 2 * DAY
-    simulate_history(database, topic, FIRST, end, 300, fraud_share=0.15)
+    days = Days(FIRST, FIRST + days_simulated * DAY)
+    simulate_history(database, topic, FIRST, days.end_instant, orders_a_day, fraud_share=0.15)
     abroad = [
         o
         for o in consume(database, topic, tmp_path / "first", EDITED).values()
@@ -106,7 +111,6 @@ def test_backtest_agrees_with_a_replay(database: str, home: Settings, tmp_path: 
         pass
     after = consume(database, topic, tmp_path / "after", EDITED)
 
-    days = Days(FIRST, FIRST + 2 * DAY)
     evaluated = warehouse.query(evaluated_sql(EDITED, days, warehouse.dialect)).to_pylist()
     assert {row["id"]: [row["fraud"], row["shadow"], row["review"]] for row in evaluated} == {
         o.id: [o.fraud_reasons, o.shadow_reasons, [name for name in o.review_reasons if name != REASON]]
