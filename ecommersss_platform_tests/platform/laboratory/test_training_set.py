@@ -41,6 +41,7 @@ from ecommersss_platform_tests.support.raw_days import (
     write_raw,
 )
 from streaming.errors import PlatformError
+from streaming.rules import FEATURES
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -139,6 +140,7 @@ def test_a_training_set_has_what_the_stream_saw_and_what_was_known(home: Home) -
         "user_amount_24h": Decimal("100.40"),
         "seconds_since_last_order": 3 * 3600,
         "user_countries_24h": 1,
+        "is_blacklisted": False,  # by the version of the lists that decided
         "label": "unknown",
         "label_source": None,
         "labelled_at": None,
@@ -155,6 +157,8 @@ def test_a_training_set_has_what_the_stream_saw_and_what_was_known(home: Home) -
         "rules_versions": "v1",
         "platform_version": "0.1.0",
     }
+    features = {feature.name for feature in FEATURES.values() if feature.nullable}
+    assert features | set(module.LABEL_COLUMNS) <= set(file.schema_arrow.names)
     personal = {c.name for table in SAMPLE for c in table.columns if c.pii}
     assert personal & set(file.schema_arrow.names) == set()
 
