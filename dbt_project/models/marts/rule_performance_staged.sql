@@ -34,7 +34,7 @@ books as (
         rules_version,
         {{ labelled_fraud() }} as fraud_orders,
         {{ labelled_fraud_amount() }} as fraud_amount,
-        count(case when not is_fraud then 1 end) as passed_orders
+        {{ genuine_orders() }} as passed_orders
     from labelled
     group by partition_date, rules_version
 ),

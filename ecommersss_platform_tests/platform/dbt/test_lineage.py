@@ -160,6 +160,7 @@ def test_dagster_shows_it_with_the_keys_of_the_assets() -> None:
     assert of("fact_orders", "local_hour") == {"bronze/stg_orders.ordered_at"}
     assert of("rule_performance", "rule_name") == {
         "silver/fact_orders.fraud_reasons",
+        "silver/fact_orders.review_reasons",
         "silver/fact_orders.shadow_reasons",
     }
     assert of("rule_performance", "mode") == set()

@@ -48,7 +48,8 @@ def test_checksum_depends_on_rows_not_on_order_or_batches() -> None:
 
 
 def test_checksum_never_changes_between_versions() -> None:
-    rows = orders([1, 2], DAY_1, fraud_reasons=["extreme_order"], lists_version=None)  # a newer column
+    newer_columns = {"lists_version": None, "review_reasons": None}
+    rows = orders([1, 2], DAY_1, fraud_reasons=["extreme_order"], **newer_columns)
     assert of_days(rows)[DAY_1] == "340ab2c6249314f8"
 
 
@@ -58,6 +59,7 @@ def test_changed_value_changes_the_checksum(column: str) -> None:
         "amount": Decimal("1500.26"),
         "fraud_reasons": ["a"],
         "shadow_reasons": ["a"],
+        "review_reasons": ["a"],
         "is_fraud": True,
         "created_date": datetime(2024, 6, 10, 0, 0, 0, 1, UTC),
         "flagged_at": datetime(2024, 6, 10, 0, 0, 0, 1, UTC),
