@@ -18,8 +18,9 @@ from dbt_common.exceptions import DbtRuntimeError
 from ecommersss_platform.warehouse.duckdb.engine import attach, when_free
 from ecommersss_platform.warehouse.errors import WarehouseError
 
-MEGABYTES_PER_THREAD = 64
-"""What DuckDB itself may hold while dbt works; beyond that it spills next to the file."""
+MEGABYTES_PER_THREAD = 120
+"""What DuckDB itself may hold while dbt works; beyond that it spills next to the file. The features of two
+days of a million orders, built at once, do not fit into 64: it cannot spill all of what it sorts."""
 MOST_THREADS = 8
 """The threads of one dbt run, on a machine with as many cores or more."""
 

@@ -122,7 +122,7 @@ def test_dbt_attaches_a_file_that_has_the_name_of_a_dataset(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["warehouse.duckdb", "raw.duckdb"])
 @pytest.mark.parametrize(("cores", "threads"), [(1, 2), (4, 4), (64, 8)])
-def test_dbt_holds_64_megabytes_a_thread(
+def test_dbt_holds_120_megabytes_a_thread(
     name: str, cores: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dbt_plugin.os, "cpu_count", lambda: cores)
@@ -132,8 +132,8 @@ def test_dbt_holds_64_megabytes_a_thread(
         found = environment.handle().cursor().execute(sql).fetchall()
     finally:
         environment.close()
-    megabytes = float(found[0][1].split()[0]) * 1.048576  # "122.0 MiB"
-    assert (found[0][0], round(megabytes / threads)) == (threads, 64)
+    megabytes = float(found[0][1].split()[0]) * 1.048576  # "228.8 MiB"
+    assert (found[0][0], round(megabytes / threads)) == (threads, 120)
 
 
 def test_the_path_of_the_file_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
