@@ -48,6 +48,8 @@ from ecommersss_platform.dbt.project import (
     executable,
 )
 from ecommersss_platform.dbt.resource import PlatformDbt
+from ecommersss_platform.laboratory.backtest import run_backtest
+from ecommersss_platform.laboratory.backtest_object import as_object
 from ecommersss_platform.laboratory.parity import compare_verdicts, recomputed_sql
 from ecommersss_platform.laboratory.training_set import TrainingSet, write_training_set
 from ecommersss_platform.partitions import Days
@@ -502,3 +504,27 @@ def view_sql(target: Target) -> str:
 def one_line(sql: str) -> str:
     """The text without comments and line breaks."""
     return " ".join(re.sub(r"--.*", "", sql).split())
+
+
+@pytest.mark.usefixtures("built_on_bigquery")
+def test_backtests_are_the_same(targets: tuple[Target, Target]) -> None:
+    """With rules of each mode, and stored reasons that no rule of the book has."""
+    book = RuleBook.parse(
+        "rules:\n"
+        "  - {name: extreme_order, description: d, mode: active, when: amount > 100}\n"
+        "  - {name: foreign_country, description: d, mode: active, when: country <> 'ID'}\n"
+        "  - {name: again, description: d, mode: review, when: user_orders_24h > 1}\n"
+        "  - {name: night, description: d, mode: shadow, when: local_hour < 5}\n"
+        "  - {name: asleep, description: d, mode: 'off', when: 'TRUE'}\n"
+    )
+    now = datetime(2024, 6, 1, tzinfo=UTC)
+    duckdb, bigquery = (as_object(run_backtest(it.warehouse, book, MONTH, now)) for it in targets)
+    assert plain_object(bigquery) == plain_object(duckdb)
+    changed = {it["name"] for it in duckdb["rules"] if it["newly_flagged"] or it["no_longer_flagged"]}
+    assert {*ACTIVE, "night"} <= changed
+
+
+def plain_object(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: plain_object(inner) for name, inner in value.items()}
+    return [plain_object(inner) for inner in value] if isinstance(value, list) else plain(value)
