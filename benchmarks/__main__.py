@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks import summary
 
-BENCHMARKS = ("code_location", "launch", "seconds", "warehouse", "stream", "before", "backtest")
+BENCHMARKS = ("code_location", "launch", "seconds", "warehouse", "stream", "before", "features", "backtest")
 RESULTS = Path(__file__).parent / "results"
 
 

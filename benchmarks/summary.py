@@ -121,6 +121,19 @@ def _launch(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def _features(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    day, *_ = found["days"]
+    slowest, fastest = day["slowest and fastest (s)"]
+    compared = ", ".join(f"{name}: {ratio}" for name, ratio in found["ratios"].items())
+    return [
+        (
+            f"features of a day of {found['orders']:,} orders, staged and published",
+            f"{day['seconds']} s ({fastest} to {slowest} s), {day['peak MB']} MB",
+            f"times the seconds: {compared}",
+        )
+    ]
+
+
 def _code_location(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
         (
@@ -158,6 +171,7 @@ def _backtest(found: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 ROWS = {
+    "features": _features,
     "stream": _stream,
     "warehouse": _warehouse,
     "launch": _launch,

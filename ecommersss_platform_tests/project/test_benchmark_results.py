@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import before, seconds
+from benchmarks import before, features, seconds
 from benchmarks.stack import Run
 from benchmarks.stream import Sample
 from benchmarks.summary import ROWS
@@ -91,3 +91,22 @@ def test_the_consumer_is_compared_with_its_earlier_state_within_rounds() -> None
     assert "commit abc" in what
     assert figure == "1.0 (0.5 to 1.25 in 3 rounds)"
     assert beside == "processor time per order: 1.0"
+
+
+def test_days_of_features_are_compared_within_rounds() -> None:
+    day, tenth, hot, shuffled = features.shapes(1_000_000, 40_000)
+    built = {
+        day: [features.Built(seconds, 12.0, 300.0 + seconds) for seconds in (10, 20, 30)],
+        tenth: [features.Built(seconds, 2.0, 200.0) for seconds in (1, 4, 3)],
+        hot: [features.Built(seconds, 13.0, 300.0) for seconds in (11, 20, 36)],
+        shuffled: [features.Built(seconds, 15.0, 400.0) for seconds in (20, 30, 30)],
+    }
+    found = features.results(built)
+    assert list(found["ratios"].values()) == [10.0, 1.1, 1.5]
+    assert list(found["ratios, least and most"].values()) == [[5.0, 10.0], [1.0, 1.2], [1.0, 2.0]]
+    shown = features.files({"when": "2026-01-01", "machine": "here", "python": "3", "results": found})
+    assert "| 1,000,000 orders | 20 | 10 | 30 | 12.0 | 330 | 3 |" in shown["features.md"]
+    assert "| 1,000,000 orders / 100,000 orders | 10.0 | 5.0 | 10.0 |" in shown["features.md"]
+    [(what, figure, _)] = ROWS["features"](found)
+    assert "1,000,000" in what
+    assert figure == "20 s (10 to 30 s), 330 MB"
