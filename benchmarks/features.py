@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from benchmarks.loads import peak_megabytes
 from ecommersss_platform.contracts import ORDERS, PRODUCTS, RAW_TABLES, USER_LIST_EVENTS, USERS
 from ecommersss_platform.days import DAY, Days
 from ecommersss_platform.dbt.project import (
@@ -220,8 +221,7 @@ def _built(home: Path, days: str) -> Built:
 def main(home: Path, days: str) -> None:
     """Build the features of a day or of "every day", and print what it took."""
     seconds = build(home, Days.between(SECOND, SECOND) if days == str(SECOND) else None)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(json.dumps(Built(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)._asdict()))
+    print(json.dumps(Built(seconds, time.process_time(), peak_megabytes())._asdict()))
 
 
 # What is shown of it.
