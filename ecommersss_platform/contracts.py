@@ -308,56 +308,51 @@ RULE_BOOKS = RawTable(
     ),
 )
 
-USER_LIST_EVENTS = RawTable(
-    name="user_list_events",
-    description="Every addition of an entry to the block or allow list, and every removal, in the partition"
-    " of the day on which it happened.",
-    source="user_list_events",
-    instant="event_at",
-    key=("event_id",),
-    high_water="lists_version",
-    catches_up=True,
-    clustering=("user_id",),
-    status="event",
-    columns=(
-        Column("event_id", Type.INT64, "The event: twice the entry, and one more for its removal."),
-        Column("entry", Type.INT64, "The entry that was added or removed."),
-        Column("event", Type.STRING, "added or removed."),
-        Column("lists_version", Type.INT64, "The first version of the lists with this change."),
-        Column("event_at", Type.TIMESTAMP, "When the entry was added or removed."),
-        Column("user_id", Type.INT64, "Who is on the list."),
-        Column("list", Type.STRING, "allow or block; allow wins."),
-        Column("source", Type.STRING, "person or platform."),
-        Column("reason", Type.STRING, "Why the entry was added, in the words of who did it.", pii=True),
-        Column("expires_at", Type.TIMESTAMP, "When the entry expires; NULL: never.", nullable=True),
-        _PARTITION_DATE,
-    ),
+
+def _list_events(name: str, description: str, entry: str, *columns: Column) -> RawTable:
+    """Return the contract of the changes of what the versions of the user lists have. `entry`: its word."""
+    return RawTable(
+        name=name,
+        description=f"{description}, in the partition of the day on which it happened.",
+        source=name,
+        instant="event_at",
+        key=("event_id",),
+        high_water="lists_version",
+        catches_up=True,
+        clustering=("user_id",),
+        status="event",
+        columns=(
+            Column("event_id", Type.INT64, f"The event: twice the {entry}, and one more for its removal."),
+            Column(entry, Type.INT64, f"The {entry} that was added or removed."),
+            Column("event", Type.STRING, "added or removed."),
+            Column("lists_version", Type.INT64, "The first version of the user lists with this change."),
+            Column("event_at", Type.TIMESTAMP, f"When the {entry} was added or removed."),
+            *columns,
+            _PARTITION_DATE,
+        ),
+    )
+
+
+USER_LIST_EVENTS = _list_events(
+    "user_list_events",
+    "Every addition of an entry to the block or allow list, and every removal",
+    "entry",
+    Column("user_id", Type.INT64, "Who is on the list."),
+    Column("list", Type.STRING, "allow or block; allow wins."),
+    Column("source", Type.STRING, "person or platform."),
+    Column("reason", Type.STRING, "Why the entry was added, in the words of who did it.", pii=True),
+    Column("expires_at", Type.TIMESTAMP, "When the entry expires; NULL: never.", nullable=True),
 )
 
-RULE_EXEMPTION_EVENTS = RawTable(
-    name="rule_exemption_events",
-    description="Every exemption of a user from a rule, and every removal of one, in the partition of the day"
-    " on which it happened.",
-    source="rule_exemption_events",
-    instant="event_at",
-    key=("event_id",),
-    high_water="lists_version",
-    catches_up=True,
-    clustering=("user_id",),
-    status="event",
-    columns=(
-        Column("event_id", Type.INT64, "The event: twice the exemption, and one more for its removal."),
-        Column("exemption", Type.INT64, "The exemption that was added or removed."),
-        Column("event", Type.STRING, "added or removed."),
-        Column("lists_version", Type.INT64, "The first version of the user lists with this change."),
-        Column("event_at", Type.TIMESTAMP, "When the exemption was added or removed."),
-        Column("rule", Type.STRING, "The rule that does not hold for the user."),
-        Column("user_id", Type.INT64, "Who is exempt."),
-        Column("reason", Type.STRING, "Why the exemption was added, in the author's words.", pii=True),
-        Column("author", Type.STRING, "Who added the exemption.", pii=True),
-        Column("expires_at", Type.TIMESTAMP, "Orders placed from then on are not exempt."),
-        _PARTITION_DATE,
-    ),
+RULE_EXEMPTION_EVENTS = _list_events(
+    "rule_exemption_events",
+    "Every exemption of a user from a rule, and every removal of one",
+    "exemption",
+    Column("rule", Type.STRING, "The rule that does not hold for the user."),
+    Column("user_id", Type.INT64, "Who is exempt."),
+    Column("reason", Type.STRING, "Why the exemption was added, in the author's words.", pii=True),
+    Column("author", Type.STRING, "Who added the exemption.", pii=True),
+    Column("expires_at", Type.TIMESTAMP, "Orders placed from then on are not exempt."),
 )
 
 RAW_TABLES: tuple[RawTable, ...] = (
