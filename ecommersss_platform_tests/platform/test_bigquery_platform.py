@@ -29,22 +29,18 @@ from streaming.database.user_lists import list_entries
 pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
 
 PROJECT = "test-platform"
-RAW = {"disputes", "orders", "products", "shipments", "users", "verdicts"}
-"""The raw tables of which the block list and the report are made."""
-APART = {table.name for table in RAW_TABLES} - RAW
+RAW = {table.name for table in RAW_TABLES}
 UP_TO_LIST_AND_REPORT = {
     *(f"raw/{name}" for name in RAW),
     *(f"bronze/stg_{name}" for name in RAW),
     *("bronze/stg_dispute_versions", "bronze/stg_user_versions", "bronze/stg_product_versions"),
     *("silver/dim_users", "silver/dim_products", "silver/fact_orders", "silver/order_labels"),
-    *("silver/fact_disputes", "silver/fact_shipments", "silver/order_outcomes"),
+    *("silver/order_features", "silver/fact_disputes", "silver/fact_shipments", "silver/order_outcomes"),
     *("gold/daily_fraud_summary", "gold/rule_performance", "gold/rule_totals"),
     *("gold/users_and_blacklist", "fraud/user_lists", "reports/fraud_report"),
 }
 ALL_ELSE = {
-    *(f"raw/{name}" for name in APART),
-    *(f"bronze/stg_{name}" for name in APART),
-    *("silver/dim_users_history", "silver/dim_products_history", "silver/order_features"),
+    *("silver/dim_users_history", "silver/dim_products_history"),
     *("gold/most_fraudulent_users", "gold/payment_fraud_critical_time", "gold/product_and_payment_methods"),
     *("gold/product_and_users", "gold/cohorts_by_signup_month", "gold/product_freshness"),
     *("gold/customer_lifetime_value", "gold/fulfilment"),

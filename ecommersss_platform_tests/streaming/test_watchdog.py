@@ -12,7 +12,7 @@ from threading import Event
 import pytest
 
 from ecommersss_platform_tests.support.shop import open_shop, order, query
-from streaming import consumer as consumer_module
+from streaming import consumer_loop
 from streaming.consumer import Consumer
 from streaming.orders import encode
 from streaming.rules import RULES_PATH, RuleBook
@@ -110,8 +110,8 @@ def test_a_consumer_that_stands_still_at_an_order_is_ended(
     open_shop(database)
     topic, flagged = JsonlTopic(tmp_path / "orders"), JsonlTopic(tmp_path / "flagged")
     topic.publish([encode(order(1))])
-    released, decide = Event(), consumer_module.decide_batch
-    monkeypatch.setattr(consumer_module, "decide_batch", lambda *of: released.wait(30) and decide(*of))
+    released, decide = Event(), consumer_loop.decide_batch
+    monkeypatch.setattr(consumer_loop, "decide_batch", lambda *of: released.wait(30) and decide(*of))
     # It would end the process of the tests.
     monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: None)
     with caplog.at_level(logging.CRITICAL):

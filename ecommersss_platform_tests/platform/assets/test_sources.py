@@ -9,7 +9,7 @@ from ecommersss_platform_tests.support.shop import query
 
 INTERNAL = {
     *("ecommersss_schema_version", "marketplace_hours", "topic_positions", "user_lists_version"),
-    "warehouse_usage",
+    *("warehouse_usage", "rule_probations", "rule_overrides"),
 }
 """The tables in which the platform keeps its own state: no data that flows through it."""
 
