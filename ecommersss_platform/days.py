@@ -8,6 +8,7 @@ from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 from streaming.business_days import JAKARTA
+from streaming.errors import PlatformError
 
 if TYPE_CHECKING:
     from dagster import PartitionKeyRange
@@ -67,3 +68,14 @@ def contiguous(days: Iterable[date]) -> list[Days]:
         else:
             ranges.append(Days(day, day + DAY))
     return ranges
+
+
+def launchpad_day(name: str, text: str | None) -> date | None:
+    """Return the day in a field of a launchpad's config; None if it is left out.
+
+    Raises `PlatformError` for a text that is no day.
+    """
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        raise PlatformError(f"{name}: {text!r} is not a day: write YYYY-MM-DD") from None

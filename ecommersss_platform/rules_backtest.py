@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from dagster import Config, Failure, JobDefinition, MetadataValue, OpExecutionContext, ResourceParam, job, op
 from pydantic import Field
 
+from ecommersss_platform.days import Days, launchpad_day
 from ecommersss_platform.jobs import EXECUTOR
-from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import Warehouse
+from ecommersss_platform.warehouse.metadata import markdown
 from streaming.business_days import business_day
 from streaming.errors import PlatformError
 
@@ -57,12 +58,10 @@ def backtest_job(pool: str | None, settings: Settings) -> JobDefinition:
         low, high = result.book.share
         context.add_output_metadata(
             {
-                "book": MetadataValue.md(
-                    f"{tables.title(result)}\n\n{tables.markdown(tables.book_rows(result))}"
-                ),
-                "rules": MetadataValue.md(tables.markdown(tables.rule_rows(result))),
-                "labels": MetadataValue.md(tables.markdown(tables.label_rows(result))),
-                "examples": MetadataValue.md(tables.markdown(tables.example_rows(result))),
+                "book": MetadataValue.md(f"{tables.title(result)}\n\n{markdown(tables.book_rows(result))}"),
+                "rules": MetadataValue.md(markdown(tables.rule_rows(result))),
+                "labels": MetadataValue.md(markdown(tables.label_rows(result))),
+                "examples": MetadataValue.md(markdown(tables.example_rows(result))),
                 "rules_version": book.version,
                 "days": str(result.days),
                 "orders": result.total.orders,
@@ -99,15 +98,8 @@ def candidate_book(candidate: str | None, platform: Path) -> "RuleBook":
 
 def asked_days(config: BacktestConfig, today: date) -> Days:
     """Return the days that the launchpad asks for. Raises `PlatformError` for a text that is no day."""
-    last = _day("last_day", config.last_day) or today - timedelta(days=1)
-    first = _day("first_day", config.first_day) or last - timedelta(days=_DAYS - 1)
+    last = launchpad_day("last_day", config.last_day) or today - timedelta(days=1)
+    first = launchpad_day("first_day", config.first_day) or last - timedelta(days=_DAYS - 1)
     if first > last:
         raise PlatformError(f"the first day, {first}, is after the last, {last}: swap them")
     return Days.between(first, last)
-
-
-def _day(name: str, text: str | None) -> date | None:
-    try:
-        return date.fromisoformat(text) if text else None
-    except ValueError:
-        raise PlatformError(f"{name}: {text!r} is not a day: write YYYY-MM-DD") from None

@@ -17,6 +17,7 @@ from dagster import (
 )
 from pydantic import Field
 
+from ecommersss_platform.days import Days, launchpad_day
 from ecommersss_platform.dbt.project import MANIFEST
 from ecommersss_platform.dbt.resource import PlatformDbt
 from ecommersss_platform.dbt.specs import table_schema
@@ -24,7 +25,6 @@ from ecommersss_platform.dbt.staged import read_manifest
 from ecommersss_platform.laboratory import training_set as training_sets
 from ecommersss_platform.laboratory.training_set import TrainingSet, columns, write_training_set
 from ecommersss_platform.local.whole_files import replacing
-from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import Warehouse
 from streaming.business_days import business_day
@@ -104,16 +104,9 @@ def laboratory_assets(
 
 def asked_days(config: TrainingSetDays, first_day: date, today: date) -> TrainingSet:
     """Return what the launchpad asks for. Raises `PlatformError` for a text that is no day, or wrong days."""
-    labels_as_of = _day("labels_as_of", config.labels_as_of) or today - timedelta(days=1)
-    first = _day("first_day", config.first_day) or first_day
-    last = _day("last_day", config.last_day) or labels_as_of
+    labels_as_of = launchpad_day("labels_as_of", config.labels_as_of) or today - timedelta(days=1)
+    first = launchpad_day("first_day", config.first_day) or first_day
+    last = launchpad_day("last_day", config.last_day) or labels_as_of
     if first > last:
         raise PlatformError(f"the first day, {first}, is after the last, {last}")
     return TrainingSet.of(Days.between(first, last), labels_as_of, today)
-
-
-def _day(name: str, text: str | None) -> date | None:
-    try:
-        return date.fromisoformat(text) if text else None
-    except ValueError:
-        raise PlatformError(f"{name}: {text!r} is not a day: write YYYY-MM-DD") from None

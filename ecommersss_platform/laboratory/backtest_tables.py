@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from ecommersss_platform.laboratory.backtest_result import Backtest, Example, Flagging, Share, Sum
 from ecommersss_platform.reports import words
@@ -92,13 +92,6 @@ def example_rows(result: Backtest) -> list[Row]:
         for what, examples in (("newly flagged", change.newly), ("no longer flagged", change.no_longer))
         for example in examples
     ]
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """Return rows as a Markdown table."""
-    heads = list(rows[0])
-    lines = [heads, ["---"] * len(heads), *([str(value) for value in row.values()] for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def judged(share: Share) -> str:

@@ -115,16 +115,16 @@ def day_metadata(table: RawTable, published: Published, day: date) -> dict[str, 
     }
 
 
-def markdown(rows: list[dict[str, str]]) -> str:
+def markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """Write rows as a Markdown table whose values cannot break out of their cells."""
     if not rows:
         return "no rows"
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    lines: list[list[object]] = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
 
 
-def _cell(value: str) -> str:
-    return " ".join(value.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+def _cell(value: object) -> str:
+    return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def failure_metadata(error: WarehouseError) -> Mapping[str, Any]:

@@ -295,9 +295,9 @@ def test_command_writes_a_page_that_needs_no_other_file(home: Home) -> None:
     assert '<span class="usually">1 order exempt</span>' in html
 
 
-def test_job_shows_the_backtest_as_metadata(home: Home) -> None:
+def job_metadata(home: Home, candidate: str, first: date = FIRST) -> dict[str, Any]:
     job = backtest_job("duckdb", home.settings)
-    config = {"candidate": BOOK, "first_day": str(FIRST), "last_day": str(EMPTY)}
+    config = {"candidate": candidate, "first_day": str(first), "last_day": str(EMPTY)}
     with DagsterInstance.ephemeral() as instance:
         done = job.execute_in_process(
             run_config={"ops": {"backtest_rules": {"config": config}}},
@@ -305,11 +305,21 @@ def test_job_shows_the_backtest_as_metadata(home: Home) -> None:
             instance=instance,
         )
     [output] = [it for it in done.events_for_node("backtest_rules") if it.is_successful_output]
-    metadata = {name: it.value for name, it in output.step_output_data.metadata.items()}
+    return {name: it.value for name, it in output.step_output_data.metadata.items()}
+
+
+def test_job_shows_the_backtest_as_metadata(home: Home) -> None:
+    metadata = job_metadata(home, BOOK)
     assert (metadata["flagged_before"], metadata["flagged_after"], metadata["newly_flagged"]) == (2, 4, 3)
     assert "| large | active | 0 | 4 | 4 | 0 | 3 | 0 |" in metadata["rules"]
     assert "| fraud missed | 3 | 2 |" in metadata["book"]
     assert Path(metadata["path"]).parent == home.settings.home / "backtests"
+
+
+def test_job_of_a_book_that_changes_nothing_has_no_examples(home: Home) -> None:
+    metadata = job_metadata(home, BOOK, EMPTY)
+    assert (metadata["newly_flagged"], metadata["no_longer_flagged"]) == (0, 0)
+    assert metadata["examples"] == "no rows"
 
 
 def test_job_takes_a_text_a_file_or_the_platforms_book(tmp_path: Path) -> None:
