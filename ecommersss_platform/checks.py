@@ -221,12 +221,7 @@ def parity(pool: str | None) -> AssetChecksDefinition:
             description=found.summary,
             metadata={
                 "days": str(days),
-                "compared": found.compared,
-                "differences": found.differences,
-                "book_not_kept": found.book_not_kept,
-                "lists_not_known": found.lists_not_known,
-                "without_features": found.without_features,
-                "changed_meanwhile": found.changed_meanwhile,
+                **found.counts,
                 **({"first_differences": _table(found.examples)} if found.examples else {}),
             },
         )

@@ -313,6 +313,11 @@ class Settings(BaseSettings):
 
         return (self.rules or RULES_PATH).absolute()
 
+    @property
+    def has_database(self) -> bool:
+        """Whether there is an operational database, running or not."""
+        return self.database_url is not None or self.postgres_dir.exists()
+
     # Paths in the home
 
     @property

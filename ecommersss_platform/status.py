@@ -67,7 +67,7 @@ def gather(settings: Settings, patience: float = PATIENCE) -> dict[str, Any]:
     from ecommersss_platform.local.stack import running
     from ecommersss_platform.topics import flagged_stream
 
-    if settings.database_url is None and not settings.postgres_dir.exists():
+    if not settings.has_database:
         raise PlatformError(f"there is no platform in {settings.home} yet: start one with `ecommersss up`")
     embedded = settings.postgres_dir.exists() and None in (settings.database_url, settings.dagster_url)
     starts = embedded and embedded_server(settings).pid() is None

@@ -47,12 +47,14 @@ def list_(
 
 def _effect(book: RuleBook | None, rule: str) -> str:
     """Return what an override in force does to a rule of the platform's book."""
+    from streaming.rules.book import DECIDES
+
     if book is None:
         return "unknown: the rule book cannot be used"
     mode = next((it.mode for it in book.rules if it.name == rule), None)
     if mode is None:
         return "none: the rule book has no such rule"
-    return "in shadow" if mode in ("active", "review") else f"none: the rule book has it in mode {mode}"
+    return "in shadow" if mode in DECIDES else f"none: the rule book has it in mode {mode}"
 
 
 @app.command("lift")

@@ -56,8 +56,9 @@ def promote(
     holds for far more of its first 10,000 orders, the brake puts it back to shadow. The modes shadow and off
     need no backtest. Nothing else in the file changes, and a running consumer applies it from its next batch.
     """
-    from ecommersss_platform.laboratory.promotion import DECIDES, Promotion, replace_book
+    from ecommersss_platform.laboratory.promotion import Promotion, replace_book
     from streaming.rules import RuleBook
+    from streaming.rules.book import DECIDES
     from streaming.rules.brake import overridden
 
     if not yes and not _asks():
@@ -144,7 +145,7 @@ def _overrides(settings: Settings) -> list[Override]:
     """Return the overrides in force, if there is a platform."""
     from streaming.database.overrides import list_overrides
 
-    if settings.database_url is None and not settings.postgres_dir.exists():
+    if not settings.has_database:
         return []
     with open_database(settings) as url:
         return [kept.override for kept in list_overrides(url)]

@@ -99,7 +99,7 @@ def _effective(book: RuleBook) -> EffectiveBook | None:
     from streaming.database.overrides import effective_book
 
     settings = read_settings()
-    if settings.database_url is None and not settings.postgres_dir.exists():
+    if not settings.has_database:
         return None
     with open_database(settings) as url:
         return effective_book(url, book)

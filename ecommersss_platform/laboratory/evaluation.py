@@ -91,7 +91,7 @@ def _exempt_sql(days: Days) -> str:
 def _column(feature: Feature, dialect: Dialect) -> str:
     stored = _FACTS.get(feature.name)
     value = f"facts.{stored}" if stored else f"features.{feature.name}"
-    # Conditions were checked for so many digits; the warehouse has a wider type for sums.
+    # Conditions were checked for the digits of the feature; the warehouse has a wider type for sums.
     if feature.type.kind is Kind.DECIMAL:
         value = dialect.narrowed(value, feature.type.digits, feature.type.scale)
     return f"{value} AS {feature.name}"

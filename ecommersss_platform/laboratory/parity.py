@@ -79,6 +79,18 @@ class Parity:
         return self.differing.total()
 
     @property
+    def counts(self) -> dict[str, int]:
+        """The compared orders, those that differ, and those that were counted apart, by name."""
+        return {
+            "compared": self.compared,
+            "differences": self.differences,
+            "book_not_kept": self.book_not_kept,
+            "lists_not_known": self.lists_not_known,
+            "without_features": self.without_features,
+            "changed_meanwhile": self.changed_meanwhile,
+        }
+
+    @property
     def holds(self) -> bool:
         """Whether no order differs, and none was left out that should have been compared."""
         return not (self.differing or self.unusable or self.without_features)

@@ -15,9 +15,6 @@ from streaming.errors import PlatformError
 from streaming.rules import Mode, Rule, RuleBook
 from streaming.rules.edit import Value, set_keys
 
-DECIDES: Final[tuple[Mode, ...]] = ("active", "review")
-"""The modes in which a rule has consequences, so that it needs an expected share."""
-
 _FEW_ORDERS: Final = 100
 """An hour of the day with fewer orders, on all days together, says too little."""
 
@@ -57,7 +54,7 @@ def share_of_busiest_hour(warehouse: Warehouse, book: RuleBook, rule: Rule, days
         f"FROM ({evaluated_sql(book, days, warehouse.dialect)}) AS evaluated "
         f"GROUP BY local_hour HAVING count(*) >= {_FEW_ORDERS}"
     )
-    rows = (row for batch in warehouse.stream(sql) for row in batch.to_pylist())
+    rows = warehouse.query(sql).to_pylist()
     return max((int(row["held"]) / int(row["orders"]) for row in rows), default=0.0)
 
 

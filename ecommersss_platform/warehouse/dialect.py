@@ -41,7 +41,7 @@ class Dialect:
     literal_rows: Callable[[Sequence[TableColumn], Sequence[Sequence[str]]], str]
     """Make a FROM item of columns and rows of literals."""
     narrowed: Callable[[str, int, int], str]
-    """Give an exact number a type of so many digits and decimals, if types of the engine have widths."""
+    """Give an exact number the type with these digits and decimals, if types of the engine have widths."""
     present: Callable[[Sequence[str]], str]
     """Make an array of those of these texts that are not NULL, in their order."""
     distinct: Callable[[str], str]

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
 
+from ecommersss_platform_tests.support.consumers import running
 from ecommersss_platform_tests.support.memory_queue import MemoryQueue
 from ecommersss_platform_tests.support.shop import execute, open_shop, order, query, stored_orders
 from streaming.consumer import Consumer
-from streaming.consumer_loop import ConsumerLoop
 from streaming.database import connect
 from streaming.database.overrides import lift_override, list_overrides, read_overrides, read_progress
 from streaming.database.shared import SharedOrderStore
@@ -203,20 +201,6 @@ def test_review_rules_brake_too(stream: Stream) -> None:
     assert (kept.override.mode, kept.override.held) == ("review", 100)
     reviewed = [o for o in in_order(stream.url) if "half" in o.review_reasons]
     assert len(reviewed) == 100
-
-
-@contextmanager
-def running(*consumers: ConsumerLoop) -> Iterator[None]:
-    threads = [threading.Thread(target=consumer.run) for consumer in consumers]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        for consumer in consumers:
-            consumer.stop()
-        for thread in threads:
-            thread.join(10)
 
 
 def test_three_consumers_of_a_queue_stop_the_rule_together(url: str) -> None:

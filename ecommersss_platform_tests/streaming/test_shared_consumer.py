@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform_tests.conftest import administer
 from ecommersss_platform_tests.support import pubsub_emulator as emulator
+from ecommersss_platform_tests.support.consumers import running
 from ecommersss_platform_tests.support.shop import (
     NOON,
     add_users,
@@ -98,33 +97,6 @@ def traffic(count: int, seed: int) -> list[bytes]:
             )
             lines.append(encode(new))
     return lines
-
-
-@contextmanager
-def running(*consumers: SharedConsumer) -> Iterator[None]:
-    """Run each consumer in a thread. Fails if one of them does, or does not stop in time."""
-    failures: list[BaseException] = []
-
-    def work(consumer: SharedConsumer) -> None:
-        try:
-            consumer.run()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(consumer,)) for consumer in consumers]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        for consumer in consumers:
-            consumer.stop()
-        asked = time.monotonic()
-        for thread in threads:
-            thread.join(10)
-        if failures:
-            raise failures[0]
-        assert time.monotonic() - asked < 2
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:

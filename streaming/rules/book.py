@@ -49,6 +49,9 @@ _FUNCTION_SOURCE: Final = 50_000
 """Compiling a function holds the interpreter's lock, so a book with more source has several functions."""
 
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
+DECIDES: Final[tuple[Mode, ...]] = ("active", "review")
+"""The modes in which a rule has consequences: an order is fraud, or waits for a person."""
+
 _KEYS: Final = ("name", "description", "mode", "when")
 PROMOTION_KEYS: Final = ("expected_share", "promoted_by", "promoted_at", "promoted_because")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")

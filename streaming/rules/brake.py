@@ -25,7 +25,7 @@ from typing import Final
 
 from streaming.business_days import local_time
 from streaming.orders import Flagged
-from streaming.rules.book import MAX_BYTES, Mode, RuleBook
+from streaming.rules.book import DECIDES, MAX_BYTES, Mode, RuleBook
 from streaming.rules.edit import set_modes
 
 PROBATION_ORDERS: Final = 10_000
@@ -120,7 +120,7 @@ def probations(book: RuleBook) -> tuple[Probation, ...]:
             _digest(rule.name, rule.mode, rule.when, rule.expected_share, str(rule.promoted_at)),
         )
         for rule in book.rules
-        if rule.expected_share is not None and rule.mode in ("active", "review")
+        if rule.expected_share is not None and rule.mode in DECIDES
     )
 
 
@@ -151,7 +151,7 @@ def overridden(book: RuleBook, overrides: Iterable[Override]) -> RuleBook:
     The text says so in a comment, unless that would make it too long for a book. It is not parsed, which
     could take seconds.
     """
-    decides = {rule.name for rule in book.rules if rule.mode in ("active", "review")}
+    decides = {rule.name for rule in book.rules if rule.mode in DECIDES}
     pulled = {override.rule: override for override in overrides if override.rule in decides}
     if not pulled:
         return book

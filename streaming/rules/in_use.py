@@ -45,7 +45,7 @@ class BookInUse:
     def choose(
         self, file_book: RuleBook, lists_version: int, overrides: tuple[Override, ...], lines: int
     ) -> RuleBook:
-        """Return the book for a batch of so many lines, with the overrides of a version of the lists."""
+        """Return the book for a batch of `lines` lines, with the overrides of a version of the lists."""
         if file_book is not self._file_book or lists_version != self._lists_version:
             if file_book is not self._file_book or overrides != self.overrides:
                 self._log_changes(overrides)
