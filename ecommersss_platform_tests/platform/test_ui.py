@@ -87,9 +87,15 @@ def test_sensor_page_shows_its_ticks_and_the_run_that_one_asked_for(visitor: Vis
 
 
 def launch(visitor: Visitor) -> None:
-    """Press the last button that launches something, and wait until its dialog is gone."""
-    visitor.page.get_by_role("button", name=LAUNCH).last.click()
-    visitor.page.get_by_role("button", name=LAUNCH).wait_for(state="detached", timeout=PATIENCE_MS)
+    """Press the last button that launches something, and wait for the server's answer.
+
+    Leaving the page earlier would cancel the request.
+    """
+    mutation = re.compile("mutation .*[Ll]aunch", re.DOTALL)
+    with visitor.page.expect_response(
+        lambda answer: mutation.search(answer.request.post_data or "") is not None, timeout=PATIENCE_MS
+    ):
+        visitor.page.get_by_role("button", name=LAUNCH).last.click()
 
 
 def test_a_partition_and_a_backfill_are_launched_by_clicks_and_watched_to_their_end(
