@@ -509,10 +509,13 @@ def test_examples_of_corrections_are_so_in_stream_and_warehouse(memory: Memory, 
 def test_prices_and_ages_are_those_that_were_known_however_late_they_were_written(
     memory: Memory, database: str
 ) -> None:
-    """Versions claim any time, also the same one, and are written in turn. Orders are decided at any time."""
+    """Versions claim any time, also the same one, and not each is recorded after the one before. The first
+    ones count as known, although the clock says that others were recorded earlier. Orders are decided at any
+    time.
+    """
     chosen = random.Random(5)
     for n in range(30):
-        recorded = None if n < 3 else NOON + n * HOUR
+        recorded = None if n in (1, 2) else NOON + chosen.randrange(10, 30) * HOUR
         claimed = NOON + (n if n < 3 else chosen.randrange(40)) * HOUR
         keep_price(database, claimed, 1000 * (n + 1), recorded)
         keep_sign_up(database, claimed, NOON - chosen.randrange(90) * DAY, recorded)

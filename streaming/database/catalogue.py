@@ -70,20 +70,18 @@ class Catalogue:
     def at(cls, cursor: Cursor, instant: datetime, user_id: int, product_id: int) -> Catalogue:
         """Return what was recorded of one user and one product by an instant, with empty user lists.
 
-        Both exist. If no version of one was recorded by then, its first one counts: an order was accepted
-        at that instant, so a clock was wrong. A transaction that recorded a version before the instant and
-        committed after it counts as known, although it was not.
+        Both exist. Their first versions count as recorded by then, even if they say otherwise: an order that
+        was accepted at that instant needed both, so a clock was wrong. A transaction that recorded a version
+        before the instant and committed after it counts as known, although it was not.
         """
         catalogue = cls()
         cursor.execute(_USER_VERSIONS, (instant, user_id))
-        users = cursor.fetchall()
-        known = [signed_up for signed_up, recorded in users if recorded] or [users[0][0]]
-        catalogue.users[user_id] = known[-1]
+        (first, _), *later = cursor.fetchall()
+        catalogue.users[user_id] = [first, *(signed_up for signed_up, known in later if known)][-1]
         cursor.execute(_PRODUCT_VERSIONS, (instant, product_id))
-        products = cursor.fetchall()
-        prices = [row[:2] for row in products if row[2]] or [products[0][:2]]
-        prices.sort(key=itemgetter(0))
-        catalogue._prices[product_id] = [starts for starts, _ in prices], [price for _, price in prices]
+        first, *later = cursor.fetchall()
+        prices = sorted([first, *(version for version in later if version[2])], key=itemgetter(0))
+        catalogue._prices[product_id] = [start for start, *_ in prices], [price for _, price, _ in prices]
         return catalogue
 
     def has_product(self, product_id: int) -> bool:
