@@ -143,7 +143,7 @@ _FILL = """
 CREATE TEMP MACRO drawn(n, salt, size) AS (hash(n, salt) % size)::BIGINT;
 CREATE SCHEMA silver;
 CREATE SCHEMA bronze;
-CREATE TABLE bronze.stg_rule_exemption_events (exemption_id BIGINT, event VARCHAR, lists_version BIGINT,
+CREATE TABLE bronze.stg_rule_exemption_events (event VARCHAR, lists_version BIGINT, removed_version BIGINT,
     rule_name VARCHAR, user_id BIGINT, expires_at TIMESTAMPTZ);
 CREATE TABLE silver.fact_orders AS
 SELECT (1735689600000 + n) * 4096 AS order_id,

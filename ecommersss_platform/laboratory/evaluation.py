@@ -73,16 +73,11 @@ def evaluated_sql(book: RuleBook, days: Days, dialect: Dialect, *, only_held: bo
 
 def _exempt_sql(days: Days) -> str:
     """Write the SELECT of the orders whose users were exempt from rules, as of the lists that decided."""
-    exemptions = (
-        "SELECT rule_name, user_id, expires_at, min(lists_version) AS added_version, "
-        "max(CASE WHEN event = 'removed' THEN lists_version END) AS removed_version "
-        "FROM bronze.stg_rule_exemption_events GROUP BY exemption_id, rule_name, user_id, expires_at"
-    )
     return (
         "SELECT facts.order_id, concat(',', string_agg(exemptions.rule_name, ','), ',') AS exempt_from "  # noqa: S608
-        f"FROM silver.fact_orders AS facts INNER JOIN ({exemptions}) AS exemptions "
+        "FROM silver.fact_orders AS facts INNER JOIN bronze.stg_rule_exemption_events AS exemptions "
         "ON facts.user_id = exemptions.user_id AND facts.ordered_at < exemptions.expires_at "
-        "AND facts.lists_version >= exemptions.added_version "
+        "AND exemptions.event = 'added' AND facts.lists_version >= exemptions.lists_version "
         "AND (exemptions.removed_version IS NULL OR facts.lists_version < exemptions.removed_version) "
         f"WHERE {day_filter(days, 'facts.partition_date')} GROUP BY facts.order_id"
     )

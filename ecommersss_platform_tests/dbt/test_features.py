@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -55,6 +55,13 @@ MODELS = ("order_features_staged", "order_features")
 LOOKING_BACK = ", ".join(Velocity.__struct_fields__)
 
 
+class Compiled(NamedTuple):
+    """The SELECT of each of these models, without the name of the database."""
+
+    order_features_staged: str
+    stg_user_list_events: str
+
+
 @dataclass(frozen=True)
 class Project:
     """The project on a warehouse of its own."""
@@ -76,12 +83,11 @@ class Project:
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         return read(self.settings.warehouse_path, sql)
 
-    def compiled(self, days: Days | None) -> str:
-        """Return the SELECT that stages features, without the name of the database."""
-        window = build_arguments(days)[3:]
-        self.dbt("compile", *window, "--select", "order_features_staged")
-        folder = artifacts_dir(self.settings) / "compiled" / "ecommersss" / "models" / "core"
-        return (folder / "order_features_staged.sql").read_text().replace('"warehouse".', "")
+    def compiled(self, days: Days | None) -> Compiled:
+        self.dbt("compile", *build_arguments(days)[3:], "--select", *Compiled._fields)
+        folder = artifacts_dir(self.settings) / "compiled" / "ecommersss" / "models"
+        [*texts] = (next(folder.rglob(f"{name}.sql")).read_text() for name in Compiled._fields)
+        return Compiled(*(text.replace('"warehouse".', "") for text in texts))
 
 
 @pytest.fixture(scope="module")
@@ -109,33 +115,37 @@ class Memory:
     """The SELECT on orders in memory, at first without users, prices and lists."""
 
     PRODUCTS = (
-        "stg_product_versions (product_id BIGINT, list_price DECIMAL(18, 2), version BIGINT,"
+        "bronze.stg_product_versions (product_id BIGINT, list_price DECIMAL(18, 2), version BIGINT,"
         " valid_from TIMESTAMPTZ, recorded_at TIMESTAMPTZ)"
     )
     USERS = (
-        "stg_user_versions (user_id BIGINT, signed_up_at TIMESTAMPTZ, version BIGINT,"
+        "bronze.stg_user_versions (user_id BIGINT, signed_up_at TIMESTAMPTZ, version BIGINT,"
         " valid_from TIMESTAMPTZ, recorded_at TIMESTAMPTZ)"
     )
     LIST_EVENTS = (
-        "stg_user_list_events (entry_id BIGINT, event VARCHAR, lists_version BIGINT, event_at TIMESTAMPTZ,"
-        " user_id BIGINT, list_name VARCHAR, expires_at TIMESTAMPTZ)"
+        "raw.user_list_events (event_id BIGINT, entry BIGINT, event VARCHAR, lists_version BIGINT,"
+        " event_at TIMESTAMPTZ, user_id BIGINT, list VARCHAR, source VARCHAR, reason VARCHAR,"
+        " expires_at TIMESTAMPTZ, partition_date DATE)"
     )
 
-    def __init__(self, select: str) -> None:
-        self._select = select
+    def __init__(self, compiled: Compiled) -> None:
+        self._select = compiled.order_features_staged
         self._connection = duckdb.connect()
         self._connection.execute("SET TimeZone = 'UTC'")
-        self._connection.execute("CREATE SCHEMA silver")
-        self._connection.execute("CREATE SCHEMA bronze")
+        for schema in ("raw", "bronze", "silver"):
+            self._connection.execute(f"CREATE SCHEMA {schema}")
         for columns in (self.PRODUCTS, self.USERS, self.LIST_EVENTS):
-            self._connection.execute(f"CREATE TABLE bronze.{columns}")
+            self._connection.execute(f"CREATE TABLE {columns}")
+        self._connection.execute(
+            f"CREATE VIEW bronze.stg_user_list_events AS {compiled.stg_user_list_events}"
+        )
 
     def remember(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Put rows into one of the tables of bronze, in place of what it had."""
+        """Put rows into one of these tables, in place of what it had."""
         name = table.split()[0]
-        self._connection.execute(f"DELETE FROM bronze.{name}")
+        self._connection.execute(f"DELETE FROM {name}")
         marks = ", ".join("?" * len(rows[0]))
-        self._connection.executemany(f"INSERT INTO bronze.{name} VALUES ({marks})", rows)
+        self._connection.executemany(f"INSERT INTO {name} VALUES ({marks})", rows)
 
     def features(
         self,
@@ -182,18 +192,23 @@ class Memory:
 
 
 @pytest.fixture(scope="module")
-def select(project: Project) -> str:
+def of_every_day(project: Project) -> Compiled:
     return project.compiled(None)
 
 
 @pytest.fixture(scope="module")
-def every_day(select: str) -> Memory:
-    return Memory(select)
+def of_two_days(project: Project) -> Compiled:
+    return project.compiled(WINDOW)
 
 
 @pytest.fixture(scope="module")
-def two_days(project: Project) -> Memory:
-    return Memory(project.compiled(WINDOW))
+def every_day(of_every_day: Compiled) -> Memory:
+    return Memory(of_every_day)
+
+
+@pytest.fixture(scope="module")
+def two_days(of_two_days: Compiled) -> Memory:
+    return Memory(of_two_days)
 
 
 def seen_by_the_stream(topic: Sequence[Order]) -> dict[int, tuple[Any, ...]]:
@@ -419,9 +434,9 @@ def test_examples_that_look_back_are_so_in_stream_and_warehouse(
 
 
 @pytest.fixture
-def memory(select: str) -> Memory:
+def memory(of_every_day: Compiled) -> Memory:
     """Return a memory of the test's own, which may remember users, prices and lists."""
-    return Memory(select)
+    return Memory(of_every_day)
 
 
 SIGN_UP, CORRECTED_SIGN_UP = instant("2024-05-01 09:00:00"), instant("2024-04-20 09:00:00")
@@ -464,8 +479,8 @@ KEEP_USER = (
 _VERSIONS = {
     Memory.PRODUCTS: "SELECT id, price, version, valid_from, recorded_at FROM products_history",
     Memory.USERS: "SELECT id, created_date, version, valid_from, recorded_at FROM users_history",
-    Memory.LIST_EVENTS: "SELECT entry, event, lists_version, event_at, user_id, list, expires_at"
-    " FROM user_list_events",
+    Memory.LIST_EVENTS: "SELECT event_id, entry, event, lists_version, event_at, user_id, list, source,"
+    " reason, expires_at, event_at::date FROM user_list_events",
 }
 
 

@@ -32,7 +32,7 @@ TABLES = {
         **{"order_id": pa.int64(), "label": pa.string(), "is_mature": pa.bool_(), "partition_date": DAY}
     },
     "bronze.stg_rule_exemption_events": {
-        **{"exemption_id": pa.int64(), "event": pa.string(), "lists_version": pa.int64()},
+        **{"event": pa.string(), "lists_version": pa.int64(), "removed_version": pa.int64()},
         **{"rule_name": pa.string(), "user_id": pa.int64(), "expires_at": INSTANT},
     },
     "raw.load_log": {"table_name": pa.string(), "partition_date": DAY},
@@ -55,13 +55,15 @@ def silver_order(id: int, day: date, **values: Any) -> Row:
     }
 
 
-def exemption(
-    number: int, rule: str, user_id: int, versions: tuple[int, int | None], until: datetime
-) -> list[Row]:
+def exemption(rule: str, user_id: int, versions: tuple[int, int | None], until: datetime) -> list[Row]:
     """Return the events of an exemption that counts from one version of the lists until before another."""
-    added = {"exemption_id": number, "rule_name": rule, "user_id": user_id, "expires_at": until}
-    events = zip(("added", "removed"), versions, strict=True)
-    return [added | {"event": event, "lists_version": it} for event, it in events if it is not None]
+    exempt = {"rule_name": rule, "user_id": user_id, "expires_at": until}
+    events = [("added", versions[0], versions[1]), ("removed", versions[1], None)]
+    return [
+        exempt | {"event": event, "lists_version": version, "removed_version": removed}
+        for event, version, removed in events
+        if version is not None
+    ]
 
 
 def write_silver(

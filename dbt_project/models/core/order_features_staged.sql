@@ -415,18 +415,9 @@ sign_ups as (
     from user_versions
 ),
 
--- An entry is in the lists from the version of its addition until before that of its removal.
 list_entries as (
-    select
-        user_id,
-        list_name,
-        expires_at,
-        min(case when event = 'added' then lists_version end) as added_version,
-        min(case when event = 'added' then event_at end) as added_at,
-        min(case when event = 'removed' then lists_version end) as removed_version,
-        min(case when event = 'removed' then event_at end) as removed_at
-    from {{ ref('stg_user_list_events') }}
-    group by entry_id, user_id, list_name, expires_at
+    select * from {{ ref('stg_user_list_events') }}
+    where event = 'added'
 ),
 
 -- Where the order's version is not known, the time of the decision says which entries there were.
@@ -441,10 +432,10 @@ listed as (
         case
             when orders.lists_version is not null
                 then
-                    orders.lists_version >= list_entries.added_version
+                    orders.lists_version >= list_entries.lists_version
                     and coalesce(orders.lists_version < list_entries.removed_version, true)
             else
-                orders.flagged_at >= list_entries.added_at
+                orders.flagged_at >= list_entries.event_at
                 and coalesce(orders.flagged_at < list_entries.removed_at, true)
         end
         and coalesce(orders.ordered_at < list_entries.expires_at, true)

@@ -1,4 +1,5 @@
--- An event is written once. An exemption counts from the version of its addition until before that of its removal.
+-- An event is written once. An exemption counts from the version of its addition until before that of its removal, which
+-- its addition names, too.
 with
 
 events as (
@@ -16,5 +17,6 @@ select
     user_id,
     reason,
     author,
-    expires_at
+    expires_at,
+    lead(lists_version) over (partition by exemption order by event_id) as removed_version
 from events

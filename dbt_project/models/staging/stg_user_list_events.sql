@@ -1,4 +1,5 @@
--- An event is written once. An entry is in the lists from the version of its addition until before that of its removal.
+-- An event is written once. An entry is in the lists from the version of its addition until before that of its removal,
+-- which its addition names, too.
 with
 
 events as (
@@ -16,5 +17,7 @@ select
     list as list_name,
     source as entry_source,
     reason,
-    expires_at
+    expires_at,
+    lead(lists_version) over (partition by entry order by event_id) as removed_version,
+    lead(event_at) over (partition by entry order by event_id) as removed_at
 from events

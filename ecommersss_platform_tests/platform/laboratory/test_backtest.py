@@ -68,7 +68,7 @@ ORDERS = [
     ),
     silver_order(10, SECOND, shadow_reasons=["many"], quantity=9, label="fraud", is_mature=False),
 ]
-EXEMPT = exemption(1, "abroad", 7, (1, None), NOW)
+EXEMPT = exemption("abroad", 7, (1, None), NOW)
 
 
 @pytest.fixture

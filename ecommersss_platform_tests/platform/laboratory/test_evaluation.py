@@ -67,9 +67,9 @@ EXEMPT = [
     Exemption("share", 1, "r", "a", NOON + timedelta(microseconds=1)),
 ]
 EVENTS = [
-    *exemption(1, "foreign_country", 1, (2, 3), EXEMPT[0].expires_at),
-    *exemption(2, "to_be_seen", 1, (2, None), EXEMPT[1].expires_at),
-    *exemption(3, "share", 1, (2, None), EXEMPT[2].expires_at),
+    *exemption("foreign_country", 1, (2, 3), EXEMPT[0].expires_at),
+    *exemption("to_be_seen", 1, (2, None), EXEMPT[1].expires_at),
+    *exemption("share", 1, (2, None), EXEMPT[2].expires_at),
 ]
 CONNECTION = duckdb.connect()
 CONNECTION.execute("SET TimeZone = 'UTC'")
