@@ -546,6 +546,36 @@ def test_prices_and_ages_are_those_that_were_known_however_late_they_were_writte
     }
 
 
+def test_versions_recorded_later_change_no_feature_when_a_past_day_is_built_again(
+    of_two_days: Compiled,
+) -> None:
+    """Whatever time they claim: before the first version, between versions, or after the orders."""
+    memory, chosen = Memory(of_two_days), random.Random(3)
+    start, decided = WINDOW.start_instant, WINDOW.end_instant + HOUR
+    claims = [start + hour * HOUR for hour in (-72, -9, 3, 14, 14, 25, 30)]
+    prices = [(1, 1000 * n, n, claimed, claimed) for n, claimed in enumerate(claims, 1)]
+    sign_ups = [(1, start - n * DAY, n, claimed, claimed) for n, claimed in enumerate(claims, 1)]
+    topic = [placed(id, created_date=start + 2 * id * HOUR) for id in range(1, 24)]
+    names = ("list_price", "user_age_days")
+
+    def found(decided: datetime, *later: datetime) -> dict[int, tuple[Any, ...]]:
+        numbered = list(enumerate(later, len(claims) + 1))
+        recorded = WINDOW.end_instant + HOUR + MICROSECOND
+        memory.remember(Memory.PRODUCTS, prices + [(1, 9, n, claimed, recorded) for n, claimed in numbered])
+        memory.remember(
+            Memory.USERS, sign_ups + [(1, start - 900 * DAY, n, claimed, recorded) for n, claimed in numbered]
+        )
+        return memory.features(topic, names, [decided] * len(topic))
+
+    before = found(decided)
+    assert {price for price, _ in before.values()} == {2000, 3000, 5000, 6000, 7000}
+    later = [*claims, start - 99 * DAY, *(start + chosen.randrange(-80, 60) * HOUR for _ in range(20))]
+    assert found(decided, *later) == before
+    # An order that was decided with them, a microsecond later, has their values.
+    assert {price for price, _ in found(decided + MICROSECOND, *later).values()} == {9}
+    assert {age > 800 for _, age in found(decided + MICROSECOND, *later).values()} == {True}
+
+
 def change_lists(database: str, *changes: tuple[str, int, str, datetime | None]) -> None:
     """Make changes, each a version: "add" or "remove" with the user, the list, and when the entry expires."""
     for change, user_id, name, expires in changes:
