@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -38,8 +37,8 @@ def chromium() -> Iterator[Any]:
 class Visitor:
     """A browser page that records every error on it and every host it talks to."""
 
-    def __init__(self, page: Any, address: str, pictures: Path) -> None:
-        self.page, self.address, self.pictures = page, address, pictures
+    def __init__(self, page: Any, address: str) -> None:
+        self.page, self.address = page, address
         self.errors: list[str] = []
         self.hosts: set[str] = set()
         page.on("pageerror", lambda error: self.errors.append(f"page error: {error}"))
@@ -71,6 +70,3 @@ class Visitor:
         assert self.page.locator(TOASTS).count() == 0
         assert self.errors == []
         assert {host for host in self.hosts if host} == {urlparse(self.address).netloc}
-
-    def picture(self, name: str) -> None:
-        self.page.screenshot(path=self.pictures / f"{name}.png")

@@ -74,13 +74,13 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(address: str, browser: Any, tmp_path: Path) -> Iterator[Any]:
+def open_page(address: str, browser: Any) -> Iterator[Any]:
     """A function that opens a file of the folder in a window with these options."""
     contexts = []
 
     def visit(name: str, **options: Any) -> Visitor:
         contexts.append(browser.new_context(**options))
-        visitor = Visitor(contexts[-1].new_page(), address, tmp_path)
+        visitor = Visitor(contexts[-1].new_page(), address)
         visitor.visit(file_address(REPORTS, name))
         return visitor
 
