@@ -1,7 +1,8 @@
 """How Dagster runs the daily job: ranges, backfills, the pool, sensors in the daemon, dead processes.
 
-The assets are stubs of the same shape (`support/stub_definitions.py`). The instance, the code server, the run
-workers and the iterations of the daemon are real.
+The assets are stubs of the same shape (`support/stub_definitions.py`). The instance, the code server and the
+iterations of the daemon are real. A run has a process of its own where that is tested; other runs share the
+test's process (`runs_here`, `child_here`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +30,7 @@ from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, Run
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.instance.config import PoolGranularity
 from dagster._core.launcher import WorkerStatus
+from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
 from dagster._core.scheduler.instigation import SensorInstigatorData
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.test_utils import freeze_time
@@ -53,7 +57,8 @@ from ecommersss_platform.instance.dagster_home import announce_pool, dagster_ins
 from ecommersss_platform.instance.runs import fail_orphaned_runs
 from ecommersss_platform.jobs import DAILY_PIPELINE
 from ecommersss_platform.local.postgres import EmbeddedPostgres
-from ecommersss_platform.materialize import Kind, MaterializeError, Progress, materialize
+from ecommersss_platform.materialize import Kind, Materialized, MaterializeError, Progress, materialize
+from ecommersss_platform.materialize.__main__ import execute
 from ecommersss_platform.order_stream import Cursor, Request
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
@@ -68,7 +73,7 @@ STUB = "ecommersss_platform_tests.support.stub_definitions"
 FIRST_DAY = date(2025, 1, 1)
 MONTH = Days(date(2025, 1, 2), date(2025, 2, 1))
 SOME_DAYS = Days(date(2025, 1, 2), date(2025, 1, 5))
-SINGLE_DAYS = 30 if os.environ.get("ECOMMERSSS_FAULT_RUNS") else 3
+SINGLE_DAYS = 30 if os.environ.get("ECOMMERSSS_FAULT_RUNS") else 2
 ACTIVE = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 STEPS = [
     {"raw/orders"},
@@ -249,6 +254,28 @@ def _clean(platform: Platform) -> None:
     platform.forget()
 
 
+@pytest.fixture
+def runs_here(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the queue execute each run in this process, to its end, when it launches it."""
+    launcher = SyncInMemoryRunLauncher()
+    launcher.register_instance(platform.instance)
+    monkeypatch.setattr(platform.instance, "_run_launcher", launcher)
+
+
+@pytest.fixture
+def child_here(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `materialize` execute its run in this process, and not in a child."""
+
+    @contextmanager
+    def child(
+        definitions: str, run_id: str, days: Days, *_: object, rebuild: bool
+    ) -> Iterator[SimpleNamespace]:
+        code = 0 if execute(definitions, run_id, days, rebuild=rebuild) else 1
+        yield SimpleNamespace(poll=lambda: code, returncode=code)
+
+    monkeypatch.setattr("ecommersss_platform.materialize.child_process", child)
+
+
 def test_the_instance_is_what_its_template_says(platform: Platform) -> None:
     instance = platform.instance
     assert isinstance(instance.run_storage, PostgresRunStorage)
@@ -281,7 +308,7 @@ def test_runs_at_once_are_a_setting(wanted: dict[str, Any], at_once: int, tmp_pa
     assert written["concurrency"]["runs"] == {"max_concurrent_runs": at_once}
 
 
-def test_a_backfill_of_the_job_is_one_run(platform: Platform) -> None:
+def test_a_backfill_of_the_job_is_one_run(platform: Platform, runs_here: None) -> None:
     [run] = platform.backfill(platform.job_backfill("month", MONTH))
     assert run.job_name == DAILY_PIPELINE
     assert run.tags["dagster/asset_partition_range_start"] == "2025-01-02"
@@ -294,7 +321,9 @@ def test_a_backfill_of_the_job_is_one_run(platform: Platform) -> None:
 
 
 @pytest.mark.long
-def test_a_backfill_of_the_assets_builds_each_of_them_once_in_lineage_order(platform: Platform) -> None:
+def test_a_backfill_of_the_assets_builds_each_of_them_once_in_lineage_order(
+    platform: Platform, runs_here: None
+) -> None:
     """What the UI requests with "Materialize all" on the lineage page, which knows no job.
 
     Dagster starts a new run where partitioned assets meet unpartitioned ones. Without its direct edge from
@@ -331,9 +360,9 @@ def test_a_backfill_of_the_assets_builds_each_of_them_once_in_lineage_order(plat
 
 @pytest.mark.faults
 def test_runs_of_single_days_take_turns_in_the_queue_and_the_failed_ones_are_asked_for_again(
-    platform: Platform,
+    platform: Platform, request: pytest.FixtureRequest
 ) -> None:
-    """Three runs; thirty with `make faults`."""
+    """Two runs; thirty with `make faults`."""
     days = Days(date(2025, 3, 1), date(2025, 3, 1) + timedelta(days=SINGLE_DAYS))
     platform.slow(0.1)
     failing = days.last
@@ -361,20 +390,36 @@ def test_runs_of_single_days_take_turns_in_the_queue_and_the_failed_ones_are_ask
 
     # The cause is gone. What the UI calls "missing" is one backfill: a run for each stretch of such days.
     platform.forget()
+    request.getfixturevalue("runs_here")
     [run] = platform.backfill(platform.job_backfill("rest", platform.missing(days)))
     assert run.tags["dagster/asset_partition_range_start"] == str(failing)
     assert run.tags["dagster/asset_partition_range_end"] == str(failing)
     assert platform.missing(days) == []
 
 
-def test_materialize_runs_the_job_once_for_the_range(platform: Platform) -> None:
+@pytest.fixture(scope="module")
+def materialized(platform: Platform) -> tuple[Materialized, list[Progress], list[dict[str, Any]]]:
+    """What `materialize` returned for some days, its progress, and what ran; one check failed."""
+    platform.forget()
     (platform.settings.home / "OLD").touch()
     reports: list[Progress] = []
     result = materialize(
-        platform.settings, SOME_DAYS, progress=reports.append, dagster_url=platform.url, definitions=STUB
+        platform.settings,
+        SOME_DAYS,
+        rebuild=True,
+        progress=reports.append,
+        dagster_url=platform.url,
+        definitions=STUB,
     )
-    assert {line["run"] for line in platform.ran()} == {result.run_id}
-    assert len(platform.ran()) == 3
+    return result, reports, platform.ran()
+
+
+def test_materialize_runs_the_job_once_for_the_range(
+    platform: Platform, materialized: tuple[Materialized, list[Progress], list[dict[str, Any]]]
+) -> None:
+    result, reports, ran = materialized
+    assert {line["run"] for line in ran} == {result.run_id}
+    assert len(ran) == 3
     run = platform.instance.get_run_by_id(result.run_id)
     assert run is not None
     assert (run.job_name, run.status) == (DAILY_PIPELINE, DagsterRunStatus.SUCCESS)
@@ -411,14 +456,17 @@ query($key: AssetKeyInput!, $name: String!) {
 """
 
 
-def test_run_over_a_range_shows_its_days_and_each_check_once(platform: Platform) -> None:
-    result = materialize(
-        platform.settings, SOME_DAYS, rebuild=True, dagster_url=platform.url, definitions=STUB
-    )
-    for asset, check in (("silver/fact_orders", "is_whole"), ("gold/users_and_blacklist", "not_too_old")):
+def test_run_over_a_range_shows_its_days_and_each_check_once(
+    platform: Platform, materialized: tuple[Materialized, list[Progress], list[dict[str, Any]]]
+) -> None:
+    result, _, _ = materialized
+    for asset, check, status in (
+        ("silver/fact_orders", "is_whole", "SUCCEEDED"),
+        ("gold/users_and_blacklist", "not_too_old", "FAILED"),
+    ):
         shown = platform.graphql(CHECK_AS_SHOWN, key={"path": asset.split("/")}, name=check)
         of_run = [row["status"] for row in shown["assetCheckExecutions"] if row["runId"] == result.run_id]
-        assert of_run == ["SUCCEEDED"]
+        assert of_run == [status]
 
     shown = platform.graphql(RUN_AS_SHOWN, run=result.run_id)
     tags = {tag["key"]: tag["value"] for tag in shown["runOrError"]["tags"]}
@@ -437,7 +485,9 @@ def test_run_over_a_range_shows_its_days_and_each_check_once(platform: Platform)
     assert planned == made == {key: 3 if key in PARTITIONED else 1 for key in set.union(*STEPS)}
 
 
-def test_failed_materialize_raises_one_alert_and_says_which_step_failed_and_why(platform: Platform) -> None:
+def test_failed_materialize_raises_one_alert_and_says_which_step_failed_and_why(
+    platform: Platform, child_here: None
+) -> None:
     platform.look()
     before = len(platform.alerts())
     platform.fail("raw_orders", "nothing was published: password='s3cret' for 2025-01-02")
@@ -467,7 +517,7 @@ def test_failed_materialize_raises_one_alert_and_says_which_step_failed_and_why(
     assert (over["event"], over["subject"]) == ("resolved", written["subject"])
 
 
-def test_materialize_tells_nothing_while_a_monitor_does(platform: Platform) -> None:
+def test_materialize_tells_nothing_while_a_monitor_does(platform: Platform, child_here: None) -> None:
     platform.look()
     before = len(platform.alerts())
     platform.fail("raw_orders", "boom")
@@ -550,18 +600,39 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def test_a_run_whose_process_was_killed_is_marked_as_failed_and_a_live_one_is_not(platform: Platform) -> None:
-    run_id = "6f1c5a52-0000-4000-8000-000000000001"
-    worker = start_worker(platform, run_id)
+def test_materialize_waits_for_its_turn_and_a_run_whose_process_was_killed_is_marked_as_failed(
+    platform: Platform, child_here: None
+) -> None:
+    other = "6f1c5a52-0000-4000-8000-000000000001"
+    worker = start_worker(platform, other)
+    platform.forget()
+    reports: list[Progress] = []
+
+    def tell(progress: Progress) -> None:
+        reports.append(progress)
+        if progress.kind is Kind.WAITING:
+            assert_run_ends_with_its_process(platform, other, worker)
+
+    try:
+        materialize(platform.settings, SOME_DAYS, progress=tell, dagster_url=platform.url, definitions=STUB)
+    finally:
+        worker.kill()
+        worker.wait()
+    assert (reports[0].kind, reports[0].name) == (Kind.WAITING, other)
+    assert Kind.WAITING not in [progress.kind for progress in reports[1:]]
+
+
+def assert_run_ends_with_its_process(
+    platform: Platform, run_id: str, worker: subprocess.Popen[bytes]
+) -> None:
+    """Kill the process of a run: the run is then marked as failed, and not before."""
     launcher = platform.instance.run_launcher
     run = platform.instance.get_run_by_id(run_id)
     assert run is not None
-    try:
-        assert fail_orphaned_runs(platform.instance) == []
-        assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
-    finally:
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+    assert fail_orphaned_runs(platform.instance) == []
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
     # Run monitoring asks this of every run. It cannot see the processes of another container.
     assert launcher.supports_check_run_worker_health
     assert launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
@@ -575,26 +646,6 @@ def test_a_run_whose_process_was_killed_is_marked_as_failed_and_a_live_one_is_no
     [problem] = platform.failed(run_id)  # its command is gone too
     assert "failed: The process of this run is gone" in problem.summary
     assert problem.subject == "daily_pipeline 2025-01-02"
-
-
-def test_materialize_waits_for_its_turn(platform: Platform) -> None:
-    other = "6f1c5a52-0000-4000-8000-000000000002"
-    worker = start_worker(platform, other)
-    platform.forget()
-    reports: list[Progress] = []
-
-    def tell(progress: Progress) -> None:
-        reports.append(progress)
-        if progress.kind is Kind.WAITING:
-            worker.terminate()
-
-    try:
-        materialize(platform.settings, SOME_DAYS, progress=tell, dagster_url=platform.url, definitions=STUB)
-    finally:
-        worker.kill()
-        worker.wait()
-    assert (reports[0].kind, reports[0].name) == (Kind.WAITING, other)
-    assert Kind.WAITING not in [progress.kind for progress in reports[1:]]
 
 
 def test_interrupted_materialize_is_a_cancelled_run_without_an_alert(platform: Platform) -> None:
@@ -640,7 +691,7 @@ def lines(*days: date) -> list[bytes]:
     ]
 
 
-def test_the_order_stream_sensor_in_the_daemon(platform: Platform) -> None:
+def test_the_order_stream_sensor_in_the_daemon(platform: Platform, runs_here: None) -> None:
     stream = flagged_stream(platform.settings)
     today = business_day(datetime.now(UTC))
     late = date(2025, 1, 20)

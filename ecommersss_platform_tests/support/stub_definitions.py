@@ -52,7 +52,7 @@ def end_with(process: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-if test_process := os.environ.get("TEST_PROCESS"):
+if (test_process := os.environ.get("TEST_PROCESS", "")) not in ("", str(os.getpid())):
     end_with(int(test_process))
 
 
