@@ -81,6 +81,8 @@ def _step(number: int, title: str) -> Iterator[None]:
 
 def print_rules(rules: Sequence[Mapping[str, Any]]) -> None:
     """Print what each rule was worth, from rows of gold.rule_totals: percentages, and millions of rupiah."""
+    from ecommersss_platform.reports.rules import sample_of
+
     age = label_maturity().days
     shown = [
         {
@@ -101,6 +103,12 @@ def print_rules(rules: Sequence[Mapping[str, Any]]) -> None:
         "with 95 % intervals; fraud that was caught, genuine orders that were wrongly flagged, and fraud\n"
         "that was missed, in millions of rupiah."
     )
+    if sample := sample_of(rules):
+        typer.echo(
+            f"Of {sample['passed_orders']:,} orders of such days that passed, about"
+            f" {sample['passed_fraud']:,} ({sample['passed_fraud_low']:,}-{sample['passed_fraud_high']:,})"
+            f" were fraud. People decided about a random sample of {sample['sampled_orders']:,}."
+        )
     if all(rule["precision"] is None for rule in rules):
         typer.echo(f"No day is {age} days old yet: `ecommersss demo --days {2 * age}` has some.")
 

@@ -15,7 +15,7 @@ from ecommersss_platform.reconciliation import Total, differences
 from ecommersss_platform.reports import words
 from ecommersss_platform.reports.backtests import Backtest, backtests_before
 from ecommersss_platform.reports.rows import PAST_DAYS, PAST_HOURS_DAYS, Row, Rows
-from ecommersss_platform.reports.rules import Rule, rules_of
+from ecommersss_platform.reports.rules import Rule, rules_of, sample_of
 from ecommersss_platform.reports.usual import (
     Standing,
     Usual,
@@ -146,6 +146,8 @@ class Figures:
     hours: Sequence[Hour]
     methods: Sequence[Method]
     rules: Sequence[Rule]
+    sample: Row | None
+    """The row of `gold.rule_totals` with the fraud that passed, estimated from the random sample."""
     users: Sequence[Row]
     products: Sequence[Row]
     disputes: Sequence[Disputes]
@@ -209,6 +211,7 @@ def figures_of(day: date, rows: Rows, built_at: datetime) -> Figures:
         hours=_hours(day, rows) if summary else [],
         methods=[_method(row) for row in rows.methods.get(day, ())],
         rules=rules_of(day, rows.rules, rows.totals, orders),
+        sample=sample_of(rows.totals),
         users=[{**row, "list": rows.listed.get(row["user_id"])} for row in rows.users.get(day, ())],
         products=rows.products.get(day, ()),
         disputes=_disputes(rows.disputes.get(day, ())),

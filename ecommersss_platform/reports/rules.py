@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from ecommersss_platform.days import DAY
 from ecommersss_platform.reports.rows import PAST_DAYS, ByDay, Row
 from ecommersss_platform.reports.usual import Standing, Usual, usual_share
+from streaming.rules.sample import REASON
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ def rules_of(day: date, rows: ByDay, totals: Sequence[Row], orders: Mapping[date
             by_rule[row["rule_name"], row["mode"]][some_day] = row
     found = [_rule(*key, judged.get(key), of_days, days, orders) for key, of_days in by_rule.items()]
     return sorted(found, key=lambda rule: (rule.mode != "active", -rule.flagged, rule.name))
+
+
+def sample_of(totals: Iterable[Row]) -> Row | None:
+    """Return the row of `gold.rule_totals` that says how much fraud passed; None if no sample was decided."""
+    rows = (row for row in totals if row["rule_name"] == REASON)
+    return next((row for row in rows if row.get("passed_fraud") is not None), None)
 
 
 def _rule(

@@ -241,6 +241,13 @@ def in_total(orders: Sequence[Order], as_of: date) -> list[dict[str, Any]]:
             flagged = [order for order in mature if rule in getattr(order.flagged, reasons)]
             caught = [order for order in flagged if order.label(as_of) == "fraud"]
             genuine = [order for order in flagged if order.label(as_of) == "genuine"]
+            passed = [order for order in mature if not order.flagged.fraud_reasons]
+            sample = [
+                order
+                for order in passed
+                if "random_sample" in order.flagged.review_reasons and order.has_verdict(as_of)
+            ]
+            in_sample = sum(order.label(as_of) == "fraud" for order in sample)
             rows.append(
                 {
                     "rule_name": rule,
@@ -255,6 +262,10 @@ def in_total(orders: Sequence[Order], as_of: date) -> list[dict[str, Any]]:
                     "fraud_caught_amount": amount(caught),
                     "genuine_flagged_amount": amount(genuine),
                     "fraud_missed_amount": amount(fraud) - amount(caught),
+                    "passed_orders": len(passed) if sample else 0,
+                    "sampled_orders": len(sample),
+                    "sampled_fraud": in_sample,
+                    **estimate(in_sample, len(sample), len(passed)),
                 }
             )
     return sorted(rows, key=lambda row: (row["rule_name"], row["mode"]))
@@ -302,7 +313,11 @@ def test_rules_are_judged_as_the_simulators_truth_says(past: Past) -> None:
         hidden = sum(order.pattern is not None for order in passed)
         assert day["sampled_orders"] == sum("random_sample" in o.flagged.review_reasons for o in passed)
         assert day["passed_fraud_low"] <= hidden <= day["passed_fraud_high"], day
+    passed = [order for order in past.orders if not order.flagged.fraud_reasons]
+    hidden = sum(order.pattern is not None for order in passed)
     for rule in found["rule_totals"]:
+        assert rule["passed_orders"] == len(passed)
+        assert rule["passed_fraud_low"] <= hidden <= rule["passed_fraud_high"], rule
         for name, true in truth(past.orders, rule).items():
             assert rule[name] == four_decimals(true), rule
             assert rule[f"{name}_low"] <= true <= rule[f"{name}_high"], rule

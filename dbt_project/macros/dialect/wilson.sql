@@ -29,6 +29,36 @@
     {{ _whole_rows(population ~ ' * (' ~ _wilson_bound(successes, trials, '+') ~ ')') }}
 {%- endmacro %}
 
+{#
+    The sum of such counts over rows, each with a sample of its own. The distances of the ends from the estimates add up by
+    their squares. G. Y. Zou and A. Donner, "Construction of confidence limits about effect measures", 2008.
+#}
+{% macro summed_count(successes, trials, population) -%}
+    {{ _whole_rows(_summed(successes, trials, population)) }}
+{%- endmacro %}
+
+{% macro summed_count_low(successes, trials, population) -%}
+    {{ _whole_rows(_summed(successes, trials, population) ~ ' - ' ~ _summed_distance(successes, trials, population, '-')) }}
+{%- endmacro %}
+
+{% macro summed_count_high(successes, trials, population) -%}
+    {{ _whole_rows(_summed(successes, trials, population) ~ ' + ' ~ _summed_distance(successes, trials, population, '+')) }}
+{%- endmacro %}
+
+{% macro _summed(successes, trials, population) -%}
+    {{ return('sum(' ~ population ~ ' * ' ~ _share(successes, trials) ~ ')') }}
+{%- endmacro %}
+
+{% macro _summed_distance(successes, trials, population, sign) -%}
+    {%- set distance = _wilson_bound(successes, trials, sign) ~ ' - ' ~ _share(successes, trials) -%}
+    {{ return('sqrt(sum(power(' ~ population ~ ' * (' ~ distance ~ '), 2)))') }}
+{%- endmacro %}
+
+{% macro _share(successes, trials) -%}
+    {%- set as_float = ' as ' ~ column_types().float64 ~ ')' -%}
+    {{ return('(cast(' ~ successes ~ as_float ~ ' / nullif(cast(' ~ trials ~ as_float ~ ', 0))') }}
+{%- endmacro %}
+
 {% macro _whole_rows(expression) -%}
     cast(round({{ expression }}) as {{ column_types().int64 }})
 {%- endmacro %}
@@ -41,7 +71,7 @@
     {%- set z = 1.959963984540054 -%}
     {%- set as_float = ' as ' ~ column_types().float64 ~ ')' -%}
     {%- set n = 'nullif(cast(' ~ trials ~ as_float ~ ', 0)' -%}
-    {%- set p = '(cast(' ~ successes ~ as_float ~ ' / ' ~ n ~ ')' -%}
+    {%- set p = _share(successes, trials) -%}
     {{ return(
         '(' ~ p ~ ' + ' ~ z * z / 2 ~ ' / ' ~ n ~ ' ' ~ sign ~ ' ' ~ z ~ ' * sqrt((' ~ p ~ ' * (1 - ' ~ p ~ ') + '
         ~ z * z / 4 ~ ' / ' ~ n ~ ') / ' ~ n ~ ')) / (1 + ' ~ z * z ~ ' / ' ~ n ~ ')'

@@ -20,10 +20,23 @@ books as (
     select
         orders.rules_version,
         {{ labelled_fraud() }} as fraud_orders,
-        {{ labelled_fraud_amount() }} as fraud_amount
+        {{ labelled_fraud_amount() }} as fraud_amount,
+        {{ genuine_orders() }} as passed_orders
     from orders
     inner join labels on orders.order_id = labels.order_id
     group by orders.rules_version
+),
+
+-- The random sample of a book is in its rows of each day.
+samples as (
+    select
+        rules_version,
+        sum(sampled_orders) as sampled_orders,
+        sum(sampled_fraud) as sampled_fraud
+    from performance
+    where rule_name = 'random_sample' and is_mature
+    group by rules_version
+    having sum(sampled_orders) > 0
 ),
 
 -- A rule is in a book if it ever flagged an order that the book decided.
@@ -62,9 +75,18 @@ judged as (
         cast(sum(books.fraud_orders) as {{ column_types().int64 }}) as fraud_orders,
         sum(per_book.fraud_caught_amount) as fraud_caught_amount,
         sum(per_book.genuine_flagged_amount) as genuine_flagged_amount,
-        sum(books.fraud_amount) as fraud_amount
+        sum(books.fraud_amount) as fraud_amount,
+        cast(
+            coalesce(sum(case when samples.sampled_orders > 0 then books.passed_orders end), 0) as {{ column_types().int64 }}
+        ) as passed_orders,
+        cast(coalesce(sum(samples.sampled_orders), 0) as {{ column_types().int64 }}) as sampled_orders,
+        cast(coalesce(sum(samples.sampled_fraud), 0) as {{ column_types().int64 }}) as sampled_fraud,
+        {{ summed_count('samples.sampled_fraud', 'samples.sampled_orders', 'books.passed_orders') }} as passed_fraud,
+        {{ summed_count_low('samples.sampled_fraud', 'samples.sampled_orders', 'books.passed_orders') }} as passed_fraud_low,
+        {{ summed_count_high('samples.sampled_fraud', 'samples.sampled_orders', 'books.passed_orders') }} as passed_fraud_high
     from per_book
     inner join books on per_book.rules_version = books.rules_version
+    left join samples on per_book.rules_version = samples.rules_version
     group by per_book.rule_name, per_book.mode
 )
 
@@ -84,6 +106,12 @@ select
     {{ wilson_high('judged.labelled_fraud', 'judged.fraud_orders') }} as recall_high,
     {{ money('judged.fraud_caught_amount') }} as fraud_caught_amount,
     {{ money('judged.genuine_flagged_amount') }} as genuine_flagged_amount,
-    {{ money('judged.fraud_amount - judged.fraud_caught_amount') }} as fraud_missed_amount
+    {{ money('judged.fraud_amount - judged.fraud_caught_amount') }} as fraud_missed_amount,
+    judged.passed_orders,
+    judged.sampled_orders,
+    judged.sampled_fraud,
+    judged.passed_fraud,
+    judged.passed_fraud_low,
+    judged.passed_fraud_high
 from flagged
 left join judged on flagged.rule_name = judged.rule_name and flagged.mode = judged.mode

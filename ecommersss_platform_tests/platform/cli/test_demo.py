@@ -41,6 +41,19 @@ def test_rules_have_percentages_with_intervals_and_millions_of_rupiah(
     assert "No day is 60 days old yet" not in output
 
 
+def test_fraud_that_passed_is_estimated_from_the_sample(capsys: pytest.CaptureFixture[str]) -> None:
+    estimate = {"passed_fraud": 1200, "passed_fraud_low": 900, "passed_fraud_high": 1600}
+    of_books = {"passed_orders": 41_000, "sampled_orders": 400, **estimate}
+    print_rules([rule("a", precision=None, **of_books), rule("random_sample", mode="review", **of_books)])
+    sentence = (
+        "Of 41,000 orders of such days that passed, about 1,200 (900-1,600) were fraud."
+        " People decided about a random sample of 400.\n"
+    )
+    assert sentence in capsys.readouterr().out
+    print_rules([rule("a", **of_books), rule("random_sample", mode="review", passed_fraud=None)])
+    assert "random sample of" not in capsys.readouterr().out
+
+
 def test_a_young_platform_is_told_how_to_see_more(capsys: pytest.CaptureFixture[str]) -> None:
     for rules in ([rule("unjudged")], []):
         print_rules(rules)

@@ -136,7 +136,11 @@ def test_an_empty_day_has_no_charts() -> None:
 
 
 def test_rules_show_their_precision_and_money_once_known() -> None:
-    text = Page(day_page(report_figures(totals=[rule_totals()]))).text
+    estimate = {"passed_fraud": 1200, "passed_fraud_low": 900, "passed_fraud_high": 1600}
+    sample = rule_totals("random_sample") | {"passed_orders": 41_000, "sampled_orders": 400, **estimate}
+    text = Page(day_page(report_figures(totals=[rule_totals(), sample]))).text
+    assert "Of 41,000 orders of such days that passed, about 1,200 (900 to 1,600) were fraud." in text
+    assert "random sample" not in Page(day_page(report_figures(totals=[rule_totals("random_sample")]))).text
     for shown in ("90.0 %", "85.0 to 93.0 %", "Rp 1.24 bn", "Genuine orders stopped", "Rp 50.0 m"):
         assert shown in text
     assert "Known so far" not in text
