@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ecommersss_platform.days import Days, launchpad_day
 from ecommersss_platform.jobs import EXECUTOR
+from ecommersss_platform.laboratory import BACKTEST_JOB
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import Warehouse
 from ecommersss_platform.warehouse.metadata import markdown
@@ -19,7 +20,6 @@ from streaming.errors import PlatformError
 if TYPE_CHECKING:
     from streaming.rules import RuleBook
 
-RULES_BACKTEST = "rules_backtest"
 _DAYS = 28
 
 
@@ -27,13 +27,13 @@ class BacktestConfig(Config):
     """What is tried on which orders, as the launchpad offers it. Days are written YYYY-MM-DD."""
 
     candidate: str | None = Field(
-        default=None,
-        description="The rule book: its text, or the full path of a file; null: the platform's file.",
+        default="",
+        description="The rule book: its text, or the full path of a file; empty: the platform's file.",
     )
     first_day: str | None = Field(
-        default=None, description=f"The first business day; null: {_DAYS} days up to the last."
+        default="", description=f"The first business day; empty: {_DAYS} days up to the last."
     )
-    last_day: str | None = Field(default=None, description="The last business day; null: yesterday.")
+    last_day: str | None = Field(default="", description="The last business day; empty: yesterday.")
 
 
 def backtest_job(pool: str | None, settings: Settings) -> JobDefinition:
@@ -76,8 +76,10 @@ def backtest_job(pool: str | None, settings: Settings) -> JobDefinition:
         )
 
     @job(
-        name=RULES_BACKTEST,
+        name=BACKTEST_JOB,
         executor_def=EXECUTOR,
+        # What the launchpad begins with, so that people need not know where their choices go.
+        config={"ops": {"backtest_rules": {"config": BacktestConfig().model_dump()}}},
         description="What another rule book would have decided about past orders, beside what was decided."
         " Choose the book and the days in the launchpad; `ecommersss rules backtest` does the same.",
     )

@@ -15,6 +15,7 @@ from ecommersss_platform.alerts.look import Look
 from ecommersss_platform.alerts.problem import Problem
 from ecommersss_platform.alerts.text import cause, without_secrets
 from ecommersss_platform.days import Days
+from ecommersss_platform.laboratory import BACKTEST_JOB, TRAINING_SET
 from ecommersss_platform.run_tags import partitions_text
 
 RETRY_PATIENCE = timedelta(minutes=10)
@@ -69,6 +70,11 @@ class Run:
         except ValueError:
             return frozenset()
 
+    @property
+    def is_on_demand(self) -> bool:
+        """Whether only the person who launched the run waits for its outcome, and sees it in the UI."""
+        return self.job == BACKTEST_JOB or self.assets == frozenset([json.dumps(TRAINING_SET)])
+
     def is_retried(self, now: datetime) -> bool:
         """Return whether Dagster has retried this run, or has promised to and still has time."""
         if "dagster/auto_retry_run_id" in self.tags:
@@ -79,10 +85,13 @@ class Run:
 def not_made_good(failed: Sequence[Run], succeeded: Sequence[Run], now: datetime) -> list[Run]:
     """Return the newest failed run of each job and partitions that later runs have not made good.
 
+    Backtests and training sets are left out: they make nothing that others wait for.
     Later runs of the job that succeeded make it good if they made all of its assets, for its partitions or,
     together, for all of its days.
     """
-    newest = {(run.job, run.partitions): run for run in failed if not run.is_retried(now)}
+    newest = {
+        (run.job, run.partitions): run for run in failed if not (run.is_retried(now) or run.is_on_demand)
+    }
 
     def is_good(run: Run) -> bool:
         later = [

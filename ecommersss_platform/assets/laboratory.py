@@ -22,6 +22,7 @@ from ecommersss_platform.dbt.project import MANIFEST
 from ecommersss_platform.dbt.resource import PlatformDbt
 from ecommersss_platform.dbt.specs import table_schema
 from ecommersss_platform.dbt.staged import read_manifest
+from ecommersss_platform.laboratory import TRAINING_SET
 from ecommersss_platform.laboratory import training_set as training_sets
 from ecommersss_platform.laboratory.training_set import TrainingSet, columns, write_training_set
 from ecommersss_platform.local.whole_files import replacing
@@ -30,8 +31,6 @@ from ecommersss_platform.warehouse import Warehouse
 from streaming.business_days import business_day
 from streaming.errors import PlatformError
 
-GROUP = "laboratory"
-TRAINING_SET = AssetKey([GROUP, "training_set"])
 TABLES = ("silver.fact_orders", "silver.order_features", "bronze.stg_verdicts", "bronze.stg_dispute_versions")
 """The tables of the warehouse that a training set is made of."""
 
@@ -39,13 +38,14 @@ TABLES = ("silver.fact_orders", "silver.order_features", "bronze.stg_verdicts", 
 class TrainingSetDays(Config):
     """Which orders and labels a training set has, as the launchpad offers it. Days are written YYYY-MM-DD."""
 
-    first_day: str | None = Field(default=None, description="The first business day; null: the first of all.")
+    first_day: str | None = Field(default="", description="The first business day; empty: the first of all.")
     last_day: str | None = Field(
-        default=None, description="The last business day; null: the day of the labels."
+        default="", description="The last business day; empty: the day of the labels."
     )
     labels_as_of: str | None = Field(
-        default=None,
-        description="The labels are those known at the end of this day, which must be over; null: yesterday.",
+        default="",
+        description="The labels are those known at the end of this day, which must be over;"
+        " empty: yesterday.",
     )
 
 
@@ -58,13 +58,13 @@ def laboratory_assets(
     """
 
     @asset(
-        key=TRAINING_SET,
+        key=AssetKey(TRAINING_SET),
         description="Orders with the features that the stream knew, its verdicts, and the labels that were"
         " known at the end of a day, as a Parquet file in the folder training_sets of the home. Choose the"
         " days in the launchpad; `ecommersss export training-set` does the same. Grain: one row per order.",
         deps=[AssetKey(table.split(".")) for table in TABLES],
         pool=pool,
-        group_name=GROUP,
+        group_name=TRAINING_SET[0],
         kinds={"parquet"},
         owners=["team:fraud-analytics"],
         code_version=hashlib.sha1(

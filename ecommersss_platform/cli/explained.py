@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import typer
 
 from ecommersss_platform.cli.common import read_settings
 from ecommersss_platform.cli.output import print_rows
+from ecommersss_platform.reports import words
 from ecommersss_platform.terminal import visible
 from streaming.business_days import local_time
 
@@ -80,15 +79,15 @@ def print_explained(explained: Explained, *, given: bool = False) -> None:
         f"{_others(order.shadow_reasons, order.review_reasons)}. Rule book {order.rules_version},"
         f" position {order.position}."
     )
-    words = {True: "yes", False: "no", None: "NULL"}
+    answers = {True: "yes", False: "no", None: "NULL"}
     exempt = explained.exemptions
     rows = [
         {
             "rule": rule.name,
             "mode": rule.mode,
-            "holds": words[rule.result] + (", but exempted" if rule.held and rule.name in exempt else ""),
+            "holds": answers[rule.result] + (", but exempted" if rule.held and rule.name in exempt else ""),
             "when": rule.when,
-            "values": ", ".join(f"{name} = {_sql(value)}" for name, value in rule.values.items()),
+            "values": ", ".join(f"{name} = {words.literal(value)}" for name, value in rule.values.items()),
         }
         for rule in explained.rules
     ]
@@ -115,22 +114,3 @@ def _others(shadow: list[str], review: list[str]) -> str:
         f" {kind}: {', '.join(names) or 'none'}{end}"
         for kind, names, end in (("shadow rules", shadow, ";"), ("for review", review, ""))
     )
-
-
-def _sql(value: object) -> str:
-    """Return the value as a literal of the rule language."""
-    match value:
-        case None:
-            return "NULL"
-        case bool():
-            return str(value).upper()
-        case Decimal():
-            return f"{value:f}"
-        case datetime():
-            from streaming.business_days import JAKARTA
-
-            return f"'{value.astimezone(JAKARTA).isoformat()}'"
-        case str():
-            return "'" + value.replace("'", "''") + "'"
-        case _:
-            return str(value)

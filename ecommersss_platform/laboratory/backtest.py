@@ -203,21 +203,33 @@ def _examples(warehouse: Warehouse, book: RuleBook, days: Days) -> Examples:
 
 
 def _example(row: Row, name: str, rules: Mapping[str, Rule]) -> Example:
-    """Return an order with the columns of the rule; for the whole book, of every rule that changes."""
-    before = [*row["fraud_reasons"], *(row["review_reasons"] or ()), *row["shadow_reasons"]]
-    before = [it for it in before if it != REASON]
-    after = [*row["fraud"], *row["review"], *row["shadow"]]
-    changed = [name] if name != WHOLE_BOOK else sorted({*before} ^ {*after})
+    """Return an order with the columns of the rule; for the whole book, of every rule that changes.
+
+    A rule changes, too, if it held and holds in different modes.
+    """
+    before = _held(row, "fraud_reasons", "review_reasons", "shadow_reasons")
+    after = _held(row, "fraud", "review", "shadow")
+    changed = [name] if name != WHOLE_BOOK else sorted({it for _, it in {*before} ^ {*after}})
     columns = {column: None for it in changed if it in rules for column in rules[it].columns}
     return Example(
         order=row["id"],
         day=row["partition_date"],
         amount=row["amount"],
         label=row["label"],
-        before=before,
-        after=after,
+        before=[it for _, it in before],
+        after=[it for _, it in after],
         values={column: row[column] for column in columns},
     )
+
+
+def _held(row: Row, *columns: str) -> list[tuple[int, str]]:
+    """Return the rules in these columns, each with the number of its column."""
+    return [
+        (number, name)
+        for number, column in enumerate(columns)
+        for name in row[column] or ()
+        if name != REASON
+    ]
 
 
 def _rows(warehouse: Warehouse, sql: str) -> Iterator[Row]:

@@ -108,7 +108,7 @@ def _example(name: str, what: str, example: Example) -> Row:
         "day": example.day,
         "amount": example.amount,
         "label": example.label,
-        "values": ", ".join(f"{column} = {value}" for column, value in example.values.items()),
+        "values": ", ".join(f"{column} = {words.literal(value)}" for column, value in example.values.items()),
     }
 
 

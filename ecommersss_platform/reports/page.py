@@ -132,6 +132,7 @@ def _environment() -> Environment:
     environment.filters.update(
         rupiah=words.rupiah,
         exact_rupiah=words.exact_rupiah,
+        literal=words.literal,
         percent=words.percent,
         count=words.count,
         plural=words.plural,

@@ -29,6 +29,23 @@ def exact_rupiah(amount: Decimal | None) -> str:
     return NONE if amount is None else f"Rp {amount:,.2f}"
 
 
+def literal(value: object) -> str:
+    """Write a value of a column as a literal of the rule language; instants in Jakarta."""
+    match value:
+        case None:
+            return "NULL"
+        case bool():
+            return str(value).upper()
+        case Decimal():
+            return f"{value:f}"
+        case datetime():
+            return f"'{value.astimezone(JAKARTA).isoformat()}'"
+        case str():
+            return "'" + value.replace("'", "''") + "'"
+        case _:
+            return str(value)
+
+
 def percent(share: float | None) -> str:
     """Write a share, 0 to 1, as a percentage: 0.52 %, 12.3 %."""
     if share is None:

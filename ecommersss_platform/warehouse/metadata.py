@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -116,7 +117,7 @@ def day_metadata(table: RawTable, published: Published, day: date) -> dict[str, 
 
 
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:
-    """Write rows as a Markdown table whose values cannot break out of their cells."""
+    """Write rows as a Markdown table whose values stay in their cells, with separators in decimals."""
     if not rows:
         return "no rows"
     lines: list[list[object]] = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
@@ -124,7 +125,8 @@ def markdown(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    text = f"{value:,f}" if isinstance(value, Decimal) else str(value)
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def failure_metadata(error: WarehouseError) -> Mapping[str, Any]:

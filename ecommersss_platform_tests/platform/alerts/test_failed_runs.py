@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -70,6 +71,16 @@ def test_run_that_is_retried_is_not_told_unless_the_retry_never_comes() -> None:
     retried = run(1, "2026-03-01", will_retry="true", auto_retry_run_id="run 2")
     assert not_made_good([retried], [], NOW + RETRY_PATIENCE) == []
     assert not_made_good([retried, run(2, "2026-03-01", will_retry="false")], [], NOW) != []
+
+
+def test_run_that_only_its_launcher_waits_for_is_not_told() -> None:
+    """A mistake in a candidate rule book, say, is for whoever wrote it."""
+    backtest = replace(run(1, "2026-03-01", assets=None), job="rules_backtest")
+    key = AssetKey(["laboratory", "training_set"]).to_string()
+    training_set = replace(run(2, "2026-03-01"), assets=frozenset([key]))
+    with_others = replace(training_set, assets=frozenset([key, '["silver", "fact_orders"]']))
+    assert not_made_good([backtest, training_set], [], NOW) == []
+    assert not_made_good([with_others], [], NOW) == [with_others]
 
 
 @asset

@@ -19,6 +19,7 @@ from ecommersss_platform.laboratory import backtest as module
 from ecommersss_platform.laboratory.backtest import expected_share, run_backtest, stretches
 from ecommersss_platform.laboratory.backtest_object import as_object
 from ecommersss_platform.laboratory.backtest_result import Backtest, Sum
+from ecommersss_platform.laboratory.backtest_tables import example_rows
 from ecommersss_platform.laboratory.intervals import usual_range, wilson
 from ecommersss_platform.laboratory.kept_backtests import KEPT, keep_backtest, last_backtests
 from ecommersss_platform.reports.backtests import backtests_before
@@ -181,6 +182,17 @@ def test_examples_show_the_values_of_the_columns_that_matter(result: Backtest) -
     assert large.change.newly[0].values == {"amount": Decimal("300.00")}
 
 
+def test_examples_of_a_promoted_rule_have_its_values(home: Home) -> None:
+    """It held before and holds after: what changes is its mode."""
+    promoted = RuleBook.parse(BOOK.replace("mode: shadow", "mode: active"))
+    result = run_backtest(make_warehouse(home.settings), promoted, DAYS, NOW)
+    newly = {it.order: it for it in result.book.newly}
+    assert newly[10].before == newly[10].after == ["many"]
+    assert newly[10].values == {"quantity": 9}
+    shown = {row["order"]: row["values"] for row in example_rows(result)}
+    assert shown[10] == "quantity = 9"
+
+
 def test_at_most_ten_examples_of_a_change_are_shown(home: Home) -> None:
     orders = [silver_order(n, FIRST, amount=Decimal(n)) for n in range(1, 31)]
     with duckdb.connect(str(home.settings.warehouse_path)) as connection:
@@ -320,6 +332,13 @@ def test_job_of_a_book_that_changes_nothing_has_no_examples(home: Home) -> None:
     metadata = job_metadata(home, BOOK, EMPTY)
     assert (metadata["newly_flagged"], metadata["no_longer_flagged"]) == (0, 0)
     assert metadata["examples"] == "no rows"
+
+
+def test_launchpad_begins_with_the_choices(home: Home) -> None:
+    job = backtest_job("duckdb", home.settings)
+    assert job.run_config == {
+        "ops": {"backtest_rules": {"config": dict.fromkeys(("candidate", "first_day", "last_day"), "")}}
+    }
 
 
 def test_job_takes_a_text_a_file_or_the_platforms_book(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from ecommersss_platform.laboratory import training_set as module
 from ecommersss_platform.laboratory.training_set import TrainingSet, Written, write_training_set
 from ecommersss_platform.partitions import Days
 from ecommersss_platform.resources import WAREHOUSE
+from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import make_warehouse
 from ecommersss_platform_tests.support.dbt_runs import dbt_events
 from ecommersss_platform_tests.support.home import Home
@@ -251,6 +252,10 @@ def test_the_asset_writes_the_file_that_the_launchpad_asks_for(home: Home) -> No
 
 def test_days_of_the_launchpad_have_defaults_and_are_checked() -> None:
     first, today = date(2024, 1, 1), date(2024, 3, 5)
+    [asset] = laboratory_assets(None, Settings(_env_file=None), first)
+    fields = asset.op.config_schema.config_type.fields  # type: ignore[union-attr]
+    shown = {name: field.default_value for name, field in fields.items()}
+    assert shown == dict.fromkeys(("first_day", "labels_as_of", "last_day"), ""), "NULL would not be shown"
     assert asked_days(TrainingSetDays(), first, today) == TrainingSet(
         Days.between(first, date(2024, 3, 4)), date(2024, 3, 4)
     )

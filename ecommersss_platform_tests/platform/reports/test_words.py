@@ -41,6 +41,14 @@ def test_percent(share: float, text: str) -> None:
     assert words.percent(share) == text
 
 
+def test_literals_are_those_of_the_rule_language() -> None:
+    noon = datetime(2026, 11, 25, 5, tzinfo=UTC)
+    values = (None, True, Decimal("1E+2"), 7, "it's", noon)
+    assert [words.literal(it) for it in values] == [
+        *("NULL", "TRUE", "100", "7", "'it''s'", "'2026-11-25T12:00:00+07:00'")
+    ]
+
+
 def test_days_and_moments_are_those_of_jakarta() -> None:
     assert words.long_day(date(2026, 11, 5)) == "Thursday, 5 November 2026"
     assert words.moment(datetime(2026, 11, 25, 20, 2, tzinfo=UTC)) == "26 Nov 2026, 03:02"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date
+from decimal import Decimal
 
 from ecommersss_platform.contracts import ORDERS
 from ecommersss_platform.partitions import Days
@@ -24,6 +25,11 @@ ONE = Days.between(DAY, DAY)
 def test_markdown_keeps_values_in_their_cells() -> None:
     assert markdown([]) == "no rows"
     assert markdown([{"a": "x|y\nz", "b": "<b>"}]) == "| a | b |\n| --- | --- |\n| x\\|y z | &lt;b> |"
+
+
+def test_markdown_has_separators_in_decimals_and_none_in_ids() -> None:
+    rows = [{"id": 18910500, "amount": Decimal("18910500.00")}]
+    assert markdown(rows).splitlines()[-1] == "| 18910500 | 18,910,500.00 |"
 
 
 def test_log_of_a_range_has_its_totals_and_jobs() -> None:
