@@ -25,8 +25,9 @@ class Rule:
     share: float
     """Flagged orders as a share of the day's orders."""
     usual: Usual | None
+    """The usual share, whatever the rule's mode was; None for the random sample, which the book sets."""
     past: Sequence[float | None]
-    """That share on the days before and, last, on this day; None for days without orders."""
+    """The share in all modes on the days before and, last, on this day; None for days without orders."""
     totals: Row | None
     """Its row of `gold.rule_totals` if it was ever judged: precision and money of all mature days."""
     known: Mapping[str, int]
@@ -34,21 +35,33 @@ class Rule:
 
     @property
     def standing(self) -> Standing:
-        return self.usual.standing(self.share) if self.usual else Standing.UNKNOWN
+        return self.usual.standing(self.past[-1] or 0.0) if self.usual else Standing.UNKNOWN
 
 
 def rules_of(day: date, rows: ByDay, totals: Sequence[Row], orders: Mapping[date, int]) -> list[Rule]:
     """Return the rules of a day: active ones first, and those that flagged most first.
 
-    `orders`: all orders of each day that has any.
+    A rule whose mode changed is there in the mode of the newest day on which it flagged any, and is compared
+    with what it flagged in whatever mode. `orders`: all orders of each day that has any.
     """
     days = [day - PAST_DAYS * DAY + n * DAY for n in range(PAST_DAYS + 1)]
     judged = {(row["rule_name"], row["mode"]): row for row in totals if row["precision"] is not None}
-    by_rule: dict[tuple[str, str], dict[date, Row]] = defaultdict(dict)
+    by_rule: dict[str, dict[str, dict[date, Row]]] = defaultdict(lambda: defaultdict(dict))
     for some_day in days:
         for row in rows.get(some_day, ()):
-            by_rule[row["rule_name"], row["mode"]][some_day] = row
-    found = [_rule(*key, judged.get(key), of_days, days, orders) for key, of_days in by_rule.items()]
+            by_rule[row["rule_name"]][row["mode"]][some_day] = row
+    found = []
+    for name, by_mode in by_rule.items():
+        flagged = [sum(_count(of.get(it), "flagged_orders") for of in by_mode.values()) for it in days]
+        past = [
+            count / orders[it] if orders.get(it) else None for it, count in zip(days, flagged, strict=True)
+        ]
+        newest = max(max(of_days) for of_days in by_mode.values())
+        found += [
+            _rule(name, mode, judged.get((name, mode)), of_days, past, day, orders.get(day, 0))
+            for mode, of_days in by_mode.items()
+            if newest in of_days
+        ]
     return sorted(found, key=lambda rule: (rule.mode != "active", -rule.flagged, rule.name))
 
 
@@ -63,21 +76,21 @@ def _rule(
     mode: str,
     totals: Row | None,
     rows: Mapping[date, Row],
-    days: Sequence[date],
-    orders: Mapping[date, int],
+    past: Sequence[float | None],
+    day: date,
+    orders: int,
 ) -> Rule:
-    *_, day = days
-    shares = [_count(rows.get(it), "flagged_orders") / orders[it] if orders.get(it) else None for it in days]
-    past = [share for share in shares[:-1] if share is not None]
+    before = [share for share in past[:-1] if share is not None]
+    flagged = _count(rows.get(day), "flagged_orders")
     labels = {"fraud": "labelled_fraud", "genuine": "labelled_genuine", "open": "unlabelled"}
     return Rule(
         name,
         mode,
-        flagged=_count(rows.get(day), "flagged_orders"),
+        flagged=flagged,
         only=_count(rows.get(day), "only_reason_orders"),
-        share=shares[-1] or 0.0,
-        usual=usual_share(past, orders.get(day, 0)),
-        past=shares,
+        share=flagged / orders if orders else 0.0,
+        usual=None if name == REASON else usual_share(before, orders),
+        past=past,
         totals=totals,
         known={word: sum(_count(row, column) for row in rows.values()) for word, column in labels.items()},
     )

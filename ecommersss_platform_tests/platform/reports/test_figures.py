@@ -126,6 +126,25 @@ def test_a_rule_that_stops_firing_is_still_shown() -> None:
     ]
 
 
+def test_a_rule_that_was_promoted_is_compared_with_what_it_flagged_in_shadow() -> None:
+    """Otherwise each promotion would be told twice: as a rule that begins, and as one that stops."""
+    shadow = {day: [rule(day, mode="shadow")] for day in USUAL.rules}
+    [promoted] = report_figures(rules={**shadow, DAY_OF_REPORT: [rule(DAY_OF_REPORT)]}).rules
+    assert (promoted.mode, promoted.flagged, promoted.standing) == ("active", 10, Standing.USUAL)
+    within_the_day = [rule(DAY_OF_REPORT, mode="shadow", flagged=4), rule(DAY_OF_REPORT, flagged=6)]
+    found = report_figures(rules={**shadow, DAY_OF_REPORT: within_the_day}).rules
+    assert [(it.mode, it.flagged, it.standing) for it in found] == [
+        ("active", 6, Standing.USUAL),
+        ("shadow", 4, Standing.USUAL),
+    ]
+
+
+def test_the_random_sample_is_as_large_as_the_book_says_and_never_unusual() -> None:
+    sampled = {**USUAL.rules, DAY_OF_REPORT: [rule(DAY_OF_REPORT, "random_sample", 500, mode="review")]}
+    found = {it.name: it for it in report_figures(rules=sampled).rules}
+    assert (found["random_sample"].share, found["random_sample"].standing) == (0.25, Standing.UNKNOWN)
+
+
 def test_a_rule_has_its_totals_once_it_was_judged() -> None:
     judged, shadow = report_figures(totals=[rule_totals()]).rules
     assert judged.totals == rule_totals()

@@ -160,7 +160,8 @@ def test_the_review_queue_is_shown_as_it_was_at_the_end_of_the_day() -> None:
     text = " ".join(Page(day_page(report_figures())).text.split())
     assert (
         "At the end of the day 12 orders that passed wait for a person, Rp 34.5 m in all, the oldest since"
-        " 21 Nov 2026, 03:02. 5 orders were placed on this day for review, and 3 decided." in text
+        " 21 Nov 2026, 03:02. Of this day's orders 5 went to review, and people decided about 3 orders."
+        " ecommersss review list shows which ones wait now." in text
     )
     assert "new_account11Rp 33.0 m21 Nov 2026, 03:02" in text
     assert "So far 12 orders" in Page(day_page(report_figures(built_at=DURING_THE_DAY))).text
