@@ -31,11 +31,16 @@ def title(result: Backtest) -> str:
 
 
 def summary(result: Backtest) -> str:
-    """Return what changes for the whole book, in a sentence."""
+    """Return what changes for the whole book, and why precision and recall are missing if they are."""
     book = result.book
-    return (
+    sentence = (
         f"{_sum(book.newly_flagged)} newly flagged, {_sum(book.no_longer_flagged)} no longer;"
         f" {words.percents(book.share)} of the orders of a day would be flagged."
+    )
+    if result.mature.orders:
+        return sentence
+    return (
+        f"{sentence} No day is old enough for its labels to be complete: precision and recall are not known."
     )
 
 

@@ -19,7 +19,7 @@ from ecommersss_platform.laboratory import backtest as module
 from ecommersss_platform.laboratory.backtest import expected_share, run_backtest, stretches
 from ecommersss_platform.laboratory.backtest_object import as_object
 from ecommersss_platform.laboratory.backtest_result import Backtest, Sum
-from ecommersss_platform.laboratory.backtest_tables import example_rows
+from ecommersss_platform.laboratory.backtest_tables import example_rows, summary
 from ecommersss_platform.laboratory.intervals import usual_range, wilson
 from ecommersss_platform.laboratory.kept_backtests import KEPT, keep_backtest, last_backtests
 from ecommersss_platform.reports.backtests import backtests_before
@@ -290,6 +290,7 @@ def test_command_prints_tables(home: Home) -> None:
     text = command(home)
     assert "on 2026-01-05 to 2026-01-07: 10 orders, Rp 1.57 k" in text
     assert "3 orders (Rp 770) newly flagged, 1 order (Rp 100) no longer" in text
+    assert "precision and recall are not known" not in text
     assert re.search(r"large +│ active", text)
     assert re.search(
         r"the book: no longer flagged +│ +2 │ 2026-01-05 │ +100.00 │ genuine │ quantity = 1", text
@@ -332,6 +333,14 @@ def test_job_of_a_book_that_changes_nothing_has_no_examples(home: Home) -> None:
     metadata = job_metadata(home, BOOK, EMPTY)
     assert (metadata["newly_flagged"], metadata["no_longer_flagged"]) == (0, 0)
     assert metadata["examples"] == "no rows"
+
+
+def test_summary_says_why_precision_and_recall_are_missing(home: Home) -> None:
+    young = run_backtest(
+        make_warehouse(home.settings), RuleBook.parse(BOOK), Days.between(SECOND, SECOND), NOW
+    )
+    assert young.mature.orders == 0
+    assert summary(young).endswith("labels to be complete: precision and recall are not known.")
 
 
 def test_launchpad_begins_with_the_choices(home: Home) -> None:
