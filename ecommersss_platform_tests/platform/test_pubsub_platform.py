@@ -9,21 +9,52 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from ecommersss_platform.cli.health import check
 from ecommersss_platform.cli.status import print_status
+from ecommersss_platform.days import Days
+from ecommersss_platform.dbt.project import ensure_manifest
+from ecommersss_platform.laboratory.parity import compare_verdicts
 from ecommersss_platform.local.first_run import first_run_history
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.status import gather
 from ecommersss_platform.topic_retention import plan
 from ecommersss_platform.topics import flagged_stream, fraud_consumer
+from ecommersss_platform.warehouse import make_warehouse
 from ecommersss_platform_tests.support import pubsub_emulator as emulator
-from ecommersss_platform_tests.support.shop import open_shop, order, query, read_all, stored_orders
+from ecommersss_platform_tests.support.consumers import running
+from ecommersss_platform_tests.support.parity_days import (
+    AFTER,
+    BEFORE,
+    DAYS,
+    LINES,
+    USERS,
+    build_features,
+    order_lines,
+)
+from ecommersss_platform_tests.support.raw_days import raw_rows, read
+from ecommersss_platform_tests.support.shop import (
+    LONG_AGO,
+    add_users,
+    open_shop,
+    order,
+    query,
+    read_all,
+    stored_orders,
+)
+from streaming.business_days import business_day
+from streaming.database.exemptions import add_exemption
+from streaming.database.user_lists import add_entry, remove_entry
+from streaming.lists import Exemption
 from streaming.metrics import registry
 from streaming.orders import decode_flagged, encode
+from streaming.rules import RuleFile
+from streaming.shared_consumer import SharedConsumer
 from streaming.topics import SHARED_POSITIONS
 from streaming.topics.pubsub import EMULATOR_VARIABLE, PubSubTopic
 
@@ -88,7 +119,7 @@ def platform(pubsub: str, database: str, tmp_path: Path) -> Iterator[Platform]:
         yield Platform(tmp_path, database, pubsub, topic)
 
 
-def eventually(platform: Platform, statement: str, expected: int) -> None:
+def eventually(platform: Platform, statement: str, expected: int | bool) -> None:
     deadline = time.monotonic() + 60
     while query(platform.url, statement) != [(expected,)]:
         assert time.monotonic() < deadline, (statement, query(platform.url, statement))
@@ -171,3 +202,57 @@ def test_only_the_flagged_stream_has_segments_to_remove_and_a_known_lag(platform
     [planned] = plan(platform.settings, platform.url, sensor_position=0)
     assert planned.name == "flagged_orders"
     assert [judgement.removable for judgement in planned.judgements] == [False]
+
+
+@pytest.mark.long
+def test_the_warehouse_decides_as_three_consumers_did(platform: Platform) -> None:
+    """The lists, the exemptions and the rule book change while messages are in flight."""
+    url, rules, settings = platform.url, platform.home / "rules.yml", platform.settings
+    add_users(url, range(11, USERS + 1))
+    rules.write_text(BEFORE.text)
+
+    def block() -> None:
+        for user in range(1, 9):
+            add_entry(url, user, "block", "stolen card")
+
+    def exempt() -> None:
+        until = datetime.now(UTC) + timedelta(days=1)
+        for rule, user in (("foreign_country", 3), ("blacklisted_user", 4), ("wallet_limit", 5)):
+            add_exemption(url, Exemption(rule, user, "agreed", "Sari", until))
+        remove_entry(url, 6, "block")
+
+    def edit() -> None:
+        (platform.home / "edited.yml").write_text(AFTER.text)
+        (platform.home / "edited.yml").replace(rules)
+
+    three = [SharedConsumer(url, platform.topic, None, RuleFile(rules), max_lines=20) for _ in range(3)]
+    with running(*three):
+        for part, change in enumerate((block, exempt, edit)):
+            platform.topic.publish(order_lines(part, 1 + 500 * part))
+            eventually(platform, f"SELECT count(*) > {part * LINES + LINES // 3} FROM orders", True)
+            change()
+        platform.topic.publish(order_lines(3, 1501))
+        eventually(platform, "SELECT count(*) FROM orders", 4 * LINES)
+    assert all(consumer.counters.orders > 100 for consumer in three), "the work was not shared"
+
+    ensure_manifest()
+    build_features(
+        settings, raw_rows(url, Days.between(business_day(LONG_AGO), business_day(datetime.now(UTC))))
+    )
+    found = compare_verdicts(make_warehouse(settings), DAYS)
+    assert found.examples == []
+    assert (found.compared, found.orders, found.holds) == (4 * LINES, 4 * LINES, True)
+    decided_with = read(
+        settings.warehouse_path,
+        "SELECT rules_version, lists_version > 0, count(*) > 20,"
+        " count_if('blacklisted_user' IN shadow_reasons) > 5 FROM silver.fact_orders GROUP BY 1, 2",
+    )
+    assert set(decided_with) == {
+        (BEFORE.version, False, True, False),
+        (BEFORE.version, True, True, True),
+        (AFTER.version, True, True, True),
+    }
+
+    with duckdb.connect(str(settings.warehouse_path)) as connection:
+        connection.execute("UPDATE silver.fact_orders SET is_fraud = NOT is_fraud WHERE order_id = 1600")
+    assert [one.order_id for one in compare_verdicts(make_warehouse(settings), DAYS).examples] == [1600]

