@@ -13,6 +13,7 @@ import argparse
 import logging
 import os
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -39,11 +40,14 @@ def main() -> None:
     parser.add_argument("max_lines", type=int)
     parser.add_argument("--crash", type=int, help="the moment of death")
     parser.add_argument("--clock", type=int, help="seed of a wall clock that jumps")
+    parser.add_argument("--file-limit", type=int, help="the largest size of a file, in bytes")
     parser.add_argument("--pubsub", metavar="TOPIC", help="name of an emulated topic")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     if arguments.crash is not None:
         crash_at(arguments.crash)
+    if arguments.file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.file_limit, arguments.file_limit))
     if arguments.clock is not None:
         time.time = jumping(arguments.clock)
     consumer = make_consumer(arguments.home, arguments.max_lines, arguments.pubsub)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -78,15 +77,10 @@ class Stream:
         file_limit: int | None = None,
     ) -> subprocess.Popen[str]:
         """Start a consumer, and wait until it consumes or has died."""
-
-        def limit() -> None:
-            if file_limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-
         begun = self.logged().count("consuming topic")
         with self.log.open("a") as log:
             process = start_consumer(
-                self.url, self.home, max_lines, crash=crash, clock=clock, stderr=log, preexec=limit
+                self.url, self.home, max_lines, crash=crash, clock=clock, file_limit=file_limit, stderr=log
             )
         eventually(
             lambda: self.logged().count("consuming topic") > begun or process.poll() is not None,

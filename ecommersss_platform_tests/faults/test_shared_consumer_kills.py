@@ -2,7 +2,7 @@
 
 Each run starts three, which kill themselves at the moments that are hard to hit from outside (see
 `run_consumer`) or are killed at a random time. `ECOMMERSSS_FAULT_RUNS` sets how many runs there are:
-one for every five of it, because what a dead consumer held comes again only after ten seconds.
+one for every five of it, because what a dead consumer held comes again only after seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -28,6 +27,7 @@ from ecommersss_platform_tests.faults.traffic import (
     write_rules,
 )
 from ecommersss_platform_tests.support import pubsub_emulator as emulator
+from ecommersss_platform_tests.support.consumers import running
 from ecommersss_platform_tests.support.shop import (
     add_products,
     add_users,
@@ -65,19 +65,15 @@ class Recorded:
         self.lines += lines
 
 
-def consume_until_stored(
-    consumer: SharedConsumer, database: str, traffic: Traffic, at_least_until: float = 0
-) -> None:
+def consume_until_stored(consumer: SharedConsumer, database: str, traffic: Traffic) -> None:
     """Let the consumer work until every valid order is stored, or for four minutes."""
-    work = threading.Thread(target=consumer.run)
-    work.start()
-    deadline = time.monotonic() + 240
-    while {o.id for o in stored_orders(database)} != traffic.valid and time.monotonic() < deadline:
-        time.sleep(0.5)
-    time.sleep(max(0, at_least_until - time.monotonic()))
-    consumer.stop()
-    work.join(10)
-    assert not work.is_alive()
+    with running(consumer):
+        deadline = time.monotonic() + 240
+        while query(database, "SELECT count(*) FROM orders") != [(len(traffic.valid),)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        # What is leased to the dead comes again, even if all orders are stored by then.
+        time.sleep(emulator.STREAM_SECONDS + emulator.LEASE_SECONDS)
 
 
 @pytest.mark.timeout(300 + 60 * ROUNDS)
@@ -104,23 +100,22 @@ def test_kill_9_of_three_consumers_loses_nothing_and_doubles_nothing(
                 )
                 for moment in moments
             ]
-            deadline = time.monotonic() + 12 + pick.random()
+            deadline = time.monotonic() + 6 + pick.random()
             while any(p.poll() is None for p in processes) and time.monotonic() < deadline:
                 change_lists(database, pick)
+                traffic.burst(20)
                 time.sleep(0.2)
             died += sum(p.poll() is not None for p in processes)
             for process in processes:
                 process.kill()
                 log = process.communicate(timeout=60)[1]
                 assert process.returncode == -signal.SIGKILL, log
-        killed = time.monotonic()
         [(before,)] = query(database, "SELECT count(*) FROM orders")
 
         add_users(database, range(USERS + 1, USERS + 5))
         add_products(database, range(PRODUCTS + 1, PRODUCTS + 3))
         consumer = SharedConsumer(database, topic, flagged, book)
-        # What is leased to the dead comes again after ten seconds, even if all orders are stored by then.
-        consume_until_stored(consumer, database, traffic, at_least_until=killed + 13)
+        consume_until_stored(consumer, database, traffic)
     print(f"{traffic.lines:,} lines, {before:,} orders stored while being killed, {died} died by themselves")
     print(f"then {consumer.summary()}")
     assert before > 0, "the consumers were never alive long enough to store anything"

@@ -138,12 +138,12 @@ def start_consumer(
     *,
     crash: int | None = None,
     clock: int | None = None,
+    file_limit: int | None = None,
     pubsub: str | None = None,
     stderr: int | IO[str] = subprocess.PIPE,
-    preexec: Callable[[], None] | None = None,
 ) -> subprocess.Popen[str]:
     """Start a consumer in a process of its own: see `run_consumer` for its options."""
-    options = {"--crash": crash, "--clock": clock, "--pubsub": pubsub}
+    options = {"--crash": crash, "--clock": clock, "--file-limit": file_limit, "--pubsub": pubsub}
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "ecommersss_platform_tests.faults.run_consumer"),
@@ -154,7 +154,6 @@ def start_consumer(
         env={**os.environ, "CONSUMER_URL": url},
         stderr=stderr,
         text=True,
-        preexec_fn=preexec,
     )
 
 

@@ -1,8 +1,13 @@
-"""Consumers of Pub/Sub, on the emulator and a real database, reach the outcome of a topic on disk."""
+"""Consumers that share a queue reach the outcome of a topic on disk, on a real database.
+
+Several at a time share Pub/Sub, on its emulator. Where messages come again, the queue is one in memory: the
+emulator takes ten seconds for that.
+"""
 
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +21,7 @@ from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform_tests.conftest import administer
 from ecommersss_platform_tests.support import pubsub_emulator as emulator
 from ecommersss_platform_tests.support.consumers import running
+from ecommersss_platform_tests.support.memory_queue import MemoryQueue, MemoryReader
 from ecommersss_platform_tests.support.shop import (
     NOON,
     add_users,
@@ -26,6 +32,7 @@ from ecommersss_platform_tests.support.shop import (
     read_all,
     stored_orders,
 )
+from streaming import consumer_loop
 from streaming.consumer import Consumer
 from streaming.database.exemptions import add_exemption
 from streaming.database.user_lists import add_entry
@@ -37,13 +44,9 @@ from streaming.rules import RULES_PATH, RuleBook
 from streaming.shared_consumer import SharedConsumer
 from streaming.topics import SHARED_POSITIONS
 from streaming.topics.jsonl import JsonlTopic
-from streaming.topics.pubsub import PubSubReader, PubSubTopic
+from streaming.topics.pubsub import PubSubTopic
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.pubsub,
-    pytest.mark.skipif(bool(emulator.missing()), reason=str(emulator.missing())),
-]
+pytestmark = pytest.mark.integration
 
 # The rules that look back are active, so that an order judged out of turn would show.
 BOOK = RuleBook.parse(RULES_PATH.read_text().replace("mode: shadow", "mode: active"))
@@ -63,6 +66,11 @@ def other_url(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[st
     yield postgres.url("other_shop")
     postgres.up()
     administer(postgres, "DROP DATABASE other_shop WITH (FORCE)")
+
+
+@pytest.fixture
+def queue() -> MemoryQueue:
+    return MemoryQueue()
 
 
 @pytest.fixture
@@ -140,6 +148,7 @@ def assert_sound(url: str, stream: JsonlTopic) -> None:
     assert min(taken) >= SHARED_POSITIONS.start
 
 
+@pytest.mark.pubsub
 def test_three_consumers_store_what_one_of_a_topic_on_disk_does(
     topic: PubSubTopic, url: str, other_url: str, stream: JsonlTopic, tmp_path: Path
 ) -> None:
@@ -167,49 +176,49 @@ def test_three_consumers_store_what_one_of_a_topic_on_disk_does(
 
 
 def test_stored_but_unacknowledged_messages_come_again_as_duplicates(
-    topic_read_again: PubSubTopic, url: str, stream: JsonlTopic, monkeypatch: pytest.MonkeyPatch
+    queue: MemoryQueue, url: str, stream: JsonlTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    topic = topic_read_again
     lines = [encode(order(n, user_id=n % 10 + 1)) for n in range(1, 61)]
     lines[3] = b"no order"
-    topic.publish(lines)
-    forgetful = SharedConsumer(url, topic, stream, BOOK)
+    queue.publish(lines[:11])
     with monkeypatch.context() as patch:
-        patch.setattr(PubSubReader, "acknowledge", lambda reader, batch: None)
-        with running(forgetful):
-            eventually(lambda: processed(forgetful) >= 11)  # each user's first order, and the bad line
-    stored = forgetful.counters.orders
-    assert stored == 10
-    assert query(url, "SELECT count(*) FROM rejected_orders") == [(1,)]
+        patch.setattr(MemoryReader, "acknowledge", lambda *_: None)
+        forgetful = SharedConsumer(url, queue, stream, BOOK, silence=0)
+        forgetful.run(once=True)
+    assert (forgetful.counters.orders, forgetful.counters.rejected.total()) == (10, 1)
+    assert len(queue.waiting) == 11
 
-    consumer = SharedConsumer(url, topic, stream, BOOK)
-    with running(consumer):
-        eventually(lambda: processed(consumer) >= len(lines))
-        eventually(lambda: len(read_all(stream)) == 59)
-    assert consumer.counters.orders == 59 - stored
-    assert consumer.counters.duplicates == stored + 1  # and the rejected one, known by its message
+    queue.publish(lines[11:])
+    consumer = SharedConsumer(url, queue, stream, BOOK, silence=0)
+    consumer.run(once=True)
+    assert not queue.waiting
+    assert consumer.counters.orders == 49
+    assert consumer.counters.duplicates == 11, "the rejected one too, known by its message"
     assert query(url, "SELECT reason FROM rejected_orders") == [("malformed_json",)]
     assert_sound(url, stream)
 
 
 def test_lines_are_published_again_when_their_user_arrives_or_people_retry(
-    topic: PubSubTopic, url: str, stream: JsonlTopic
+    queue: MemoryQueue, url: str, stream: JsonlTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    topic.publish([encode(order(1, user_id=777)), encode(order(2)), encode(order(3, product_id=99))])
-    consumer = SharedConsumer(url, topic, stream, BOOK)
+    monkeypatch.setattr(consumer_loop, "_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(consumer_loop, "_BUSY_RETRY_SECONDS", 0.1)
+    queue.publish([encode(order(1, user_id=777)), encode(order(2)), encode(order(3, product_id=99))])
+    consumer = SharedConsumer(url, queue, stream, BOOK)
     with running(consumer):
         eventually(lambda: processed(consumer) == 3)
         add_users(url, [777])
         eventually(lambda: consumer.counters.orders == 2)
         assert consumer.counters.retried == 1
         [(waiting,)] = query(url, "SELECT position FROM rejected_orders WHERE retried_at IS NULL")
-        assert retry_rejected(url, topic, [waiting]) == 1
+        assert retry_rejected(url, queue, [waiting]) == 1
         eventually(lambda: consumer.counters.rejected["unknown_product"] == 2)
         eventually(lambda: len(read_all(stream)) == 2)
     assert [decode_flagged(line).id for line in read_all(stream).values()] == [2, 1]
     assert_sound(url, stream)
 
 
+@pytest.mark.pubsub
 def test_changes_of_the_user_lists_are_known_by_position(
     topic: PubSubTopic, url: str, stream: JsonlTopic
 ) -> None:
@@ -231,25 +240,26 @@ def test_changes_of_the_user_lists_are_known_by_position(
 
 
 def test_an_outage_of_the_database_is_waited_out(
-    topic_read_again: PubSubTopic, url: str, stream: JsonlTopic, postgres: EmbeddedPostgres
+    queue: MemoryQueue, url: str, stream: JsonlTopic, postgres: EmbeddedPostgres
 ) -> None:
-    topic = topic_read_again
-    consumer = SharedConsumer(url, topic, stream, BOOK)
+    consumer = SharedConsumer(url, queue, stream, BOOK)
     with running(consumer):
-        topic.publish([encode(order(n, user_id=n)) for n in range(1, 11)])
+        queue.publish([encode(order(n, user_id=n)) for n in range(1, 11)])
         eventually(lambda: consumer.counters.orders == 10)
         postgres.down()
         eventually(lambda: consumer.waiting)
-        topic.publish([encode(order(n, user_id=n - 10)) for n in range(11, 21)])
+        queue.publish([encode(order(n, user_id=n - 10)) for n in range(11, 21)])
         postgres.up()
         eventually(lambda: query(url, "SELECT count(*) FROM orders") == [(20,)])
         eventually(lambda: len(read_all(stream)) == 20)
     assert_sound(url, stream)
 
 
-def test_once_ends_when_the_queue_is_silent(topic: PubSubTopic, url: str, stream: JsonlTopic) -> None:
-    topic.publish([encode(order(n, user_id=n)) for n in range(1, 31)])
-    consumer = SharedConsumer(url, topic, stream, BOOK, silence=2)
+def test_once_ends_when_the_queue_is_silent(queue: MemoryQueue, url: str, stream: JsonlTopic) -> None:
+    queue.publish([encode(order(n, user_id=n)) for n in range(1, 21)])
+    consumer = SharedConsumer(url, queue, stream, BOOK, silence=1)
+    late = threading.Timer(0.5, lambda: queue.publish([encode(order(n, user_id=n)) for n in range(21, 31)]))
+    late.start()
     consumer.run(once=True)
     assert consumer.counters.orders == 30
     assert consumer.summary().startswith("30 orders, ")
@@ -257,16 +267,17 @@ def test_once_ends_when_the_queue_is_silent(topic: PubSubTopic, url: str, stream
 
 
 def test_a_consumer_without_a_flagged_stream_only_stores(
-    topic_read_again: PubSubTopic, url: str, stream: JsonlTopic
+    queue: MemoryQueue, url: str, stream: JsonlTopic
 ) -> None:
-    topic = topic_read_again
-    topic.publish([encode(order(1))])
-    SharedConsumer(url, topic, None, BOOK, silence=2).run(once=True)
+    queue.publish([encode(order(1))])
+    SharedConsumer(url, queue, None, BOOK, silence=0).run(once=True)
     assert query(url, "SELECT count(*) FROM orders") == [(1,)]
-    SharedConsumer(url, topic, stream, BOOK, silence=1).run(once=True)
+    assert len(read_all(stream)) == 0
+    SharedConsumer(url, queue, stream, BOOK, silence=0).run(once=True)
     assert_sound(url, stream)
 
 
+@pytest.mark.pubsub
 def test_a_missing_subscription_stops_the_consumer(topic: PubSubTopic, url: str, stream: JsonlTopic) -> None:
     missing = PubSubTopic(emulator.PROJECT, topic.topic, "missing")
     with pytest.raises(
@@ -276,10 +287,9 @@ def test_a_missing_subscription_stops_the_consumer(topic: PubSubTopic, url: str,
 
 
 def test_a_full_disk_stops_the_consumer_and_the_next_goes_on(
-    topic_read_again: PubSubTopic, url: str, stream: JsonlTopic, monkeypatch: pytest.MonkeyPatch
+    queue: MemoryQueue, url: str, stream: JsonlTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    topic = topic_read_again
-    topic.publish([encode(order(n, user_id=n)) for n in range(1, 31)])
+    queue.publish([encode(order(n, user_id=n)) for n in range(1, 31)])
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
@@ -287,9 +297,9 @@ def test_a_full_disk_stops_the_consumer_and_the_next_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(JsonlTopic, "publish_at", full)
         with pytest.raises(PlatformError, match="No space left on device"):
-            SharedConsumer(url, topic, stream, BOOK).run()
+            SharedConsumer(url, queue, stream, BOOK, max_lines=20).run()
     assert len(read_all(stream)) == 0
-    consumer = SharedConsumer(url, topic, stream, BOOK)
-    with running(consumer):
-        eventually(lambda: len(read_all(stream)) == 30)
+    assert query(url, "SELECT count(*) FROM orders") == [(20,)]
+    SharedConsumer(url, queue, stream, BOOK, silence=0).run(once=True)
+    assert len(read_all(stream)) == 30
     assert_sound(url, stream)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from itertools import pairwise
@@ -270,27 +272,25 @@ def test_a_segment_size_below_one_is_refused(tmp_path: Path) -> None:
         JsonlTopic(tmp_path, 0)
 
 
+PUBLISH_WITHIN_TEN_BYTES = """
+import resource, sys
+from pathlib import Path
+from streaming.topics.jsonl import JsonlTopic
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+try:
+    JsonlTopic(Path(sys.argv[1])).publish([b"bbbb", b"cccccc"])
+except OSError as error:
+    print(error.strerror)
+"""
+
+
 def test_a_full_disk_is_an_error_and_the_topic_stays_usable(tmp_path: Path) -> None:
     """A limit on the file size stands in for a full disk: part of the write succeeds, the rest fails."""
-    resource = pytest.importorskip("resource")
+    pytest.importorskip("resource")
     topic = JsonlTopic(tmp_path)
     topic.publish([b"a"])
-
-    def limited() -> None:
-        import signal
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
-        try:
-            topic.publish([b"bbbb", b"cccccc"])
-        except OSError:
-            os._exit(7)
-        os._exit(0)
-
-    pid = os.fork()
-    if pid == 0:
-        limited()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    command = [sys.executable, "-c", PUBLISH_WITHIN_TEN_BYTES, tmp_path]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "File too large\n"
     assert topic.path(0).read_bytes() == b"a\nbbbb\nccc"
     topic.publish([b"d"])
     assert lines_of(topic) == [b"a", b"bbbb", b"ccc", b"d"]

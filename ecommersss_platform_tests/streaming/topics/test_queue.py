@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ecommersss_platform_tests.support.memory_queue import MemoryQueue, MemoryReader
+from ecommersss_platform_tests.support.memory_queue import MemoryQueue
 from ecommersss_platform_tests.support.shop import open_shop, order, query, read_all
 from streaming.orders import decode_flagged, encode
 from streaming.rules import RULES_PATH, RuleBook
@@ -39,19 +39,3 @@ def test_a_shared_consumer_stores_the_orders_of_any_queue(url: str, tmp_path: Pa
     assert not queue.waiting
     assert query(url, "SELECT count(*) FROM orders") == [(20,)]
     assert [decode_flagged(line).id for line in read_all(stream).values()] == list(range(1, 21))
-
-
-def test_unacknowledged_orders_are_delivered_again_as_duplicates(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue, stream = MemoryQueue(), JsonlTopic(tmp_path)
-    queue.publish(encode(order(n)) for n in range(1, 6))
-    with monkeypatch.context() as patch:
-        patch.setattr(MemoryReader, "acknowledge", lambda *_: None)
-        assert consume(url, queue, stream).counters.orders == 5
-    assert len(queue.waiting) == 5
-    counters = consume(url, queue, stream).counters
-    assert (counters.orders, counters.duplicates) == (0, 5)
-    assert not queue.waiting
-    assert query(url, "SELECT count(*) FROM orders") == [(5,)]
-    assert len(read_all(stream)) == 5
