@@ -21,8 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from ecommersss_platform_tests.faults.traffic import jumping
 from streaming.consumer import Consumer
 from streaming.consumer_loop import ConsumerLoop
@@ -62,6 +60,8 @@ def make_consumer(home: Path, max_lines: int, pubsub: str | None) -> ConsumerLoo
         RuleBook.load(home / "rules.yml"),
     )
     if pubsub is not None:
+        import pytest
+
         from ecommersss_platform_tests.support.pubsub_emulator import PROJECT, end_streams_soon
         from streaming.topics.pubsub import PubSubTopic
 

@@ -34,7 +34,7 @@ from ecommersss_platform_tests.support.shop import (
 from streaming.consumer import Consumer
 from streaming.topics.jsonl import JsonlTopic
 
-RUNS = int(os.environ.get("ECOMMERSSS_FAULT_RUNS", "20"))
+RUNS = int(os.environ.get("ECOMMERSSS_FAULT_RUNS", "12"))
 
 
 @pytest.mark.faults

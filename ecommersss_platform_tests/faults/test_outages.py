@@ -51,8 +51,8 @@ from streaming.topics.jsonl import JsonlTopic
 pytestmark = pytest.mark.faults
 
 LONG = "ECOMMERSSS_FAULT_RUNS" in os.environ
-RUNS = int(os.environ.get("ECOMMERSSS_FAULT_RUNS", "10"))
-STALL_SECONDS = 60 if LONG else 4
+RUNS = int(os.environ.get("ECOMMERSSS_FAULT_RUNS", "5"))
+STALL_SECONDS = 60 if LONG else 2
 NEW_SEGMENT = "SELECT pg_switch_wal()"
 MEGABYTE = 1 << 20
 
@@ -123,19 +123,6 @@ def stream(database: str, tmp_path: Path) -> Stream:
     return Stream(database, tmp_path)
 
 
-@pytest.fixture
-def own_server(
-    open_directory: Path, tmp_path: Path, copy_server: Callable[[Path], EmbeddedPostgres]
-) -> Iterator[EmbeddedPostgres]:
-    """A server to be killed, separate from that of the other tests."""
-    server = copy_server(open_directory / tmp_path.name)
-    server.up()
-    migrate(server.url())
-    yield server
-    server.up()
-    server.down()
-
-
 def processes(server: EmbeddedPostgres) -> list[psutil.Process]:
     """Return the processes of a server, the postmaster first."""
     pid = server.pid()
@@ -158,12 +145,11 @@ def signal_all(found: list[psutil.Process], number: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(180 + 15 * RUNS)
 def test_everything_is_killed_at_random_while_the_clock_jumps(
-    own_server: EmbeddedPostgres, tmp_path: Path
+    stream: Stream, postgres: EmbeddedPostgres
 ) -> None:
     seed = int.from_bytes(os.urandom(4))
     print(f"seed {seed}, {RUNS} runs")
     pick = random.Random(seed)
-    stream = Stream(own_server.url(), tmp_path)
     acknowledged = [0]
     consumer: subprocess.Popen[str] | None = None
     producer: subprocess.Popen[str] | None = None
@@ -190,7 +176,7 @@ def test_everything_is_killed_at_random_while_the_clock_jumps(
                 producer.wait(60)
                 cut += stream.topic.open_end()[1] != b""
             if victim in ("postgres", "all"):
-                signal_all(processes(own_server), signal.SIGKILL)
+                signal_all(processes(postgres), signal.SIGKILL)
             if victim == "all":
                 producer.kill()
                 producer.wait()
@@ -202,7 +188,7 @@ def test_everything_is_killed_at_random_while_the_clock_jumps(
                     consumer.kill()
                 assert consumer.wait(60) == -signal.SIGKILL, stream.logged()
             if victim in ("postgres", "all"):
-                own_server.up()
+                postgres.up()
             if victim == "postgres":
                 assert consumer.poll() is None, f"the consumer did not outlive PostgreSQL\n{stream.logged()}"
         if consumer is None or consumer.poll() is not None:
@@ -255,18 +241,17 @@ def _producer(home: Path, seed: int, crash: int, acknowledged: list[int]) -> sub
     return process
 
 
-def test_a_consumer_outlives_postgres_killed_under_load(own_server: EmbeddedPostgres, tmp_path: Path) -> None:
-    stream = Stream(own_server.url(), tmp_path)
+def test_a_consumer_outlives_postgres_killed_under_load(stream: Stream, postgres: EmbeddedPostgres) -> None:
     traffic = Traffic(stream.topic, 7)
     consumer = stream.start(max_lines=50)
     try:
         with traffic.flowing():
             eventually(lambda: stream.committed() > 0, what=stream.logged)
-            killed = processes(own_server)
+            killed = processes(postgres)
             signal_all(killed, signal.SIGKILL)
             psutil.wait_procs(killed, timeout=10)
             eventually(lambda: "PostgreSQL is away" in stream.logged(), what=stream.logged)
-            own_server.up()
+            postgres.up()
             reached = stream.committed()
             eventually(lambda: stream.committed() > reached, what=stream.logged)
         eventually(stream.drained, what=stream.logged)
@@ -378,12 +363,14 @@ def test_a_flagged_stream_at_the_limit_of_file_sizes_is_completed_later(stream: 
     stream.finish()
 
 
-def test_a_database_on_a_full_disk_loses_nothing(tmp_path: Path, open_directory: Path) -> None:
+def test_a_database_on_a_full_disk_loses_nothing(
+    tmp_path: Path, open_directory: Path, copy_server: Callable[[Path], EmbeddedPostgres]
+) -> None:
     place = open_directory / "full"
     place.mkdir()
     with small_disk(place, megabytes=400):
-        server = EmbeddedPostgres(place / "postgres", log=tmp_path / "postgres.log")
-        server.up()
+        copied = copy_server(place / "postgres")
+        server = EmbeddedPostgres(copied.directory, log=tmp_path / "postgres.log").up()
         try:
             migrate(server.url())
             stream = Stream(server.url(), tmp_path)
@@ -466,10 +453,9 @@ def test_a_write_ahead_log_on_a_full_disk_is_waited_for(tmp_path: Path, open_dir
 
 @pytest.mark.slow
 @pytest.mark.timeout(240 + 4 * STALL_SECONDS)
-def test_after_a_stall_the_lag_drains_and_memory_stays(own_server: EmbeddedPostgres, tmp_path: Path) -> None:
-    stream = Stream(own_server.url(), tmp_path)
+def test_after_a_stall_the_lag_drains_and_memory_stays(stream: Stream, postgres: EmbeddedPostgres) -> None:
     traffic = Traffic(stream.topic, 9)
-    traffic.burst(3_000)
+    traffic.burst(1_000)
     consumer = stream.start()
     try:
         eventually(stream.drained, what=stream.logged)
@@ -477,7 +463,7 @@ def test_after_a_stall_the_lag_drains_and_memory_stays(own_server: EmbeddedPostg
         before = process.memory_info().rss
         most = before
         with traffic.flowing():
-            stopped = processes(own_server)
+            stopped = processes(postgres)
             signal_all(stopped, signal.SIGSTOP)
             try:
                 deadline = time.monotonic() + STALL_SECONDS
@@ -505,12 +491,11 @@ def test_after_a_stall_the_lag_drains_and_memory_stays(own_server: EmbeddedPostg
 
 
 def test_sigterm_during_a_stall_ends_at_once_and_loses_nothing(
-    own_server: EmbeddedPostgres, tmp_path: Path
+    stream: Stream, postgres: EmbeddedPostgres
 ) -> None:
-    stream = Stream(own_server.url(), tmp_path)
     traffic = Traffic(stream.topic, 10)
     consumer = stream.start()
-    stopped = processes(own_server)
+    stopped = processes(postgres)
     signal_all(stopped, signal.SIGSTOP)
     try:
         traffic.burst(500)

@@ -15,8 +15,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import IO
 
-import pytest
-
 from ecommersss_platform_tests.support.project import PROJECT
 from ecommersss_platform_tests.support.shop import NOON, order
 from streaming.database.user_lists import add_entry, remove_entry
@@ -86,7 +84,7 @@ class Traffic:
         ended = threading.Event()
 
         def flow() -> None:
-            while not ended.wait(0.02):
+            while not ended.wait(0.1):
                 self.burst(self._random.choice([1, 5, 50, 200]))
 
         thread = threading.Thread(target=flow)
@@ -165,4 +163,4 @@ def log_until_consuming(process: subprocess.Popen[str]) -> str:
         log += line
         if "consuming topic" in line:
             return log
-    pytest.fail(f"the consumer ended with {process.wait()} before it consumed anything:\n{log}")
+    raise AssertionError(f"the consumer ended with {process.wait()} before it consumed anything:\n{log}")

@@ -56,24 +56,34 @@ def cursor_of(instance: DagsterInstance, position: int | None, location: str = "
     )
 
 
+@pytest.fixture(scope="module")
+def dagster_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """The database of Dagster's storage. Its tables are made by the first test that opens it."""
+    administer(postgres, "CREATE DATABASE dagster_of_retention")
+    yield postgres.url("dagster_of_retention")
+    administer(postgres, "DROP DATABASE dagster_of_retention WITH (FORCE)")
+
+
 @pytest.fixture
-def settings(database: str, postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[Settings]:
-    """A platform whose orders and flagged streams have one segment for each of ten orders, all consumed."""
-    name = f"dagster_{database.rpartition('/')[2]}"
-    administer(postgres, f"CREATE DATABASE {name}")
+def settings(database: str, dagster_url: str, tmp_path: Path) -> Settings:
+    """A platform whose orders and flagged streams have one segment for each of ten orders, all consumed.
+
+    No sensor has ticked.
+    """
+    if query(dagster_url, "SELECT to_regclass('instigators')") != [(None,)]:
+        execute(dagster_url, "DELETE FROM instigators; DELETE FROM jobs")
     open_shop(database)
-    settings = Settings(home=tmp_path, database_url=database, dagster_url=postgres.url(name))
+    settings = Settings(home=tmp_path, database_url=database, dagster_url=dagster_url)
     orders, flagged = (
         JsonlTopic(directory, segment_bytes=1)
         for directory in (settings.orders_topic_dir, settings.flagged_topic_dir)
     )
     for number in range(1, 11):
         orders.publish([encode(order(number))])
-        Consumer(database, orders, flagged, BOOK, topic_name=TOPIC).run(once=True)
+    Consumer(database, orders, flagged, BOOK, topic_name=TOPIC, max_lines=1).run(once=True)
     age(orders, 40)
     age(flagged, 40)
-    yield settings
-    administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    return settings
 
 
 def age(topic: JsonlTopic, days: float) -> None:
