@@ -18,7 +18,10 @@ from pathlib import Path
 
 from benchmarks import summary
 
-BENCHMARKS = ("code_location", "launch", "seconds", "warehouse", "stream", "before", "features", "backtest")
+BENCHMARKS = (
+    *("code_location", "launch", "seconds", "warehouse", "stream", "before"),
+    *("features", "backtest", "daily_run"),
+)
 RESULTS = Path(__file__).parent / "results"
 
 

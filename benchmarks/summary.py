@@ -170,6 +170,17 @@ def _backtest(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def _daily_run(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (
+            f"parts of a run of a day of {run['orders']:,} orders",
+            ", ".join(f"{name} {share} %" for name, share in run["shares (%)"].items()),
+            f"the run takes {run['run (s)']} s; times: {run['runs']}",
+        )
+        for run in found["runs"]
+    ]
+
+
 ROWS = {
     "features": _features,
     "stream": _stream,
@@ -179,6 +190,7 @@ ROWS = {
     "code_location": _code_location,
     "before": _before,
     "backtest": _backtest,
+    "daily_run": _daily_run,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import before, features, seconds
+from benchmarks import before, daily_run, features, seconds
 from benchmarks.stack import Run
 from benchmarks.stream import Sample
 from benchmarks.summary import ROWS
@@ -110,3 +110,29 @@ def test_days_of_features_are_compared_within_rounds() -> None:
     [(what, figure, _)] = ROWS["features"](found)
     assert "1,000,000" in what
     assert figure == "20 s (10 to 30 s), 330 MB"
+
+
+def test_the_parts_of_a_run_are_shares_of_the_same_run() -> None:
+    def measured(
+        seconds: float, features: float, parity: float, report: float, again: float
+    ) -> dict[str, float]:
+        steps = {"parity": (10.0, 10.0 + parity), "reports__fraud_report": (20.0, 20.0 + report)}
+        built = [
+            {"unique_id": "model.ecommersss.order_features", "execution_time": 1.0},
+            {"unique_id": "model.ecommersss.order_features_staged", "execution_time": features - 1.0},
+            {"unique_id": "model.ecommersss.fact_orders", "execution_time": 9.0},
+        ]
+        found = daily_run.parts(Run("an id", 0.0, 5.0, 5.0 + seconds, steps), built)
+        return {**found, daily_run.AGAIN: again}
+
+    runs = [measured(20, 2, 1, 2, 0.5), measured(100, 40, 2, 3, 1), measured(10, 3, 0.4, 1, 0.1)]
+    found = daily_run.row(10_000, runs)
+    assert (found["run (s)"], list(found["parts (s)"].values())) == (20, [3, 1, 2, 0.5])
+    assert list(found["shares (%)"].values()) == [30, 4, 10, 1]
+    report = {"when": "2026-01-01", "machine": "here", "python": "3"}
+    shown = daily_run.files({**report, "results": {"load average before": 0.1, "runs": [found]}})
+    line = "| 10,000 orders | 20.0 | 3.0 | 30.0 | 1.0 | 4.0 | 2.0 | 10.0 | 0.5 | 1.0 | 3 |"
+    assert line in shown["daily_run.md"]
+    [(what, figure, _)] = ROWS["daily_run"]({"runs": [found]})
+    assert "10,000 orders" in what
+    assert figure == "features 30.0 %, parity 4.0 %, report 10.0 %, parity again, in the report 1.0 %"
