@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,8 +36,26 @@ class StorageDown(click.ClickException, PlatformError):
     """Dagster's storage cannot be opened. Commands of Dagster and ours print the text alone."""
 
 
+_QUESTIONS = (
+    *("has_table", "has_built_index", "has_instigators_table", "has_backfill_tags_table"),
+    *("has_run_stats_index_cols", "has_backfill_id_column", "has_asset_key_col"),
+    *("has_bulk_actions_selector_cols", "has_bulk_action_job_name_column"),
+)
+"""What Dagster asks its database about the schema, before most statements."""
+
+
 class InOurDatabase:
-    """A PostgreSQL storage of Dagster that takes its address from the settings."""
+    """A PostgreSQL storage of Dagster that takes its address from the settings.
+
+    It asks about the schema until it gets a yes, and remembers that. A no is asked again: a migration may add
+    what is missing. Dagster's own storages ask each time, in three queries to the catalogue for a table.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in _QUESTIONS:
+            if hasattr(cls, name):
+                setattr(cls, name, _asked_until_yes(getattr(cls, name)))
 
     @classmethod
     def from_config_value(
@@ -51,6 +70,18 @@ class InOurDatabase:
                 f"Dagster's storage at {place_of(url)} does not answer: start it,"
                 " or correct ECOMMERSSS_DAGSTER_URL"
             ) from error
+
+
+def _asked_until_yes(question: Callable[..., bool]) -> Callable[..., bool]:
+    @wraps(question)
+    def answer(storage: Any, *arguments: str) -> bool:
+        known: set[tuple[str, ...]] = storage.__dict__.setdefault("_schema_has", set())
+        asked = (question.__name__, *arguments)
+        if asked not in known and question(storage, *arguments):
+            known.add(asked)
+        return asked in known
+
+    return answer
 
 
 class KeepsConnection(InOurDatabase):

@@ -9,12 +9,19 @@ import threading
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, DagsterInstance
+from dagster import AssetKey, AssetMaterialization, DagsterInstance
+from dagster._core.test_utils import create_run_for_test
 from sqlalchemy import event
 
 from ecommersss_platform.instance import storage
 from ecommersss_platform.instance.dagster_home import dagster_instance, ensure_dagster_home
-from ecommersss_platform.instance.storage import StorageDown, be_the_only_daemon, runs_the_daemon, storage_url
+from ecommersss_platform.instance.storage import (
+    InOurDatabase,
+    StorageDown,
+    be_the_only_daemon,
+    runs_the_daemon,
+    storage_url,
+)
 from ecommersss_platform.local.locks import FileLock
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
@@ -93,6 +100,45 @@ def test_storages_keep_their_connection_and_notice_a_restart_of_the_server(postg
     administer(postgres, f"DROP DATABASE {name}")  # nobody is connected any more
 
 
+@pytest.mark.integration
+def test_storages_ask_about_their_schema_once(postgres, tmp_path: Path) -> None:
+    administer(postgres, "CREATE DATABASE dagster_schema")
+    settings = Settings(home=tmp_path, _env_file=None)
+    asked: list[str] = []
+
+    def note(_: object, cursor: object, statement: str, *rest: object) -> None:
+        if "pg_catalog" in statement:
+            asked.append(statement)
+
+    with dagster_instance(settings, postgres.url("dagster_schema")) as instance:
+        for part in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+            event.listen(part._engine, "before_cursor_execute", note)
+        for first in (True, False):
+            run = create_run_for_test(instance, job_name="daily_pipeline")
+            instance.report_run_failed(run, "boom")
+            assert instance.get_run_record_by_id(run.run_id).end_time
+            instance.report_runless_asset_event(AssetMaterialization("a", tags={"some": "tag"}))
+            assert instance.get_asset_records([AssetKey("a")])
+            assert instance.schedule_storage.supports_batch_queries
+            assert bool(asked) is first, asked
+            asked.clear()
+    administer(postgres, "DROP DATABASE dagster_schema WITH (FORCE)")
+
+
+def test_a_table_that_is_missing_is_asked_for_again() -> None:
+    class Tables:
+        answers = iter([False, True])
+
+        def has_table(self, name: str) -> bool:
+            return next(self.answers)
+
+    class Storage(InOurDatabase, Tables):
+        pass
+
+    storage = Storage()
+    assert [storage.has_table("runs") for _ in range(3)] == [False, True, True]
+
+
 @pytest.mark.parametrize(
     ("arguments", "is_daemon"),
     [
@@ -157,10 +203,9 @@ def checkout(tmp_path: Path) -> Path:
     "command",
     [
         ["dev"],
-        ["definitions", "validate"],
         ["asset", "materialize", *MODULE, "--select", "raw/orders", "--partition", "2024-06-10"],
     ],
-    ids=["dev", "validate", "materialize"],
+    ids=["dev", "materialize"],
 )
 def test_dagsters_commands_find_the_home_of_the_directory_and_say_what_is_down(
     checkout: Path, command: list[str]
