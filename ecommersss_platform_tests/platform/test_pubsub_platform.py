@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +25,7 @@ from ecommersss_platform.topics import flagged_stream, fraud_consumer
 from ecommersss_platform.warehouse import make_warehouse
 from ecommersss_platform_tests.support import pubsub_emulator as emulator
 from ecommersss_platform_tests.support.consumers import running
+from ecommersss_platform_tests.support.home import Home
 from ecommersss_platform_tests.support.parity_days import (
     AFTER,
     BEFORE,
@@ -56,67 +54,44 @@ from streaming.orders import decode_flagged, encode
 from streaming.rules import RuleFile
 from streaming.shared_consumer import SharedConsumer
 from streaming.topics import SHARED_POSITIONS
-from streaming.topics.pubsub import EMULATOR_VARIABLE, PubSubTopic
+from streaming.topics.pubsub import PubSubTopic
 
 pytestmark = [pytest.mark.integration, pytest.mark.pubsub, pytest.mark.slow]
 
 
-class Platform:
+class Platform(Home):
     """A home whose topic is on the emulator, and the commands run there."""
 
-    def __init__(self, home: Path, url: str, address: str, topic: PubSubTopic) -> None:
-        self.topic = topic
-        self.variables = {
-            "ECOMMERSSS_HOME": str(home),
-            "ECOMMERSSS_DATABASE_URL": url,
-            "ECOMMERSSS_TOPIC": "pubsub",
-            "ECOMMERSSS_PUBSUB_PROJECT": topic.project,
-            "ECOMMERSSS_PUBSUB_TOPIC": topic.topic,
-            "ECOMMERSSS_PUBSUB_SUBSCRIPTION": topic.subscription,
+    def __init__(self, home: Path, url: str, topic: PubSubTopic) -> None:
+        variables = {
+            "database_url": url,
+            "topic": "pubsub",
+            "pubsub_project": topic.project,
+            "pubsub_topic": topic.topic,
+            "pubsub_subscription": topic.subscription,
         }
-        others = {name: value for name, value in os.environ.items() if not name.startswith("ECOMMERSSS_")}
-        self._environment = {**others, **self.variables, EMULATOR_VARIABLE: address}
+        super().__init__(home, **{f"ECOMMERSSS_{name.upper()}": value for name, value in variables.items()})
+        self.settings = Settings(home=home, **variables, _env_file=None)  # type: ignore[arg-type]
+        self.topic = topic
         self.url = url
-        self.home = home
-        self.settings = Settings(  # type: ignore[call-arg]
-            home=home,
-            database_url=url,
-            topic="pubsub",
-            pubsub_project=topic.project,
-            pubsub_topic=topic.topic,
-            pubsub_subscription=topic.subscription,
-            _env_file=None,
-        )
-
-    def run(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "ecommersss_platform.cli", *arguments],
-            env=self._environment,
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
 
     @contextmanager
     def consuming(self) -> Iterator[None]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ecommersss_platform.cli", "consume"], env=self._environment, cwd=self.home
-        )
+        process = self.start("consume")
         try:
             yield
         finally:
             process.terminate()
-            assert process.wait(10) == 0
+            process.communicate(timeout=10)
+        assert process.returncode == 0
 
 
 @pytest.fixture
 def platform(pubsub: str, database: str, tmp_path: Path) -> Iterator[Platform]:
     open_shop(database)
+    (tmp_path / "home").mkdir()
     with emulator.emulated(pubsub) as topic:
-        yield Platform(tmp_path, database, pubsub, topic)
+        yield Platform(tmp_path / "home", database, topic)
 
 
 def eventually(platform: Platform, statement: str, expected: int | bool) -> None:
@@ -128,18 +103,19 @@ def eventually(platform: Platform, statement: str, expected: int | bool) -> None
 
 def test_commands_publish_consume_and_retry(platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [encode(order(n, user_id=n % 10 + 1)) for n in range(1, 31)] + [b"", b"no order"]
-    (platform.home / "lines.jsonl").write_bytes(b"\n".join(lines) + b"\n")
-    assert platform.run("produce", "--file", "lines.jsonl", "--raw") == "published 32 lines, unchecked\n"
+    (platform.files / "lines.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    produced = platform.call("produce", "--file", "lines.jsonl", "--raw").stdout
+    assert produced == "published 32 lines, unchecked\n"
     assert check("consumer", platform.settings) is not None
     with platform.consuming():
         eventually(platform, "SELECT count(*) FROM orders", 30)
         eventually(platform, "SELECT count(*) FROM rejected_orders", 2)
         assert check("consumer", platform.settings) is None
         deadline = time.monotonic() + 20
-        while (report := json.loads(platform.run("status", "--format", "json")))["topic"][
-            "not_in_flagged_stream"
-        ]:
+        while gather(platform.settings)["topic"]["not_in_flagged_stream"]:
             assert time.monotonic() < deadline
+            time.sleep(0.1)
+        report = json.loads(platform.call("status", "--format", "json").stdout)
         topic = report["topic"]
         assert topic["kind"] == "pubsub"
         assert topic["subscription"] == platform.topic.subscription_path
@@ -155,7 +131,7 @@ def test_commands_publish_consume_and_retry(platform: Platform, capsys: pytest.C
         assert platform.topic.subscription_path in printed
         assert "1 consumers connected" in printed
         assert "num_undelivered_messages" in printed
-        assert platform.run("rejected", "retry") == "published 2 rejected lines again\n"
+        assert platform.call("rejected", "retry").stdout == "published 2 rejected lines again\n"
         eventually(platform, "SELECT count(*) FROM rejected_orders", 4)
     assert [decode_flagged(line).id for line in read_all(flagged_stream(platform.settings)).values()] == [
         o.id for o in sorted(stored_orders(platform.url), key=lambda o: o.position)
@@ -166,23 +142,22 @@ def test_produce_simulates_a_past_day_and_is_healthy(platform: Platform) -> None
     truth = platform.settings.ground_truth_path
     assert check("producer", platform.settings) == f"there is no {truth}: nothing was published yet"
     first = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 3 * 86_400))
-    assert platform.run("produce", "--from", first, "--to", first, "--orders-per-day", "50").startswith(
-        "published "
-    )
+    produced = platform.call("produce", "--from", first, "--to", first, "--orders-per-day", "50").stdout
+    assert produced.startswith("published ")
     assert check("producer", platform.settings) is None
     published = len(truth.read_bytes().splitlines())
-    assert platform.run("consume", "--once").startswith(f"{published} orders, ")
+    assert platform.call("consume", "--once").stdout.startswith(f"{published} orders, ")
 
 
 def test_first_run_publishes_its_past_days_once(platform: Platform) -> None:
     said: list[str] = []
-    settings = platform.settings
-    settings.home.mkdir(exist_ok=True)
+    yesterday = business_day(datetime.now(UTC)) - timedelta(days=1)
+    settings = platform.settings.model_copy(update={"first_day": yesterday})
     first_run_history(settings, platform.url, 40, said.append)
     [(stored, rejected)] = query(
         platform.url, "SELECT count(*), (SELECT count(*) FROM rejected_orders) FROM orders"
     )
-    assert stored > 100
+    assert stored > 40
     assert rejected == 0
     first_run_history(settings, platform.url, 40, said.append)
     assert len(said) == 3
@@ -207,7 +182,7 @@ def test_only_the_flagged_stream_has_segments_to_remove_and_a_known_lag(platform
 @pytest.mark.long
 def test_the_warehouse_decides_as_three_consumers_did(platform: Platform) -> None:
     """The lists, the exemptions and the rule book change while messages are in flight."""
-    url, rules, settings = platform.url, platform.home / "rules.yml", platform.settings
+    url, rules, settings = platform.url, platform.files / "rules.yml", platform.settings
     add_users(url, range(11, USERS + 1))
     rules.write_text(BEFORE.text)
 
@@ -222,8 +197,8 @@ def test_the_warehouse_decides_as_three_consumers_did(platform: Platform) -> Non
         remove_entry(url, 6, "block")
 
     def edit() -> None:
-        (platform.home / "edited.yml").write_text(AFTER.text)
-        (platform.home / "edited.yml").replace(rules)
+        (platform.files / "edited.yml").write_text(AFTER.text)
+        (platform.files / "edited.yml").replace(rules)
 
     three = [SharedConsumer(url, platform.topic, None, RuleFile(rules), max_lines=20) for _ in range(3)]
     with running(*three):

@@ -28,6 +28,7 @@ from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.topics import orders_topic
 from ecommersss_platform_tests.conftest import administer
+from ecommersss_platform_tests.support.home import Home
 from ecommersss_platform_tests.support.project import PROJECT
 from streaming.business_days import JAKARTA
 from streaming.decode import decode
@@ -122,7 +123,7 @@ def test_unreachable_server_is_one_clear_message(
 
 
 def test_database_script_of_the_image_creates_a_role_that_can_migrate(
-    postgres: EmbeddedPostgres, tmp_path: Path
+    postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Renamed: the shared server has databases with the real names.
     script = (PROJECT / "deploy" / "postgres" / "10-databases.sql").read_text()
@@ -144,19 +145,11 @@ def test_database_script_of_the_image_creates_a_role_that_can_migrate(
         check=True,
     )
     place = f"{address.hostname}:{address.port}"
-    environment = {
-        **os.environ,
-        "ECOMMERSSS_HOME": str(tmp_path / "home"),
-        "ECOMMERSSS_DATABASE_URL": f"postgresql://compose_ecommersss@{place}/compose_ecommersss",
-        "ECOMMERSSS_DAGSTER_URL": f"postgresql://compose_ecommersss@{place}/compose_dagster",
-        "PGPASSWORD": password,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "ecommersss_platform.cli", "prepare", "databases"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("PGPASSWORD", password)
+    done = Home(
+        tmp_path / "home",
+        ECOMMERSSS_DATABASE_URL=f"postgresql://compose_ecommersss@{place}/compose_ecommersss",
+        ECOMMERSSS_DAGSTER_URL=f"postgresql://compose_ecommersss@{place}/compose_dagster",
+    ).call("prepare", "databases")
     assert "Both databases are ready; the operational one is at revision" in done.stdout
     assert password not in done.stdout + done.stderr
