@@ -138,6 +138,14 @@ def pubsub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
+@pytest.fixture
+def restarted_calls() -> Iterator[None]:
+    """Let system calls go on after SIGINT, as polars does once it has computed something."""
+    signal.siginterrupt(signal.SIGINT, False)
+    yield
+    signal.siginterrupt(signal.SIGINT, True)
+
+
 def pytest_configure() -> None:
     """Let SIGINT interrupt the tests and what they start: a background job of a script ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -14,19 +14,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ecommersss_platform.dbt.project import DbtError
+from ecommersss_platform.signals import next_item
 
 if TYPE_CHECKING:
     from dbt_common.events.base_types import EventMsg
 
 CANCEL_SECONDS = 20.0
 """How long a cancelled dbt may take to roll back, before its thread is left to end with the process."""
-
-INTERRUPT_SECONDS = 1.0
-"""The longest time between an interrupt and its effect."""
 
 _PROGRESS = re.compile(r"\d+ of \d+ ")
 """dbt reports a failure in its lines of progress ("28 of 36 FAIL 1 ..."), and again in full at the end."""
@@ -60,7 +58,7 @@ def run_dbt(
     with _invocation, _environment(variables):
         work.start()
         try:
-            while isinstance(event := _next(events), dict):
+            while isinstance(event := next_item(events), dict):
                 message = event["info"]["msg"]
                 if event["info"]["level"] == "error" and not _PROGRESS.match(message):
                     messages.append(message.rstrip())
@@ -72,17 +70,6 @@ def run_dbt(
         messages.append(f"{type(event.exception).__name__}: {event.exception}")
     if not event.success or messages:
         raise DbtError("\n".join(messages) or "dbt failed, without a message")
-
-
-def _next(events: SimpleQueue[Any]) -> Any:
-    """Wait for the next event, and let an interrupt through within a second.
-
-    A library may handle SIGINT so that the system call goes on (SA_RESTART), as polars does. Then nothing
-    wakes a wait without an end, and Python raises no `KeyboardInterrupt`.
-    """
-    while True:
-        with suppress(Empty):
-            return events.get(timeout=INTERRUPT_SECONDS)
 
 
 def _work(arguments: list[str], parsed: bytes, events: SimpleQueue[Any], cancelled: threading.Event) -> None:

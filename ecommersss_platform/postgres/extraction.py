@@ -27,6 +27,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from pyarrow.lib import StringBuilder
 
+from ecommersss_platform.signals import next_item
 from streaming.database import conninfo
 
 APPLICATION = "ecommersss extraction"
@@ -81,7 +82,7 @@ def _copy(connection: Connection, copy: str, block_bytes: int) -> Iterator[bytes
     Thread(target=receive, name="copy", daemon=True).start()
     block: bytes | BaseException | None = b""
     try:
-        while (block := blocks.get()) is not None:
+        while (block := next_item(blocks)) is not None:
             if isinstance(block, BaseException):
                 raise block
             yield block
@@ -92,7 +93,7 @@ def _copy(connection: Connection, copy: str, block_bytes: int) -> Iterator[bytes
         raise
     finally:
         while block is not None:  # the thread may wait for room, and must be done with the connection
-            block = blocks.get()
+            block = next_item(blocks)
 
 
 class _Blocks(RawIOBase):

@@ -130,14 +130,6 @@ def test_a_crash_of_dbt_is_an_error(project: Project) -> None:
         list(run_dbt(["build"], {}, b"not a parsed project"))
 
 
-@pytest.fixture
-def restarted_calls() -> Iterator[None]:
-    """Let system calls go on after SIGINT, as polars does once it has computed something."""
-    signal.siginterrupt(signal.SIGINT, False)
-    yield
-    signal.siginterrupt(signal.SIGINT, True)
-
-
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("stop", ["close", "interrupt"])
 def test_a_cancelled_run_ends_at_once_and_leaves_every_day_as_it_was(

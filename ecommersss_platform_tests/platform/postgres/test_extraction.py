@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import signal
 import socket
 import threading
 import time
@@ -369,3 +370,18 @@ def test_without_a_url_the_settings_decide(
     monkeypatch.delenv("ECOMMERSSS_DATABASE_URL")
     with pytest.raises(NotUp):
         resource.stream("SELECT 1", {}, one).read_all()
+
+
+@pytest.mark.usefixtures("restarted_calls")
+def test_an_interrupt_does_not_wait_for_the_next_rows(connection: Any, database: str) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    batches = PostgresResource(url=database).stream(
+        "SELECT 1::bigint AS n FROM pg_sleep(60)", {}, pa.schema([("n", pa.int64())])
+    )
+    threading.Timer(0.5, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(batches)
+    assert time.monotonic() - began < 20
+    assert gone(connection), "the server stopped too"
