@@ -39,7 +39,7 @@ def run(page: Page, address: str) -> None:
     page.mouse.move(700, 0.6 * height, steps=5)
     page.mouse.up()
     page.wait_for_timeout(1_000)
-    page.screenshot(path=HERE / "run.png", clip={"x": 240, "y": 0, "width": 1510, "height": 0.34 * height})
+    page.screenshot(path=HERE / "run.png", clip={"x": 240, "y": 0, "width": 1510, "height": 0.38 * height})
 
 
 def report(page: Page, address: str) -> None:
