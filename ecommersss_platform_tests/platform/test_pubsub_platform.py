@@ -157,7 +157,7 @@ def test_first_run_publishes_its_past_days_once(platform: Platform) -> None:
     [(stored, rejected)] = query(
         platform.url, "SELECT count(*), (SELECT count(*) FROM rejected_orders) FROM orders"
     )
-    assert stored > 40
+    assert stored > 20
     assert rejected == 0
     first_run_history(settings, platform.url, 40, said.append)
     assert len(said) == 3

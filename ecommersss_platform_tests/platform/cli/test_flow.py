@@ -221,7 +221,7 @@ def shown(home: Home) -> str:
     (home.files / "planted.csv").write_text(PLANTED)
     home.call("import", "users", "planted.csv")
     home.call("produce", "--file", home.file("planted.jsonl", order_line(150, user_id=50, country="SG")))
-    return home.call("demo", "--days", "2", "--orders-per-day", "1500", "--rows", "6").stdout
+    return home.call("demo", "--days", "2", "--orders-per-day", "500", "--rows", "6").stdout
 
 
 def test_demo_shows_every_mart(home: Home, shown: str) -> None:
@@ -274,8 +274,8 @@ def test_reports_are_made_with_the_days_and_built_again_by_command(home: Home, s
     today = (folder / f"{TODAY}.html").read_text()
     assert "The day is not over" in today
     assert "ecommersss lists add block " in today
-    agree = "PostgreSQL, raw.orders and silver.fact_orders agree on 1,"
-    assert agree in (folder / f"{yesterday}.html").read_text()
+    agree = r"PostgreSQL, raw\.orders and silver\.fact_orders agree on \d\d"
+    assert re.search(agree, (folder / f"{yesterday}.html").read_text())
 
     status = json.loads(home.call("status", "--format", "json").stdout)
     assert status["report"] == {"day": str(TODAY), "page": (folder / f"{TODAY}.html").as_uri()}
