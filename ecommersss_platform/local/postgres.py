@@ -57,6 +57,7 @@ DAGSTER = "dagster"
 """The database of Dagster's own storage."""
 
 _ADMIN = "postgres"
+_CONNECT_SECONDS = 3
 _DATABASES = (DAGSTER, OPERATIONAL)  # in the order of creation: if the last exists, all do
 
 _SETTINGS = {
@@ -359,7 +360,7 @@ class EmbeddedPostgres:
             password=self._credentials().admin_password,
             dbname="postgres",
             require_auth=_SCRAM,
-            connect_timeout=3,
+            connect_timeout=_CONNECT_SECONDS,
             application_name="ecommersss launcher",
         )
         with contextlib.closing(connection):

@@ -21,7 +21,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from ecommersss_platform.local import accounts
+from ecommersss_platform.local import accounts, postgres
 from ecommersss_platform.local.accounts import Account
 from ecommersss_platform.local.postgres import DAGSTER, OPERATIONAL, EmbeddedPostgres, NotUp, ServerError
 from streaming.roles import LEAST, Role
@@ -164,8 +164,6 @@ def test_port_taken_between_the_look_and_the_start_is_given_up(
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         answers = iter([taken])
-        from ecommersss_platform.local import postgres
-
         free_port = postgres.free_server_port
         monkeypatch.setattr(postgres, "free_server_port", lambda: next(answers, None) or free_port())
         monkeypatch.setattr(postgres, "is_free", lambda port: True)
@@ -435,13 +433,17 @@ def test_killed_database_creation_is_completed(server: EmbeddedPostgres) -> None
     assert ask(server.url(), "SELECT current_database()::text") == OPERATIONAL
 
 
-def test_server_that_does_not_answer_is_waited_for_and_then_reported(server: EmbeddedPostgres) -> None:
+def test_server_that_does_not_answer_is_waited_for_and_then_reported(
+    server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_CONNECT_SECONDS", 2)  # the least that libpq knows
+    monkeypatch.setattr(postgres, "NOTICE_SECONDS", 0.5)
     pid = server.up().pid()
     said: list[str] = []
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(ServerError, match=f"process {pid}.* accepts no connections"):
-            server.up(said.append, timeout=4)
+            server.up(said.append, timeout=1)
     finally:
         os.kill(pid, signal.SIGCONT)
     assert ["waiting" in line for line in said] == [True], "said once"

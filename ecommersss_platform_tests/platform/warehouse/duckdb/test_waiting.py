@@ -71,7 +71,7 @@ def test_dbt_waits_for_the_file_and_says_for_whom(
     tmp_path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     settings = settings_of(tmp_path, duckdb_path=Path(name))
-    holder = hold(settings.warehouse_path, 1.5)
+    holder = hold(settings.warehouse_path, 0.7)
     said: list[str] = []
     monkeypatch.setattr(engine, "NOTICE_SECONDS", 0.2)
     monkeypatch.setattr(dbt_plugin._log, "warning", said.append)
