@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -106,6 +107,7 @@ FACTS_FROM_RAW = selected(
     *("bronze/stg_users", "bronze/stg_products", "bronze/stg_orders"),
     *(*DIMENSIONS, "silver/fact_orders"),
 )
+FACTS_ALONE = selected("silver/fact_orders")
 FACTS_AND_MARTS = selected(*BY_DAY, "silver/order_outcomes", *MARTS)
 
 
@@ -351,7 +353,8 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     stale = ORDER_ROWS[0] | {"amount": Decimal("9.99")}
     write_raw(settings.warehouse_path, {ORDERS: [stale, *ORDER_ROWS[1:], late]})
     day = Days.between(date(2024, 3, 1), date(2024, 3, 1))
-    result = run(assets, settings, day, FACTS_AND_MARTS)
+    users = selected("silver/order_labels", "silver/order_outcomes", "gold/users_and_blacklist")
+    result = run(assets, settings, day, FACTS_ALONE | users)
     assert result.success
     [fact] = [e for e in result.get_asset_materialization_events() if e.asset_key == FACTS]
     assert fact.materialization.metadata["dagster/row_count"].value == 11
@@ -370,11 +373,26 @@ def test_a_range_of_days_from_raw_to_marts_in_one_run(
     assert nobody_called == []
 
 
-def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
-    assets: AssetsDefinition, tmp_path: Path
-) -> None:
-    settings = Settings(home=tmp_path / "home", _env_file=None)
+@pytest.fixture(scope="module")
+def warehouse_with_facts(assets: AssetsDefinition, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = Settings(home=tmp_path_factory.mktemp("home"), _env_file=None)
     write_raw(settings.warehouse_path)
+    assert run(assets, settings, DAYS, FACTS_FROM_RAW).success
+    return settings.warehouse_path
+
+
+@pytest.fixture
+def with_facts(warehouse_with_facts: Path, tmp_path: Path) -> Settings:
+    """The settings of a home with a copy of that warehouse."""
+    settings = Settings(home=tmp_path, _env_file=None)
+    shutil.copy(warehouse_with_facts, settings.warehouse_path)
+    return settings
+
+
+def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
+    assets: AssetsDefinition, with_facts: Settings
+) -> None:
+    settings = with_facts
     bad_day, next_day = (Days.between(day, day) for day in (date(2024, 2, 28), date(2024, 2, 29)))
     statuses = {str(day): AssetPartitionStatus.MATERIALIZED for day in DAYS}
     failed_day = statuses | {str(bad_day): AssetPartitionStatus.FAILED}
@@ -386,7 +404,7 @@ def test_a_day_that_fails_its_checks_is_not_published_and_stays_failed(
             assert found is not None
             return found
 
-        assert run(assets, settings, DAYS, FACTS_FROM_RAW, instance=instance).success
+        assert run(assets, settings, DAYS, FACTS_ALONE, instance=instance).success
         assert status_of_days() == statuses
         before = read(settings.warehouse_path, "SELECT * FROM silver.fact_orders ORDER BY order_id")
 
@@ -445,14 +463,13 @@ def days_of(record: Any) -> str:
     return str(record.event.dagster_event.event_specific_data.metadata["days"].value)
 
 
-def test_checks_alone_are_about_the_newest_day(assets: AssetsDefinition, tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "home", _env_file=None)
-    write_raw(settings.warehouse_path)
+def test_checks_alone_are_about_the_newest_day(assets: AssetsDefinition, with_facts: Settings) -> None:
+    settings = with_facts
     checks = AssetSelection.checks(
         *(AssetCheckKey(FACTS, name) for name in ("reconciles_with_raw", "unique_fact_orders_order_id"))
     )
     with DagsterInstance.ephemeral() as instance:
-        assert run(assets, settings, DAYS, FACTS_FROM_RAW, instance=instance).success
+        assert run(assets, settings, DAYS, FACTS_ALONE, instance=instance).success
         before = read(settings.warehouse_path, "SELECT * FROM silver.fact_orders ORDER BY order_id")
         write_raw(settings.warehouse_path, {ORDERS: [*ORDER_ROWS, ORDER_ROWS[-1]]})
         result = materialize(
@@ -468,11 +485,9 @@ def test_checks_alone_are_about_the_newest_day(assets: AssetsDefinition, tmp_pat
 
 
 def test_a_full_refresh_builds_every_day_in_raw_in_a_run_of_one(
-    assets: AssetsDefinition, tmp_path: Path
+    assets: AssetsDefinition, with_facts: Settings
 ) -> None:
-    settings = Settings(home=tmp_path / "home", _env_file=None)
-    write_raw(settings.warehouse_path)
-    assert run(assets, settings, DAYS, FACTS_FROM_RAW).success
+    settings = with_facts
     rows = "SELECT partition_date, count(*) AS n FROM silver.fact_orders GROUP BY 1 ORDER BY 1"
     before = read(settings.warehouse_path, rows)
     assert len(before) > 2
@@ -480,11 +495,10 @@ def test_a_full_refresh_builds_every_day_in_raw_in_a_run_of_one(
         connection.execute("UPDATE silver.fact_orders SET amount = 1")
     first = Days.between(DAYS.first, DAYS.first)
     amounts = "SELECT count(*) AS n FROM silver.fact_orders WHERE amount = 1"
-    facts = selected("silver/fact_orders")
-    assert run(assets, settings, first, facts).success
+    assert run(assets, settings, first, FACTS_ALONE).success
     assert read(settings.warehouse_path, amounts) != [(0,)]
     config = {"ops": {"dbt_models": {"config": {"full_refresh": True}}}}
-    assert run(assets, settings, first, facts, config=config).success
+    assert run(assets, settings, first, FACTS_ALONE, config=config).success
     assert read(settings.warehouse_path, amounts) == [(0,)]
     assert read(settings.warehouse_path, rows) == before
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -56,13 +57,21 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project with its facts built, of all days."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A warehouse with the facts of all days."""
     ensure_manifest()
-    project = Project(tmp_path_factory.mktemp("home"))
+    project = Project(tmp_path_factory.mktemp("built"))
     write_raw(project.settings.warehouse_path)
-    for _ in project.events(["build", "--select", "+fact_orders", "--exclude-resource-type", "unit_test"]):
+    for _ in project.events(["run", "--select", "+fact_orders"]):
         pass
+    return project.settings.warehouse_path
+
+
+@pytest.fixture(scope="module")
+def project(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project on a copy of that warehouse."""
+    project = Project(tmp_path_factory.mktemp("home"))
+    shutil.copy(built, project.settings.warehouse_path)
     return project
 
 
@@ -133,13 +142,10 @@ def test_a_crash_of_dbt_is_an_error(project: Project) -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("stop", ["close", "interrupt"])
 def test_a_cancelled_run_ends_at_once_and_leaves_every_day_as_it_was(
-    tmp_path: Path, stop: str, restarted_calls: None
+    built: Path, tmp_path: Path, stop: str, restarted_calls: None
 ) -> None:
-    ensure_manifest()
-    project = Project(tmp_path / "home")
-    write_raw(project.settings.warehouse_path)
-    for _ in project.events(["build", "--select", "+fact_orders", "--exclude-resource-type", "unit_test"]):
-        pass
+    project = Project(tmp_path)
+    shutil.copy(built, project.settings.warehouse_path)
     published = project.facts()
     project.make_orders_endless()
     before = state()
