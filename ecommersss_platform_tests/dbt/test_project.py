@@ -113,7 +113,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def parsed_for_bigquery(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the project as set-up parses it for BigQuery, without credentials and without a warning."""
+    """The folder of the project as set-up parses it for BigQuery, without credentials or a warning."""
     folder = tmp_path_factory.mktemp("bigquery")
     shop = Settings(home=folder, warehouse="bigquery", bigquery_project="shop", _env_file=None)
     with pytest.MonkeyPatch.context() as patch:

@@ -62,7 +62,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ensure_manifest()
     project = Project(tmp_path_factory.mktemp("built"))
     write_raw(project.settings.warehouse_path)
-    for _ in project.events(["run", "--select", "+fact_orders"]):
+    for _ in project.events([*build_arguments(), "--select", "+fact_orders"]):
         pass
     return project.settings.warehouse_path
 
