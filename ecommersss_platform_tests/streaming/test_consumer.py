@@ -171,7 +171,10 @@ def test_an_order_waits_for_its_user_and_then_its_product(stream: Stream) -> Non
     assert_stored_exactly_once(stream.url, stream.topic, stream.flagged, BOOK)
 
 
-def test_a_running_consumer_stores_at_once_and_retries_what_waited(stream: Stream) -> None:
+def test_a_running_consumer_stores_at_once_and_retries_what_waited(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_loop, "_BUSY_RETRY_SECONDS", 0.5)
     with stream.running() as consumer:
         eventually(lambda: consumer._reader is not None)
         stream.topic.publish([encode(order(1)), encode(order(2, user_id=99))])

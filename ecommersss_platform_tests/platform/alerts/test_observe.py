@@ -49,11 +49,22 @@ NOW = datetime(2026, 3, 2, 5, tzinfo=UTC)
 _numbers = count(1)
 
 
-@pytest.fixture
-def settings(postgres: EmbeddedPostgres, database: str, tmp_path: Path) -> Iterator[Settings]:
-    """A platform in which nothing has run, with a rule book of its own and its first day due."""
-    name = f"dagster_of_observations_{next(_numbers)}"
+@pytest.fixture(scope="module")
+def template(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a database with the empty tables of Dagster's storage."""
+    name = "dagster_of_observations"
     administer(postgres, f"CREATE DATABASE {name}")
+    with dagster_instance(Settings(home=tmp_path_factory.mktemp("home")), postgres.url(name)) as instance:
+        assert instance.get_runs_count() == 0
+    yield name
+    administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, template: str, database: str, tmp_path: Path) -> Iterator[Settings]:
+    """A platform in which nothing has run, with a rule book of its own and its first day due."""
+    name = f"{template}_{next(_numbers)}"
+    administer(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
     book = tmp_path / "rules.yml"
     shutil.copyfile(RULES_PATH, book)
     yield Settings(
