@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,14 +36,13 @@ from ecommersss_platform.contracts import (
     RawTable,
 )
 from ecommersss_platform.dbt.project import (
-    PARTIAL_PARSE,
+    MANIFEST,
     PROJECT_DIR,
     DbtError,
     artifacts_dir,
     build_arguments,
     ensure_manifest,
-    environment,
-    executable,
+    parsed_project,
 )
 from ecommersss_platform.dbt.resource import PlatformDbt
 from ecommersss_platform.laboratory.backtest import run_backtest
@@ -56,8 +53,7 @@ from ecommersss_platform.partitions import Days
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import Warehouse, make_warehouse
 from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
-from ecommersss_platform_tests.support.dbt_runs import dbt_events, with_changed_types
-from ecommersss_platform_tests.support.loopback import loopback_only
+from ecommersss_platform_tests.support.dbt_runs import dbt_events, parse_once, with_changed_types
 from ecommersss_platform_tests.support.raw_days import MOST, SAMPLE, Row, at, order, product, user
 from streaming.rules import RuleBook
 
@@ -183,8 +179,6 @@ class Target:
 
     settings: Settings
     warehouse: Warehouse
-    outside: Path
-    """The file that records every attempt to reach another machine."""
 
     def publish(self, tables: Mapping[RawTable, list[Row]], days: Days, run: str) -> None:
         for table, rows in tables.items():
@@ -198,31 +192,9 @@ class Target:
 
     def dbt(self, *arguments: str) -> dict[str, Any]:
         """Run dbt in this process, and return the results of its nodes by name, whether it fails or not."""
-        parsed = self.artifacts / PARTIAL_PARSE
-        logged = [*arguments, "--log-level-file", "debug"]
         with suppress(DbtError):
-            for _ in dbt_events(
-                self.settings, logged, parsed.read_bytes() if parsed.exists() else None, **RUN
-            ):
+            for _ in dbt_events(self.settings, [*arguments, "--log-level-file", "debug"], **RUN):
                 pass
-        return self.results()
-
-    def command(self, *arguments: str) -> dict[str, Any]:
-        """Run the command `dbt`, which must succeed, and keep it from other machines."""
-        done = subprocess.run(
-            [str(executable()), "--no-use-colors", *arguments, "--target", self.settings.warehouse],
-            cwd=PROJECT_DIR,
-            env=os.environ
-            | loopback_only(self.outside)
-            | environment(self.settings)
-            | {"DBT_LOG_PATH": str(self.artifacts), **RUN},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stdout
         return self.results()
 
     def results(self) -> dict[str, Any]:
@@ -252,13 +224,12 @@ def plain(value: Any) -> Any:
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, Target]]:
     """DuckDB and BigQuery with the month in their raw tables, and the project built on DuckDB."""
     home = tmp_path_factory.mktemp("homes")
-    outside = home / "outside"
     with running_emulator(tmp_path_factory.mktemp("bigquery")) as address:
         duckdb = Settings(home=home / "duckdb", _env_file=None)
         bigquery = Settings(
             home=home / "bigquery",
             warehouse="bigquery",
-            bigquery_project="test-dbt",
+            bigquery_project="test-shop",
             bigquery_location="US",
             bigquery_endpoint=address,
             # With an emulator nobody is impersonated.
@@ -266,13 +237,14 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, 
             _env_file=None,
         )
         made = (
-            Target(duckdb, make_warehouse(duckdb), outside),
-            Target(bigquery, make_warehouse(bigquery), outside),
+            Target(duckdb, make_warehouse(duckdb)),
+            Target(bigquery, make_warehouse(bigquery)),
         )
         for target in made:
             target.settings.home.mkdir()
             target.publish(a_month(), MONTH, "first")
         ensure_manifest()
+        parse_once(bigquery, tmp_path_factory)
         made[0].dbt(*BUILD)
         yield made
 
@@ -284,7 +256,7 @@ def built_on_bigquery(targets: tuple[Target, Target]) -> dict[str, Any]:
     With all unit tests, and the data tests whose SQL is ours; of dbt's own, which say the same of many
     columns, only those of staged rows.
     """
-    return targets[1].command(*BUILD, "resource_type:unit_test", *(f"test_name:{kind}" for kind in OURS))
+    return targets[1].dbt(*BUILD, "resource_type:unit_test", *(f"test_name:{kind}" for kind in OURS))
 
 
 def assert_same(targets: tuple[Target, Target]) -> None:
@@ -309,7 +281,7 @@ def test_every_test_passes_and_every_row_is_the_same(
     targets: tuple[Target, Target], built_on_bigquery: dict[str, Any]
 ) -> None:
     _, bigquery = targets
-    manifest = json.loads((bigquery.artifacts / "manifest.json").read_text())
+    manifest = json.loads(MANIFEST.read_text())
     kinds = {
         name: node["test_metadata"]["name"]
         for name, node in manifest["nodes"].items()
@@ -326,7 +298,6 @@ def test_every_test_passes_and_every_row_is_the_same(
     # A row for each user and product, and one more for each visible change.
     assert len(bigquery.rows("silver.dim_users_history")) == 10 + 4
     assert len(bigquery.rows("silver.dim_products_history")) == 8 + 1
-    assert not bigquery.outside.exists(), bigquery.outside.read_text()
 
 
 @pytest.mark.usefixtures("built_on_bigquery")
@@ -451,11 +422,11 @@ def test_days_are_replaced_whole_and_no_other_is_read_or_written(targets: tuple[
 
     # The raw table is read once, and of it the window, through a view that hides no partition.
     [read] = re.findall(r"create or replace table \S*`fact_orders_staged`.*?\);", sent)
-    assert "from `test-dbt`.`bronze`.`stg_orders`" in read
+    assert "from `test-shop`.`bronze`.`stg_orders`" in read
     assert "where partition_date >= date '2024-02-29' and partition_date < date '2024-03-03'" in read
     assert "`raw`" not in read
     assert view_sql(bigquery).endswith(
-        "as with orders as ( select * from `test-dbt`.`raw`.`orders`"
+        "as with orders as ( select * from `test-shop`.`raw`.`orders`"
         " where partition_date >= date '0001-01-01' )"
         " select id as order_id, user_id, product_id, quantity, amount, payment_method, country, is_fraud,"
         " fraud_reasons, shadow_reasons, review_reasons, rules_version, lists_version,"
@@ -465,8 +436,8 @@ def test_days_are_replaced_whole_and_no_other_is_read_or_written(targets: tuple[
     # needs to leave other partitions alone.
     [merge] = re.findall(r"merge into .*?;", sent)
     assert merge.startswith(
-        "merge into `test-dbt`.`silver`.`fact_orders` as replaced using (select * from ( select *"
-        " from `test-dbt`.`silver`.`fact_orders__dbt_tmp"
+        "merge into `test-shop`.`silver`.`fact_orders` as replaced using (select * from ( select *"
+        " from `test-shop`.`silver`.`fact_orders__dbt_tmp"
     )
     assert (
         ") where partition_date >= date '2024-02-29' and partition_date < date '2024-03-03') as staged"
@@ -479,7 +450,7 @@ def test_days_are_replaced_whole_and_no_other_is_read_or_written(targets: tuple[
     # Each of these is a job that says whose it is.
     labels = '/* {"managed_by": "ecommersss", "dagster_run_id": "Run-1", "asset": "silver_fact_orders"} */'
     # A transaction that first takes its turn at the lock of the table.
-    lock = "`test-dbt`.`silver`.`fact_orders_lock`"
+    lock = "`test-shop`.`silver`.`fact_orders_lock`"
     take = f"update {lock} set taken_at = current_timestamp() where true;"
     assert (
         f"{labels} create table if not exists {lock} as select current_timestamp() as taken_at; "
@@ -513,8 +484,7 @@ def test_days_that_fail_a_test_are_not_published(targets: tuple[Target, Target])
 def test_a_model_that_breaks_its_contract_is_not_built(targets: tuple[Target, Target]) -> None:
     bigquery = targets[1]
     before = bigquery.rows("silver.dim_products")
-    parsed = (bigquery.artifacts / PARTIAL_PARSE).read_bytes()
-    changed = with_changed_types(parsed, "dim_products", list_price="string")
+    changed = with_changed_types(parsed_project(bigquery.settings), "dim_products", list_price="string")
     with pytest.raises(DbtError, match="This model has an enforced contract that failed") as refused:
         list(dbt_events(bigquery.settings, ["run", "--select", "dim_products"], changed))
     assert re.search(r"list_price *\| *NUMERIC *\| *STRING", str(refused.value)), refused.value

@@ -17,10 +17,12 @@ import pytest
 
 from ecommersss_platform.contracts import ORDERS, RAW_TABLES
 from ecommersss_platform.dbt.project import ensure_manifest
+from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse.bigquery.config import BigQueryConfig, label
 from ecommersss_platform.warehouse.bigquery.warehouse import BigQueryWarehouse
 from ecommersss_platform_tests.support import shop
 from ecommersss_platform_tests.support.bigquery_emulator import running_emulator
+from ecommersss_platform_tests.support.dbt_runs import parse_once
 from ecommersss_platform_tests.support.loopback import loopback_only
 from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, order
 from streaming.business_days import JAKARTA
@@ -28,7 +30,7 @@ from streaming.database.user_lists import list_entries
 
 pytestmark = [pytest.mark.integration, pytest.mark.bigquery, pytest.mark.slow]
 
-PROJECT = "test-platform"
+PROJECT = "test-shop"
 RAW = {table.name for table in RAW_TABLES}
 UP_TO_LIST_AND_REPORT = {
     *(f"raw/{name}" for name in RAW),
@@ -121,7 +123,7 @@ class Platform:
 
 
 @pytest.fixture
-def platform(database: str, tmp_path: Path) -> Iterator[Platform]:
+def platform(database: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """Two days of a shop in PostgreSQL, and an empty BigQuery."""
     morning = datetime.combine(DAY_1, datetime.min.time(), JAKARTA).astimezone(UTC)
     shop.add_users(database, range(1, 9), signed_up=morning)
@@ -138,9 +140,13 @@ def platform(database: str, tmp_path: Path) -> Iterator[Platform]:
         [tuple(row[name] for name in names) for row in rows],
     )
     ensure_manifest()
+    home = tmp_path / "home"
+    parse_once(
+        Settings(home=home, warehouse="bigquery", bigquery_project=PROJECT, _env_file=None), tmp_path_factory
+    )
     with running_emulator(tmp_path) as address:
         variables = {
-            "ECOMMERSSS_HOME": str(tmp_path / "home"),
+            "ECOMMERSSS_HOME": str(home),
             "ECOMMERSSS_FIRST_DAY": str(DAY_1),
             "ECOMMERSSS_DATABASE_URL": database,
             "ECOMMERSSS_WAREHOUSE": "bigquery",

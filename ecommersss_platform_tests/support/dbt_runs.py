@@ -6,7 +6,15 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ecommersss_platform.dbt.project import PROJECT_DIR, environment, parsed_project
+import pytest
+
+from ecommersss_platform.dbt.project import (
+    PROJECT_DIR,
+    artifacts_dir,
+    environment,
+    parsed_name,
+    parsed_project,
+)
 from ecommersss_platform.dbt.runner import run_dbt
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import make_warehouse
@@ -28,6 +36,15 @@ def dbt_events(
     ]
     surroundings = {"PATH": os.environ["PATH"], **environment(settings), **variables}
     return run_dbt([*arguments, *options], surroundings, parsed or parsed_project(settings))
+
+
+def parse_once(settings: Settings, factory: pytest.TempPathFactory) -> None:
+    """Put the parsed project into the home of these settings. The workers of a session share one parse."""
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    parsed = parsed_project(settings.model_copy(update={"home": shared / "parsed"}))
+    artifacts_dir(settings).mkdir(parents=True)
+    (artifacts_dir(settings) / parsed_name(settings)).write_bytes(parsed)
 
 
 def with_changed_model(parsed: bytes, model: str, text: str, instead: str) -> bytes:
