@@ -64,7 +64,12 @@ days = Days.between(*map(date.fromisoformat, sys.argv[2:4]))
 ends = [name.split("/") for name in sys.argv[4:]]
 if ends:
     asked = AssetSelection.assets(*ends).upstream().resolve(graph) & graph.materializable_asset_keys
-    checks = {key for key in job.asset_layer.asset_graph.asset_check_keys if key.asset_key in asked}
+    checked = {"raw/orders", "silver/fact_orders", "silver/order_features", "gold/users_and_blacklist"}
+    checks = {
+        key
+        for key in job.asset_layer.asset_graph.asset_check_keys
+        if key.asset_key.to_user_string() in checked
+    }
     job = job.get_subset(asset_selection=asked, asset_check_selection=checks)
 with DagsterInstance.ephemeral() as instance:
     result = job.execute_in_process(instance=instance, tags=range_tags(days), raise_on_error=False)
@@ -103,7 +108,8 @@ class Platform:
     def run(self, *ends: str) -> dict[str, Any]:
         """Run the job over the two days in its own process, and return its report.
 
-        `ends`: the assets up to which it runs, by default to the end of all.
+        `ends`: the assets up to which it runs, by default to the end of all. With them, only the checks of a
+        few assets run: the tests of dbt on BigQuery run all kinds of data tests.
         """
         report = self.outside.with_name("report.json")
         done = subprocess.run(

@@ -36,7 +36,11 @@ from ecommersss_platform_tests.support.orders_table import DAY_1, DAY_2, DAY_3, 
 # Processes are forked from a clean one with the imports, which saves a second each.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["ecommersss_platform_tests.support.warehouse_contract", "duckdb", "pandas", "google.cloud.bigquery"]
+    [
+        "ecommersss_platform_tests.support.warehouse_contract",
+        "ecommersss_platform_tests.platform.warehouse.duckdb.test_warehouse",
+        *("duckdb", "pandas", "google.cloud.bigquery"),
+    ]
 )
 
 ONE = Days.between(DAY_1, DAY_1)

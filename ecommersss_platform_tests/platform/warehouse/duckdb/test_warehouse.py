@@ -326,7 +326,7 @@ DAYS = [DAY_1, DAY_2, DAY_3]
 RANGES = [Days.between(first, last) for first in DAYS for last in DAYS if first <= last]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(st.sampled_from(RANGES), st.dictionaries(st.integers(1, 30), st.sampled_from(DAYS))),
