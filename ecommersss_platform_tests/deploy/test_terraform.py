@@ -8,7 +8,6 @@ import subprocess
 from functools import cache
 from typing import Any
 
-import hcl2
 import pytest
 import requests
 import yaml
@@ -34,6 +33,8 @@ EXAMPLE = PROJECT / "deploy" / "terraform" / "bigquery"
 @cache
 def blocks(kind: str) -> dict[str, dict[str, Any]]:
     """Return the example's blocks of one kind by label, such as "google_service_account.platform"."""
+    import hcl2
+
     found = {}
     for path in sorted(EXAMPLE.glob("*.tf")):
         for block in hcl2.loads(path.read_text()).get(kind, []):

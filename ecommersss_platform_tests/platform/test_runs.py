@@ -40,7 +40,6 @@ from dagster._daemon.backfill import execute_backfill_iteration
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._utils.warnings import disable_dagster_warnings
-from dagster_graphql.test.utils import execute_dagster_graphql
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from msgspec.structs import replace
 from pydantic import SecretStr
@@ -188,6 +187,8 @@ class Platform:
 
     def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
         """Return what the UI gets for a query."""
+        from dagster_graphql.test.utils import execute_dagster_graphql
+
         result = execute_dagster_graphql(self.context.create_request_context(), query, variables)
         assert result.errors is None
         return dict(result.data)

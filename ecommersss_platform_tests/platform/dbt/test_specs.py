@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from dagster import AssetKey, AssetsDefinition, DailyPartitionsDefinition, MetadataValue
-from dagster_dbt import DagsterDbtTranslator, dbt_assets
 
 from ecommersss_platform.code_links import CODE_REFERENCES
 from ecommersss_platform.dbt.project import MANIFEST
@@ -18,13 +17,6 @@ from ecommersss_platform.dbt.staged import read_manifest
 DAYS = DailyPartitionsDefinition("2026-01-01")
 
 
-class Translator(DagsterDbtTranslator):
-    """Names assets as the platform does: [dataset, table]."""
-
-    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> AssetKey:
-        return asset_key(dbt_resource_props)
-
-
 @pytest.fixture(scope="module")
 def manifest() -> dict[str, Any]:
     return read_manifest(MANIFEST)
@@ -32,6 +24,14 @@ def manifest() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def upstream(manifest: dict[str, Any]) -> AssetsDefinition:
+    from dagster_dbt import DagsterDbtTranslator, dbt_assets
+
+    class Translator(DagsterDbtTranslator):
+        """Names assets as the platform does: [dataset, table]."""
+
+        def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> AssetKey:
+            return asset_key(dbt_resource_props)
+
     @dbt_assets(manifest=manifest, dagster_dbt_translator=Translator())
     def upstream(context): ...
 

@@ -37,7 +37,6 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
-from dagster_graphql.test.utils import execute_dagster_graphql
 from sqlalchemy import text
 
 from ecommersss_platform.instance import pruning
@@ -185,6 +184,8 @@ RUNS = "{ runsOrError { ... on Runs { results { runId rootRunId executionPlan { 
 
 def ask(instance: DagsterInstance, query: str) -> dict[str, Any]:
     """Return what the UI gets for a query."""
+    from dagster_graphql.test.utils import execute_dagster_graphql
+
     target = LoadableTargetOrigin(module_name=__name__, attribute="DEFINITIONS")
     workspace = InProcessWorkspaceLoadTarget(InProcessCodeLocationOrigin(target))
     with WorkspaceProcessContext(instance, workspace) as context:

@@ -6,21 +6,23 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from dbt.adapters.duckdb.credentials import DuckDBCredentials
-from dbt.adapters.duckdb.environments.local import LocalEnvironment
 from pydantic import ValidationError
 
 from ecommersss_platform.dbt.project import PROJECT_DIR
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.status import newest_days
 from ecommersss_platform.warehouse import make_warehouse
-from ecommersss_platform.warehouse.duckdb import dbt_plugin, engine
+from ecommersss_platform.warehouse.duckdb import engine
 from ecommersss_platform.warehouse.duckdb.engine import DuckDbFile
 from ecommersss_platform_tests.support.warehouse_contract import PROCESSES, in_process
+
+if TYPE_CHECKING:
+    from dbt.adapters.duckdb.environments.local import LocalEnvironment
 
 pytestmark = pytest.mark.integration
 
@@ -55,8 +57,18 @@ def hold() -> Iterator[Hold]:
         process.join()
 
 
+@pytest.fixture
+def dbt_plugin() -> ModuleType:
+    from ecommersss_platform.warehouse.duckdb import dbt_plugin
+
+    return dbt_plugin
+
+
 def connect_as_dbt(settings: Settings) -> LocalEnvironment:
     """Return dbt's own environment for the output of `profiles.yml` that the settings choose."""
+    from dbt.adapters.duckdb.credentials import DuckDBCredentials
+    from dbt.adapters.duckdb.environments.local import LocalEnvironment
+
     output = dict(OUTPUTS[make_warehouse(settings).dbt_target])
     path = str(settings.warehouse_path)
     if "attach" in output:
@@ -68,7 +80,7 @@ def connect_as_dbt(settings: Settings) -> LocalEnvironment:
 
 @pytest.mark.parametrize("name", ["warehouse.duckdb", "raw.duckdb"])
 def test_dbt_waits_for_the_file_and_says_for_whom(
-    tmp_path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch, dbt_plugin: ModuleType, name: str
 ) -> None:
     settings = settings_of(tmp_path, duckdb_path=Path(name))
     holder = hold(settings.warehouse_path, 0.7)
@@ -91,7 +103,7 @@ def test_dbt_waits_for_the_file_and_says_for_whom(
 
 @pytest.mark.parametrize("name", ["warehouse.duckdb", "raw.duckdb"])
 def test_dbt_gives_up_with_the_same_sentence(
-    tmp_path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch, dbt_plugin: ModuleType, name: str
 ) -> None:
     settings = settings_of(tmp_path, duckdb_path=Path(name))
     holder = hold(settings.warehouse_path, 60)
@@ -123,7 +135,12 @@ def test_dbt_attaches_a_file_that_has_the_name_of_a_dataset(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["warehouse.duckdb", "raw.duckdb"])
 @pytest.mark.parametrize(("cores", "threads"), [(1, 2), (4, 4), (64, 8)])
 def test_dbt_holds_120_megabytes_a_thread(
-    name: str, cores: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    cores: int,
+    threads: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dbt_plugin: ModuleType,
 ) -> None:
     monkeypatch.setattr(dbt_plugin.os, "cpu_count", lambda: cores)
     environment = connect_as_dbt(settings_of(tmp_path, duckdb_path=Path(name)))
