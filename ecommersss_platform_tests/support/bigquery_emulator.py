@@ -120,10 +120,12 @@ for module, names in ((catalog, ("create", "get", "update", "delete")), (dataset
         setattr(module, name, alone(getattr(module, name)))
 
 # The rest makes it faster. Everything is kept in memory, on plain DuckDB: DuckLake keeps every version of a
-# table, which no test reads, and takes many times as long. The queries are tiny: one thread is faster.
-import functools, sys, duckdb
+# table, which no test reads, and takes many times as long. The queries are tiny: one thread is faster. Trees
+# of SQL are many small objects: garbage is collected less often.
+import functools, gc, sys, duckdb
 from local_bigquery.engine import database
 
+gc.set_threshold(100_000, 20, 100)
 sys.modules["pandas"] = None  # it is not installed, and DuckDB searches the disk for it at every call
 database.EMULATOR_SCHEMA = "DETACH emulator; ATTACH ':memory:' AS emulator;" + database.EMULATOR_SCHEMA
 connect = database._connect
