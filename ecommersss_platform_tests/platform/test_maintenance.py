@@ -31,7 +31,8 @@ from streaming.business_days import business_day
 
 NOW = datetime.now(UTC)
 DAY = 24 * 3600
-YOUNG_DAY = business_day(NOW) - timedelta(days=400)
+# Still young if the next day begins meanwhile.
+YOUNG_DAY = business_day(NOW) - timedelta(days=399)
 OLD_RUN, YOUNG_RUN = "0b5c7e0a-0000-4000-8000-000000000001", "0b5c7e0a-0000-4000-8000-000000000002"
 
 
@@ -96,7 +97,7 @@ def settings(database: str, postgres: EmbeddedPostgres, tmp_path: Path) -> Itera
             "INSERT INTO rejected_orders VALUES (%s, '{', 'malformed_json', '', %s)",
             (days, NOW - timedelta(days=days)),
         )
-    for day in (YOUNG_DAY, YOUNG_DAY - timedelta(days=1)):
+    for day in (YOUNG_DAY, YOUNG_DAY - timedelta(days=2)):
         write_page(settings.reports_dir, page_name(day), "")
     file(settings.dagster_home / "storage" / "not_a_run" / "result", 31)
     for kept in (parsed_name(settings), "parsed-old.msgpack", ".parse.lock"):
