@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.stack import Platform, platform, wait_until
 from ecommersss_platform_tests.support.browser import CHROMIUM, PATIENCE_MS, Visitor, chromium
-from streaming.business_days import business_day
+from streaming.business_days import JAKARTA, business_day
 
 pytestmark = [
     pytest.mark.integration,
@@ -43,7 +43,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def visitor(running: Platform, browser: Any) -> Iterator[Visitor]:
     dagster = running.dagster
-    page = browser.new_page(viewport={"width": 1600, "height": 1200})
+    # The UI offers the days up to today where the browser is.
+    page = browser.new_page(viewport={"width": 1600, "height": 1200}, timezone_id=str(JAKARTA))
     # The browser keeps the secret in a cookie.
     page.goto(f"{dagster.address}/?token={dagster.token}", timeout=PATIENCE_MS)
     yield Visitor(page, dagster.address)
