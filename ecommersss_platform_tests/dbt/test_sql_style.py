@@ -1,7 +1,7 @@
 """The style of the models' SQL: sqlfluff, with the rules of `.sqlfluff`.
 
-`make test` reads each model as the SQL of one warehouse: most rules are about the text, which both share.
-The long tests read each as that of both.
+`make test` reads the models as DuckDB's SQL, the long tests as BigQuery's too: most rules are about the text,
+which both share.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,20 +23,8 @@ from ecommersss_platform_tests.support.loopback import loopback_only
 from ecommersss_platform_tests.support.project import PROJECT
 
 MODELS = sorted(str(path.relative_to(PROJECT)) for path in (PROJECT_DIR / "models").rglob("*.sql"))
-ALL = pytest.param(MODELS, id="all", marks=pytest.mark.long)
-OF_EVERY_KIND = [
-    model
-    for model in MODELS
-    if Path(model).stem
-    in {
-        *("stg_orders", "dim_users_history", "fact_orders", "order_labels_staged"),
-        *("cohorts_by_signup_month", "rule_performance_staged"),
-    }
-]
-"""A view, a table, an incremental model and its staged rows, and marts whose SQL differs most on BigQuery."""
-OTHERS = [model for model in MODELS if model not in OF_EVERY_KIND]
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -56,15 +44,15 @@ def empty_bigquery() -> Iterator[str]:
         server.shutdown()
 
 
-def lint(settings: Settings, models: Sequence[str]) -> list[str]:
-    """Return what sqlfluff finds in these models: file, line, rule and advice."""
+def lint(settings: Settings) -> list[str]:
+    """Return what sqlfluff finds in the models: file, line, rule and advice."""
     variables = environment(settings)
     report = settings.home / "sqlfluff.json"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "sqlfluff", "lint", "--dialect", settings.warehouse),
             "--disable-progress-bar",
-            *("--format", "json", "--write-output", str(report), *models),
+            *("--format", "json", "--write-output", str(report), *MODELS),
         ],
         cwd=PROJECT,
         env=os.environ | variables | loopback_only(settings.home / "outside"),
@@ -75,7 +63,7 @@ def lint(settings: Settings, models: Sequence[str]) -> list[str]:
     )
     assert report.exists(), done.stdout + done.stderr
     files = json.loads(report.read_text())
-    assert {file["filepath"] for file in files} == set(models)
+    assert {file["filepath"] for file in files} == set(MODELS)
     assert not (settings.home / "outside").exists()
     return [
         f"{file['filepath']}:{found['start_line_no']}: {found['code']} {found['description']}"
@@ -84,13 +72,12 @@ def lint(settings: Settings, models: Sequence[str]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("models", [pytest.param(OTHERS, id="the others"), ALL])
-def test_sql_for_duckdb_is_clean(models: Sequence[str], tmp_path: Path) -> None:
-    assert lint(Settings(home=tmp_path, _env_file=None), models) == []
+def test_sql_for_duckdb_is_clean(tmp_path: Path) -> None:
+    assert lint(Settings(home=tmp_path, _env_file=None)) == []
 
 
-@pytest.mark.parametrize("models", [pytest.param(OF_EVERY_KIND, id="of every kind"), ALL])
-def test_sql_for_bigquery_is_clean(models: Sequence[str], tmp_path: Path, empty_bigquery: str) -> None:
+@pytest.mark.long
+def test_sql_for_bigquery_is_clean(tmp_path: Path, empty_bigquery: str) -> None:
     settings = Settings(
         home=tmp_path,
         warehouse="bigquery",
@@ -98,4 +85,4 @@ def test_sql_for_bigquery_is_clean(models: Sequence[str], tmp_path: Path, empty_
         bigquery_endpoint=empty_bigquery,
         _env_file=None,
     )
-    assert lint(settings, models) == []
+    assert lint(settings) == []

@@ -68,8 +68,8 @@ ASSETS = {
 
 def test_lineage_graph_shows_every_layer(visitor: Visitor) -> None:
     visitor.visit("/asset-groups", "Global asset lineage", *ASSETS)
-    for group, assets in ASSETS.items():
-        visitor.visit(f"/locations/ecommersss_platform/asset-groups/{group}/lineage", *assets)
+    for group in ("stream", "gold", "reports"):
+        visitor.visit(f"/locations/ecommersss_platform/asset-groups/{group}/lineage", *ASSETS[group])
     visitor.assert_no_errors()
 
 
