@@ -46,7 +46,7 @@ from streaming.topics import SHARED_POSITIONS
 from streaming.topics.jsonl import JsonlTopic
 from streaming.topics.pubsub import PubSubTopic
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 # The rules that look back are active, so that an order judged out of turn would show.
 BOOK = RuleBook.parse(RULES_PATH.read_text().replace("mode: shadow", "mode: active"))

@@ -13,6 +13,7 @@ from streaming.topics.pubsub import PubSubReader, PubSubTopic, TopicUnavailable,
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.slow,
     pytest.mark.pubsub,
     pytest.mark.skipif(bool(emulator.missing()), reason=str(emulator.missing())),
 ]
