@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
@@ -148,11 +147,7 @@ def restarted_calls() -> Iterator[None]:
 
 
 def pytest_configure() -> None:
-    """Collect garbage rarely: Dagster and dbt fill a process with objects that stay. It is 5 % of the time.
-
-    Let SIGINT interrupt the tests and what they start: a background job of a script ignores it.
-    """
-    gc.set_threshold(100_000, 20, 100)
+    """Let SIGINT interrupt the tests and what they start: a background job of a script ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
