@@ -22,6 +22,7 @@ from ecommersss_platform.local.accounts import REACHABLE
 from ecommersss_platform.local.locks import FileLock
 from ecommersss_platform.local.postgres import EmbeddedPostgres
 from ecommersss_platform_tests.support import pubsub_emulator as emulator
+from ecommersss_platform_tests.support.shared_directory import shared_directory
 from streaming.database import migrate
 
 # No test asserts a time: machines are noisy.
@@ -55,8 +56,7 @@ def copy_server(
 
     All processes of a parallel run share the original.
     """
-    base = tmp_path_factory.getbasetemp()
-    original = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "server"
+    original = shared_directory(tmp_path_factory) / "server"
     with FileLock(original.with_suffix(".lock")).held():
         if not original.exists():
             server = EmbeddedPostgres(open_directory / "original")

@@ -19,6 +19,7 @@ from ecommersss_platform.dbt.project import (
 from ecommersss_platform.dbt.runner import run_dbt
 from ecommersss_platform.settings import Settings
 from ecommersss_platform.warehouse import make_warehouse
+from ecommersss_platform_tests.support.shared_directory import shared_directory
 
 
 def dbt_events(
@@ -47,9 +48,7 @@ def dbt_events(
 
 def parse_once(settings: Settings, factory: pytest.TempPathFactory) -> None:
     """Put the parsed project into the home of these settings. The workers of a session share one parse."""
-    base = factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    parsed = parsed_project(settings.model_copy(update={"home": shared / "parsed"}))
+    parsed = parsed_project(settings.model_copy(update={"home": shared_directory(factory) / "parsed"}))
     artifacts_dir(settings).mkdir(parents=True)
     (artifacts_dir(settings) / parsed_name(settings)).write_bytes(parsed)
 
